@@ -1,0 +1,350 @@
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from train import loop
+from train.checkpoint import CheckpointError, content_hash, read, restore
+from train.config import METHODS, TrainConfig
+from train.data import batch_order, load
+from train.loop import (
+    OutputExistsError,
+    SettingsDifferError,
+    cross_entropy,
+    evaluate,
+    gradients_per_step,
+    probe_interval,
+    train,
+)
+from train.models import build
+
+KEYS = [
+    *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"),
+    *("num_gradients", "cosine_b", "cosine_a", "change"),
+    *("cosine_b_standard_error", "cosine_a_standard_error", "change_standard_error", "num_probes"),
+]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines(folder)]
+
+
+def everything(folder, name="last.pt"):
+    """All tensors and values of a checkpoint, flattened by name."""
+    found = {}
+
+    def walk(prefix, value):
+        if isinstance(value, dict | list | tuple):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(f"{prefix}.{key}", item)
+        else:
+            found[prefix] = value
+
+    walk("", dataclasses.asdict(read(folder / name)))
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    differing = [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
+    assert differing == []
+    assert sum(isinstance(value, torch.Tensor) for value in a.values()) > 60
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def progress(state):
+        if state.epoch == epoch:
+            raise StopError
+
+    return progress
+
+
+def test_a_run_writes_its_folder_and_its_metrics_with_exactly_these_keys(tiny, tmp_path):
+    seen = []
+    outcome = train(tiny, tmp_path / "run", progress=seen.append)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best.pt",
+        "config.toml",
+        "last.pt",
+        "metrics.jsonl",
+    ]
+    assert TrainConfig.from_toml((tmp_path / "run" / "config.toml").read_text()) == tiny
+    found = lines(tmp_path / "run")
+    assert [list(line) for line in found] == [KEYS, KEYS]
+    assert [(line["epoch"], line["step"], line["num_probes"]) for line in found] == [(1, 2, 2), (2, 4, 2)]
+    assert [line["learning_rate"] for line in found] == pytest.approx([0.1, 0.05])
+    assert all(math.isfinite(value) for line in found for value in line.values())
+    assert 0 < found[0]["seconds"] < found[1]["seconds"]
+    assert (outcome.status, outcome.epoch, outcome.step, outcome.already_finished) == ("finished", 2, 4, False)
+    assert [(state.epoch, state.epochs) for state in seen] == [(1, 2), (2, 2)]
+    assert seen[0].metrics["val_loss"] == found[0]["val_loss"]
+    assert seen[0].images_per_second > 0
+    assert seen[1].eta_seconds == 0
+
+
+def test_a_run_is_the_plain_loop_that_anyone_would_write(tiny, tmp_path):
+    train(tiny, tmp_path)
+    splits, model = load(tiny), build("resnet8", in_channels=1, num_classes=10, seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * epoch / 2)) / 2
+        for rows in batch_order(3, epoch, 1078, 512):
+            optimizer.zero_grad()
+            cross_entropy(model, (splits.train[0][rows], splits.train[1][rows])).backward()
+            optimizer.step()
+    assert content_hash(read(tmp_path).model) == content_hash(model.state_dict())
+
+
+def test_the_metrics_are_those_of_the_checkpoint(tiny, tmp_path):
+    outcome = train(tiny, tmp_path)
+    checkpoint = read(tmp_path)
+    model, splits = restore(checkpoint)
+    last = lines(tmp_path)[-1]
+    assert (last["train_loss"], last["train_accuracy"]) == evaluate(model, splits.train)
+    assert (last["val_loss"], last["val_accuracy"]) == evaluate(model, splits.validation)
+    assert (outcome.test_loss, outcome.test_accuracy) == evaluate(model, splits.test)
+    assert checkpoint.metrics["test_accuracy"] == outcome.test_accuracy
+    assert "seconds" not in checkpoint.metrics
+    best = read(tmp_path / "best.pt")
+    assert outcome.best_test_accuracy == evaluate(restore(best)[0], splits.test)[1]
+    accuracies = [line["val_accuracy"] for line in lines(tmp_path)]
+    assert best.epoch == outcome.metrics["best_epoch"] == accuracies.index(max(accuracies)) + 1
+    assert outcome.metrics["best_val_accuracy"] == max(accuracies)
+
+
+def test_best_stays_at_the_first_of_equal_epochs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda model, part: (1.0, 0.5))
+    outcome = train(dataclasses.replace(tiny, epochs=3), tmp_path)
+    assert (outcome.metrics["best_epoch"], read(tmp_path / "best.pt").epoch, outcome.epoch) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_twice_gives_identical_tensors_and_metrics(tiny, tmp_path, method):
+    config = dataclasses.replace(tiny, method=method)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    train(config, tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    train(config, tmp_path / "b")
+    assert_same(everything(tmp_path / "a"), everything(tmp_path / "b"))
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+
+
+def test_another_seed_and_another_method_give_another_run(tiny, tmp_path):
+    hashes = set()
+    for index, changes in enumerate(
+        [{}, {"seed": 4}, {"data_seed": 1}, *({"method": method} for method in METHODS[1:])]
+    ):
+        train(dataclasses.replace(tiny, epochs=1, **changes), tmp_path / str(index))
+        hashes.add(content_hash(read(tmp_path / str(index)).model))
+    assert len(hashes) == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, method):
+    config = dataclasses.replace(tiny, method=method)
+    train(config, tmp_path / "whole")
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts", progress=stop_after(1))
+    assert read(tmp_path / "parts").epoch == 1
+    spent = lines(tmp_path / "parts")[0]["seconds"]
+    outcome = train(config, tmp_path / "parts", resume=True)
+    assert (outcome.status, outcome.epoch, outcome.already_finished) == ("finished", 2, False)
+    for name in ("last.pt", "best.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    seconds = [line["seconds"] for line in lines(tmp_path / "parts")]
+    assert seconds[0] == spent
+    assert seconds == sorted(seconds)
+
+
+def test_resume_drops_metrics_that_the_checkpoint_has_not_seen_and_a_torn_line(tiny, tmp_path):
+    train(tiny, tmp_path / "whole")
+    with pytest.raises(StopError):
+        train(tiny, tmp_path / "parts", progress=stop_after(1))
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({**lines(tmp_path / "whole")[1], "train_loss": -1.0}) + "\n" + '{"epoch": 2, "st')
+    train(tiny, tmp_path / "parts", resume=True)
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
+def test_resume_before_the_first_epoch_and_without_a_run_starts(tiny, tmp_path):
+    train(tiny, tmp_path / "whole", resume=True)
+    train(tiny, tmp_path / "early")
+    (tmp_path / "early" / "last.pt").unlink()
+    train(tiny, tmp_path / "early", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "early"))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "early")
+
+
+def test_resume_of_a_finished_run_returns_at_once(tiny, tmp_path, monkeypatch):
+    first = train(tiny, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(loop, "_train_epochs", None)
+    again = train(tiny, tmp_path, resume=True)
+    assert again.already_finished
+    assert dataclasses.replace(again, already_finished=False) == first
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_resume_refuses_other_settings_and_names_them(tiny, tmp_path):
+    train(tiny, tmp_path)
+    other = dataclasses.replace(tiny, lr=0.2, epochs=9)
+    message = r"other settings \(epochs 2 there, 9 now; lr 0\.1 there, 0\.2 now\): --force"
+    with pytest.raises(SettingsDifferError, match=message):
+        train(other, tmp_path, resume=True)
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(SettingsDifferError, match=message):
+        train(other, tmp_path, resume=True)
+
+
+def test_an_existing_run_is_refused_without_a_choice_and_replaced_by_force(tiny, tmp_path):
+    train(tiny, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"holds a run already: --resume continues it, --force replaces it"):
+        train(tiny, tmp_path)
+    assert issubclass(OutputExistsError, FileExistsError)
+    with pytest.raises(ValueError, match="resume and force exclude each other"):
+        train(tiny, tmp_path, resume=True, force=True)
+    train(dataclasses.replace(tiny, epochs=1), tmp_path, force=True)
+    assert len(lines(tmp_path)) == 1
+    assert read(tmp_path / "best.pt").config.epochs == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resume_from_a_damaged_checkpoint_says_so(tiny, tmp_path):
+    train(tiny, tmp_path)
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="is truncated"):
+        train(tiny, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_divergence_stops_before_the_step_and_keeps_the_last_good_checkpoint(tmp_path, method):
+    config = TrainConfig(method=method, lr=1e6, epochs=20, batch_size=256, probe_every=1000)
+    outcome = train(config, tmp_path)
+    assert outcome.status == "diverged"
+    assert 0 <= outcome.epoch < 20
+    assert "not finite" in outcome.message
+    assert f"last.pt holds epoch {outcome.epoch}. Try a smaller lr" in outcome.message
+    assert outcome.test_accuracy is None
+    kept = read(tmp_path)  # reading refuses weights that are not finite
+    assert kept.epoch == outcome.epoch == len(lines(tmp_path))
+    assert kept.metrics == outcome.metrics
+    again = train(config, tmp_path, resume=True)
+    assert (again.status, again.epoch, again.step) == ("diverged", outcome.epoch, outcome.step)
+
+
+def test_divergence_in_a_later_epoch_keeps_the_epochs_before(tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def loss(model, batch):
+        calls.append(1)
+        return cross_entropy(model, batch) * (math.nan if len(calls) == 4 else 1.0)
+
+    config = dataclasses.replace(tiny, probe_every=1000)
+    monkeypatch.setattr(loop, "cross_entropy", loss)
+    monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
+    outcome = train(config, tmp_path / "run")
+    assert (outcome.status, outcome.epoch, outcome.step) == ("diverged", 1, 3)
+    assert "loss or gradient is not finite at step 3: no step was taken" in outcome.message
+    assert read(tmp_path / "run").epoch == 1
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run", resume=True).status == "finished"
+    train(config, tmp_path / "whole")
+    assert content_hash(read(tmp_path / "run").model) == content_hash(read(tmp_path / "whole").model)
+
+
+def test_weights_that_overflow_in_the_last_step_of_an_epoch_are_not_saved(tiny, tmp_path, monkeypatch):
+    def overflow(optimizer):
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", overflow)
+    monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
+    outcome = train(dataclasses.replace(tiny, batch_size=1000), tmp_path)  # one step an epoch
+    assert (outcome.status, outcome.epoch, lines(tmp_path)) == ("diverged", 0, [])
+    assert r"not finite at step 1: stem.0.weight; last.pt holds epoch 0" in outcome.message
+    assert read(tmp_path).epoch == 0
+
+
+def test_probing_does_not_change_the_run(tiny, tmp_path):
+    train(dataclasses.replace(tiny, probe_every=1), tmp_path / "often")
+    train(dataclasses.replace(tiny, probe_every=3), tmp_path / "seldom")
+    assert content_hash(read(tmp_path / "often").model) == content_hash(read(tmp_path / "seldom").model)
+    assert [line["num_probes"] for line in lines(tmp_path / "seldom")] == [1, 1]  # steps 0 and 3
+    assert [line["num_probes"] for line in lines(tmp_path / "often")] == [2, 2]
+
+
+def test_the_real_step_lies_between_the_two_probes_of_the_same_batch(tiny, tmp_path, monkeypatch):
+    seen = []
+
+    def record(model, loss, batch, **options):
+        weights = content_hash(dict(model.named_parameters()))
+        seen.append((weights, content_hash({"x": batch[0], "y": batch[1]}), options))
+        return 0.25 if len(seen) % 2 else 0.75
+
+    monkeypatch.setattr(loop, "congruence", record)
+    train(dataclasses.replace(tiny, epochs=1, probe_radius=0.3), tmp_path)
+    assert len(seen) == 4
+    for before, after in (seen[:2], seen[2:]):
+        assert before[0] != after[0]
+        assert before[1:] == after[1:]
+        assert before[2]["radius"] == 0.3
+    assert seen[1][0] == seen[2][0]
+    assert seen[0][1] != seen[2][1]
+    assert seen[0][2]["seed"] != seen[2][2]["seed"]
+    line = lines(tmp_path)[0]
+    assert (line["cosine_b"], line["cosine_a"], line["change"], line["change_standard_error"]) == (0.25, 0.75, 0.5, 0.0)
+
+
+def test_gradients_are_counted_in_units_of_a_whole_batch(tiny, tmp_path):
+    expected = {"sgd": 1, "sam": 2, "sam-subset": 180 / 128, "agnostic-sam": 2, "agnostic-sam-simple": 1 + 90 / 128}
+    assert {name: gradients_per_step(TrainConfig(method=name)) for name in METHODS} == expected
+    train(dataclasses.replace(tiny, method="sam"), tmp_path)
+    assert [line["num_gradients"] for line in lines(tmp_path)] == [4, 8]
+
+
+def test_probes_are_about_160_a_run_and_at_least_one_in_a_hundred_steps():
+    assert [probe_interval(TrainConfig(), steps) for steps in (1, 159, 320, 16_000, 10**6)] == [1, 1, 2, 100, 100]
+    assert probe_interval(TrainConfig(probe_every=7), 10**6) == 7
+
+
+def test_settings_that_the_data_cannot_meet_are_refused_before_a_folder_is_made(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="batch_size is 2000, but there are only 1078 training examples"):
+        train(TrainConfig(batch_size=2000), folder)
+    with pytest.raises(ValueError, match=r"a batch of 3 cannot be split at 0\.7 into parts of 2 or more"):
+        train(TrainConfig(batch_size=3), folder)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="concerns machines without a GPU")
+def test_a_missing_device_is_refused_and_auto_finds_the_processor(tiny, tmp_path):
+    with pytest.raises(ValueError, match="device is 'cuda', but torch sees no CUDA device here"):
+        train(dataclasses.replace(tiny, device="cuda"), tmp_path / "run")
+    train(dataclasses.replace(tiny, device="auto"), tmp_path / "auto")
+    train(tiny, tmp_path / "cpu")
+    assert content_hash(read(tmp_path / "auto").model) == content_hash(read(tmp_path / "cpu").model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_a_gpu_is_close_to_the_one_on_the_processor(tiny, tmp_path):
+    losses = []
+    for device in ("cpu", "cuda"):
+        train(dataclasses.replace(tiny, device=device, method="agnostic-sam", epochs=1), tmp_path / device)
+        losses.append(lines(tmp_path / device)[0]["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -1,0 +1,154 @@
+"""Every choice of a training run, in one frozen object that is checked once, without torch.
+
+A run folder keeps it as config.toml, a checkpoint as a dictionary of primitives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+METHODS = ("sgd", "sam", "sam-subset", "agnostic-sam", "agnostic-sam-simple")
+DATA = ("digits",)
+MODELS = ("resnet8",)
+DEVICES = ("auto", "cpu", "cuda")
+
+_CHOICES = {"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES}
+_LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The settings of one run.
+
+    `rho` is the radius of "sam" and "sam-subset"; `rho1`, `rho2` those of the two Agnostic-SAM methods. `split_ratio`
+    is the share of a batch that is trained on where a method splits it. `label_noise` is the fraction of training
+    labels that are changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every
+    `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`.
+
+    Raises:
+        ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
+
+    Example:
+        >>> TrainConfig(method="sam", rho=0.1).rho
+        0.1
+        >>> TrainConfig(device="cude")
+        Traceback (most recent call last):
+        ValueError: device must be one of auto, cpu, cuda; got 'cude'. Did you mean 'cuda'?
+    """
+
+    method: str = "sgd"
+    data: str = "digits"
+    model: str = "resnet8"
+    epochs: int = 40
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    rho: float = 0.05
+    rho1: float = 0.1
+    rho2: float = 0.05
+    split_ratio: float = 0.7
+    label_noise: float = 0.0
+    seed: int = 0
+    data_seed: int = 0
+    device: str = "cpu"
+    probe_every: int = 0
+    probe_radius: float = 0.05
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            object.__setattr__(self, item.name, _typed(item.name, str(item.type), getattr(self, item.name)))
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        for name, smallest in {"epochs": 1, "batch_size": 2, "probe_every": 0}.items():
+            _check(name, getattr(self, name), getattr(self, name) >= smallest, f"at least {smallest}")
+        for name in ("rho", "rho1", "rho2", "probe_radius", "weight_decay"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        for name in ("seed", "data_seed"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")
+        for name in ("momentum", "label_noise"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("split_ratio", self.split_ratio, 0 < self.split_ratio < 1, "above 0 and below 1")
+
+    def to_dict(self) -> dict[str, str | int | float]:
+        """The settings as primitives."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> TrainConfig:
+        """Settings from primitives; what is not given has its default.
+
+        Raises:
+            ValueError: If a key is unknown, or a value is refused.
+        """
+        names = [item.name for item in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ValueError(
+                    f"there is no setting {name!r}{_nearest(str(name), names)} The settings are {', '.join(names)}"
+                )
+        return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks each type
+
+    def to_toml(self) -> str:
+        """The settings as the text of a config.toml."""
+        lines = [f"{name} = {json.dumps(value)}" for name, value in self.to_dict().items()]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> TrainConfig:
+        """Settings from the text of a config.toml; what is not given has its default.
+
+        Raises:
+            ValueError: If the text is not TOML, a key is unknown, or a value is refused.
+        """
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"the settings are not TOML: {error}. Write lines such as: epochs = 40") from error
+        return cls.from_dict(values)
+
+
+def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """The names of the settings in which `a` and `b` differ."""
+    return [item.name for item in dataclasses.fields(a) if getattr(a, item.name) != getattr(b, item.name)]
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a `value` that is none of the `choices`, and name the nearest.
+
+    Raises:
+        ValueError: If `value` is not among the choices.
+    """
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}; got {value!r}{_nearest(value, choices)}".rstrip(".")
+        )
+
+
+def _nearest(value: str, choices: Sequence[str]) -> str:
+    found = difflib.get_close_matches(value, choices, n=2)
+    return f". Did you mean {' or '.join(repr(name) for name in found)}?" if found else "."
+
+
+def _typed(name: str, kind: str, value: object) -> object:
+    accepted = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        wanted = {"str": "text in quotes", "int": "a whole number", "float": "a number"}[kind]
+        choices = f", one of {', '.join(_CHOICES[name])}" if name in _CHOICES else ""
+        raise ValueError(f"{name} must be {wanted}{choices}; got {value!r}")
+    if kind == "float":
+        value = float(value)  # type: ignore[arg-type]  # 1 and 1.0 are the same setting
+        _check(name, value, math.isfinite(value), "finite")
+    return value
+
+
+def _check(name: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}; got {value!r}")

@@ -1,0 +1,93 @@
+"""What a run writes down after each epoch, a line of metrics.jsonl.
+
+`epoch` counts from 1. `seconds` is the training time so far, probes and evaluation left out; `num_gradients` the
+gradient evaluations so far, in units of one gradient over the whole batch. Losses and accuracies are of the weights
+after the epoch, in eval mode, over whole parts, with the training labels as trained. null stands for what was not
+measured or is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.checkpoint import Metrics
+from train.data import Part
+
+_CHUNK = 1024  # examples per evaluation pass; the loss is summed, so it does not enter the result but in rounding
+
+METRIC_NAMES = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+    "num_gradients",
+    "cosine_b",
+    "cosine_a",
+    "change",
+    "cosine_b_standard_error",
+    "cosine_a_standard_error",
+    "change_standard_error",
+    "num_probes",
+)
+
+
+def cross_entropy(model: nn.Module, batch: Part) -> Tensor:
+    """Mean cross-entropy of a batch: the loss of every run here."""
+    inputs, targets = batch
+    return functional.cross_entropy(model(inputs), targets)
+
+
+def evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
+    """Mean loss and accuracy over a part, in eval mode; the mode is restored."""
+    inputs, targets = part
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=targets.device)
+    num_correct = torch.zeros((), dtype=torch.int64, device=targets.device)
+    with torch.inference_mode():
+        for start in range(0, len(targets), _CHUNK):
+            x, y = inputs[start : start + _CHUNK], targets[start : start + _CHUNK]
+            logits = model(x)
+            loss += functional.cross_entropy(logits, y, reduction="none").double().sum()
+            num_correct += (logits.argmax(dim=1) == y).sum()
+    for module, mode in modes:
+        module.training = mode
+    return float(loss) / len(targets), int(num_correct) / len(targets)
+
+
+def probe_statistics(probes: list[tuple[float, float]]) -> Metrics:
+    """Mean and standard error of the congruence before and after the probed steps of an epoch, and of its change.
+
+    Example:
+        >>> found = probe_statistics([(0.5, 0.75), (0.25, 0.75)])
+        >>> found["cosine_b"], found["change"], found["change_standard_error"], found["num_probes"]
+        (0.375, 0.375, 0.125, 2)
+    """
+    samples = {
+        "cosine_b": [before for before, _ in probes],
+        "cosine_a": [after for _, after in probes],
+        "change": [after - before for before, after in probes],
+    }
+    means = {name: finite_or_none(statistics.fmean(values)) if values else None for name, values in samples.items()}
+    errors = {f"{name}_standard_error": _standard_error(values) for name, values in samples.items()}
+    return {**means, **errors, "num_probes": len(probes)}
+
+
+def finite_or_none(value: float) -> float | None:
+    """`value`, or None where JSON would have no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def _standard_error(values: list[float]) -> float | None:
+    if len(values) < 2 or not all(math.isfinite(value) for value in values):
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))
