@@ -1,0 +1,308 @@
+"""The loss as a function of theta: mean loss, accuracy and gradient over fixed data.
+
+theta is flat (P,): the trainable parameters in named_parameters() order, tied ones once. The model is read, never
+written: every pass runs on theta's views in place of the parameters and on copies of the buffers, in eval mode,
+and leaves modes, gradients, buffers and the random state as they were.
+
+Legend: P parameters, N examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.losses import LossFunction, Reduction, Terms, check_reduction, terms
+from landscape.results import Array, Record
+
+Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
+Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
+
+NUM_SUMS = 8  # loss, denominator, loss^2, loss * denominator, denominator^2, examples, correct, targets
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss with its standard error over the examples, and accuracy (NaN where the task has none)."""
+
+    loss: float
+    standard_error: float
+    accuracy: float
+    num_examples: int
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The mean loss of `model` over `batches`, as a function of its trainable parameters.
+
+    `batches` yields (input, target) pairs, the same ones in each pass; `loss(output, target)` is any of torch's
+    losses, or a callable whose `reduction` ("mean" or "sum" over the batch) is given, and is then verified.
+    For other shapes of model and batch see `from_sums`.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(model.weight, 3.0)
+        >>> data = [(torch.eye(2), torch.zeros(2, 1)), (torch.zeros(1, 2), torch.ones(1, 1))]
+        >>> objective = Objective(model, torch.nn.MSELoss(), data)
+        >>> objective.evaluate().loss  # (9 + 9 + 1) / 3 examples: no mean of means
+        6.333333333333333
+    """
+
+    model: nn.Module
+    loss: LossFunction | None
+    batches: Iterable[Batch]
+    _: KW_ONLY
+    reduction: Reduction | None = None
+    sums: Sums | None = None
+
+    def __post_init__(self) -> None:
+        if iter(self.batches) is self.batches:
+            raise TypeError("batches can be read only once (an iterator); give a list or a loader")
+        trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
+        kinds = {(p.dtype, p.device) for p in trainable.values()}
+        if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
+            found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
+            raise ValueError(f"parameters must share one device and be float32 or float64, got {found}: model.float()?")
+
+    @classmethod
+    def from_sums(cls, model: nn.Module, sums: Sums, batches: Iterable[Batch]) -> Objective:
+        """An objective from `sums(model, batch) -> (sum of losses, count)`, for any shape of model and batch.
+
+        Standard errors and accuracies are NaN: sums do not show the examples.
+        """
+        return cls(model, None, batches, sums=sums)
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """The parameters (P,) as they were when first asked for: the centre of every measurement."""
+        return torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
+
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Parameter names with their shapes, in the order of theta."""
+        return {name: p.shape for name, p in self._trainable.items()}
+
+    def named(self, theta: Tensor) -> dict[str, Tensor]:
+        """Views of theta by parameter name."""
+        pieces = torch.split(theta, [shape.numel() for shape in self.shapes.values()])
+        return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+
+    def evaluate(self, theta: Tensor | None = None) -> Evaluation:
+        """Mean loss, its standard error and accuracy at theta. One forward pass over the data."""
+        sums = self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True)
+        loss, standard_error, accuracy = summarise(sums)
+        return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
+
+    @torch.no_grad()
+    def evaluation_sums(self, theta: Tensor) -> Tensor:
+        """The sums (8,) in float64 behind `evaluate`, still on the device, so that many points share one sync."""
+        total, empty = torch.zeros(NUM_SUMS, dtype=torch.float64, device=theta.device), True
+        with self.undisturbed():
+            for batch in self.batches:
+                total += _sums(self.terms(theta, batch))
+                empty = False
+        if empty:
+            raise ValueError("batches is empty: nothing to measure on")
+        return total
+
+    def gradient(self, theta: Tensor | None = None) -> Tensor:
+        """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
+        gradients = self.batch_gradients(theta)
+        total, denominator = next(gradients)
+        for gradient, count in gradients:
+            total += gradient
+            denominator += count
+        return total / denominator
+
+    def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
+        """For each batch: the gradient (P,) of its sum of losses, and its denominator."""
+        leaf = (self.theta if theta is None else theta).detach().clone().requires_grad_()
+        for batch in self.batches:
+            with self.undisturbed(), torch.enable_grad():
+                found = self.terms(leaf, batch)
+                gradient = torch.autograd.grad(found.loss.sum(), leaf)[0]
+            yield gradient, float(found.denominator.double().sum())
+
+    def terms(self, theta: Tensor, batch: Batch) -> Terms:
+        """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
+        buffers = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
+        parameters = {f"model.{name}": view for name, view in self.named(theta).items()}
+        found: Terms = functional_call(self._call, (parameters, buffers), (_to(batch, theta.device),))
+        return found
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Eval mode inside; afterwards every module's mode and the random state are as they were, also on an error."""
+        devices = [self.theta.device] if self.theta.is_cuda else []
+        modes = [(module, module.training) for module in self.model.modules()]
+        with torch.random.fork_rng(devices=devices):
+            try:
+                for module, _ in modes:
+                    module.training = False
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    @cached_property
+    def centre(self) -> Evaluation:
+        """The evaluation at theta itself."""
+        return self.evaluate()
+
+    @cached_property
+    def denominator(self) -> float:
+        """What the mean divides by: examples, valid targets or class weights, summed over the data."""
+        return float(self.evaluation_sums(self.theta)[1])
+
+    def reference_loss(self) -> float:
+        """Mean loss by a plain loop over the model itself: independent of everything above, to hold it against."""
+        total, denominator = 0.0, 0.0
+        with self.undisturbed(), torch.no_grad():
+            state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            for batch in self.batches:
+                batch = _to(batch, self.theta.device)
+                if self.sums is not None:
+                    loss, count = self.sums(self.model, batch)
+                    total, denominator = total + float(loss), denominator + float(count)
+                else:
+                    found = terms(self._loss, self.model(batch[0]), batch[1], reduction=self.reduction)
+                    total += float(found.loss.double().sum())
+                    denominator += float(found.denominator.double().sum())
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(state[name])
+        return total / denominator
+
+    def describe(self) -> Record:
+        """What is measured, on which data: the part of a result's settings that the objective decides."""
+        return {
+            "loss": "sums" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__),
+            "num_examples": self.centre.num_examples,
+            "num_parameters": self.theta.numel(),
+            "data_hash": self.data_hash,
+            "batch_norm": "frozen",
+            "mode": "eval",
+            "dtype": str(self.theta.dtype).removeprefix("torch."),
+            "device": self.theta.device.type,
+            "threads": torch.get_num_threads(),
+            "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        }
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 over the shapes, dtypes and bytes of all batches, in order."""
+        digest = hashlib.sha256()
+        for batch in self.batches:
+            for tensor in _leaves(batch):
+                digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.numpy(force=True).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def theta_hash(self) -> str:
+        """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.numpy(force=True).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def _loss(self) -> LossFunction:
+        if self.loss is None:
+            raise ValueError("this objective was made from sums and has no loss(output, target)")
+        return self.loss
+
+    @cached_property
+    def _call(self) -> nn.Module:
+        if self.sums is not None:
+            return _SumsOfBatch(self.model, self.sums)
+        call = _TermsOfBatch(self.model, self._loss, self.reduction)
+        with self.undisturbed(), torch.no_grad():
+            state = [buffer.clone() for buffer in self.model.buffers()]
+            inputs, target = _to(next(iter(self.batches)), self.theta.device)
+            check_reduction(self._loss, self.model(inputs), target, self.reduction)
+            for buffer, saved in zip(self.model.buffers(), state, strict=True):
+                buffer.copy_(saved)
+        return call
+
+
+class _TermsOfBatch(nn.Module):
+    def __init__(self, model: nn.Module, loss: LossFunction, reduction: Reduction | None) -> None:
+        super().__init__()
+        self.model, self.reduction = model, reduction
+        self.loss = [loss]  # in a list: a loss with class weights is no child, its buffers are not the model's
+
+    def forward(self, batch: Batch) -> Terms:
+        inputs, target = batch
+        return terms(self.loss[0], self.model(inputs), target, reduction=self.reduction)
+
+
+class _SumsOfBatch(nn.Module):
+    def __init__(self, model: nn.Module, sums: Sums) -> None:
+        super().__init__()
+        self.model, self.sums = model, sums
+
+    def forward(self, batch: Batch) -> Terms:
+        loss, count = self.sums(self.model, batch)
+        denominator = torch.as_tensor(count, dtype=loss.dtype, device=loss.device).reshape(1)
+        return Terms(loss.reshape(1), denominator, per_example=False, num_examples=int(count))
+
+
+def summarise(sums: Array) -> tuple[Array, Array, Array]:
+    """Mean loss, its standard error, and accuracy from sums (..., 8).
+
+    The mean is a ratio of sums over examples, so its standard error is the linearised one (Cochran 1977,
+    Sampling Techniques, eq. 6.4): the spread of loss_i - mean * denominator_i.
+    """
+    loss, denominator, loss2, cross, denominator2, count, correct, targets = np.moveaxis(sums, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        mean = loss / denominator
+        spread = np.maximum(loss2 - 2 * mean * cross + mean**2 * denominator2, 0.0)
+        standard_error = np.sqrt(spread * count / (count - 1)) / denominator
+        return mean, standard_error, correct / targets
+
+
+def _sums(found: Terms) -> Tensor:
+    loss, denominator = found.loss.double(), found.denominator.double()
+    nan = loss.new_tensor(float("nan"))
+    spread = [loss @ loss, loss @ denominator, denominator @ denominator] if found.per_example else [nan, nan, nan]
+    count = loss.new_tensor(float(found.num_examples))
+    correct = nan if found.correct is None else found.correct.double()
+    targets = nan if found.targets is None else found.targets.double()
+    return torch.stack([loss.sum(), denominator.sum(), *spread, count, correct, targets])
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_to(value, device) for value in batch)
+    return batch
+
+
+def _leaves(batch: Batch) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict):
+        for key in batch:
+            yield from _leaves(batch[key])
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from _leaves(value)

@@ -1,0 +1,312 @@
+"""What a measurement returns, and the file it is kept in: the waist between computing and drawing.
+
+Arrays are numpy, so that a results file can be read, drawn and compared without torch.
+Every result carries `checkpoint` (what was measured), `settings` (everything that decides the numbers)
+and `checks` (what was verified on the way). A value that is not finite stays as it is, with a status.
+
+A file is an .npz without pickles: member `header` (JSON: format, plan, and type, checkpoint, settings,
+checks and plain values of each result), member `run` (JSON: seconds, host, memory, command; the only
+member that may differ between equal runs), and arrays named `0.loss`, `0.x`, `1.values`, ...
+
+Legend: S grid steps, K eigenpairs, P parameters, E epochs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Record = dict[str, Json]
+Array = npt.NDArray[np.float64]
+
+FORMAT = 1
+MAX_BYTES = 1 << 30  # a results file that unpacks to more than this is refused before it is read
+
+# Status of a grid cell. Never a sentinel in the data.
+MISSING, OK, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY, FAILED = range(6)
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be read, or that holds something else than was expected."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Surface:
+    """Mean loss on a plane: `loss[i, j]` is at centre + x[i] axis0 + y[j] axis1.
+
+    `standard_error` is that of the mean over the examples, `accuracy` a fraction (NaN where the task has none).
+    `status` says for each cell: 0 missing, 1 ok, 2 nan, 3 +inf, 4 -inf, 5 failed.
+    """
+
+    x: Array  # (S,)
+    y: Array  # (S,)
+    loss: Array  # (S, S)
+    standard_error: Array  # (S, S)
+    accuracy: Array  # (S, S)
+    status: npt.NDArray[np.uint8]  # (S, S)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Number of cells that were measured and are not finite."""
+        return int(np.isin(self.status, (NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY)).sum())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Eigenpairs:
+    """The K algebraically largest eigenvalues, descending, each with its true residual ||Hv - lam v||.
+
+    An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
+    tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
+    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec).
+    """
+
+    values: Array  # (K,)
+    vectors: npt.NDArray[np.floating] | None  # (K, P), rows; None where they were not kept
+    residuals: Array  # (K,)
+    converged: npt.NDArray[np.bool_]  # (K,)
+    complete: bool
+    num_matvecs: int
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Congruence:
+    """Gradient congruence c(theta) = cos(g_Bt(theta), g_Bv(theta_v)), in eval mode, at one checkpoint.
+
+    `status` is "ok" or says why the value is NaN (a zero gradient has no direction).
+    """
+
+    value: float
+    standard_error: float
+    status: str = "ok"
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CongruenceTrace:
+    """Congruence along a training run, one mean per epoch, in train mode, as the training probe recorded it.
+
+    `cosine_b` is before a step, `cosine_a` after it on the same samples, `change` their difference. The standard
+    errors are over the probes of an epoch. NaN where an epoch was not probed, or (errors) probed once.
+    """
+
+    epoch: npt.NDArray[np.int64]  # (E,)
+    cosine_b: Array  # (E,)
+    cosine_a: Array  # (E,)
+    change: Array  # (E,)
+    cosine_b_standard_error: Array  # (E,)
+    cosine_a_standard_error: Array  # (E,)
+    change_standard_error: Array  # (E,)
+    learning_rate: Array  # (E,) mean over the epoch's steps
+    num_probes: npt.NDArray[np.int64]  # (E,)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+Result = Surface | Eigenpairs | Congruence | CongruenceTrace
+_TYPES: dict[str, type[Result]] = {
+    "Surface": Surface,
+    "Eigenpairs": Eigenpairs,
+    "Congruence": Congruence,
+    "CongruenceTrace": CongruenceTrace,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ResultsFile:
+    """A whole results file: the results, the plan that decided them, and what one run happened to cost."""
+
+    results: list[Result]
+    plan: Record
+    run: Record
+
+
+def status_of(loss: Array) -> npt.NDArray[np.uint8]:
+    """The status of measured values: ok, nan, +inf or -inf."""
+    status = np.full(loss.shape, OK, dtype=np.uint8)
+    status[np.isnan(loss)] = NAN
+    status[np.isposinf(loss)] = POSITIVE_INFINITY
+    status[np.isneginf(loss)] = NEGATIVE_INFINITY
+    return status
+
+
+def problem_of(result: Result) -> str:
+    """Which check a result failed, in one line; empty where it can be believed."""
+    label = result.checkpoint.get("label") or "checkpoint"
+    if isinstance(result, Surface):
+        if not result.checks.get("centre_ok", True):
+            return (
+                f"{label}: the loss at the centre differs from the checkpoint's by {result.checks['centre_error']:.1g}"
+            )
+        if result.num_nonfinite > 0.1 * result.loss.size:
+            return f"{label}: {result.num_nonfinite} of {result.loss.size} cells are not finite; try a smaller extent"
+    if isinstance(result, Eigenpairs):
+        if not result.checks.get("symmetric", True):
+            return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
+        if not result.converged.all():
+            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
+        if not result.complete:
+            return f"{label}: a fresh start found an eigenvalue above the last one; ask for more eigenvalues"
+    if isinstance(result, Congruence) and result.status != "ok":
+        return f"{label}: {result.status}"
+    return ""
+
+
+def save(
+    results: Result | Sequence[Result], path: str | Path, *, plan: Record | None = None, run: Record | None = None
+) -> None:
+    """Write results to one .npz, atomically: the file is the old one or the new one, never half of it."""
+    results = [results] if isinstance(results, Result) else list(results)
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    described: list[Json] = []
+    for index, result in enumerate(results):
+        values: Record = {}
+        for item in dataclasses.fields(result):
+            value = getattr(result, item.name)
+            if isinstance(value, np.ndarray):
+                arrays[f"{index}.{item.name}"] = value
+            else:
+                values[item.name] = value
+        described.append({"type": type(result).__name__, **values})
+    header: Record = {"format": FORMAT, "plan": plan or {}, "results": described}
+    members = {"header": np.array(json.dumps(header)), "run": np.array(json.dumps(run or {})), **arrays}
+    write_atomically(Path(path), lambda file: np.savez_compressed(file, allow_pickle=False, **members))
+
+
+def load(path: str | Path) -> list[Result]:
+    """The results in a file, always as a list.
+
+    Raises:
+        ResultsError: If the file is damaged, unsafe, or not a results file.
+    """
+    return load_file(path).results
+
+
+def load_file(path: str | Path) -> ResultsFile:
+    """A whole results file, with its plan and its run record.
+
+    Raises:
+        ResultsError: If the file is damaged, unsafe, or not a results file.
+    """
+    path = Path(path)
+    members = _read_members(path)
+    if "header" not in members:
+        raise ResultsError(f"{path} is not a results file: it has no header. Make one with: landscape surface CKPT")
+    header = _json_member(path, members, "header")
+    if not isinstance(header.get("format"), int) or not isinstance(header.get("results"), list):
+        raise ResultsError(f"{path} is not a results file: its header lacks format or results")
+    if cast(int, header["format"]) > FORMAT:
+        found = header["format"]
+        raise ResultsError(f"{path} has format {found}, made by a newer landscape; this one reads {FORMAT}: upgrade")
+    described = cast(list[Record], header["results"])
+    results = [_result(path, index, values, members) for index, values in enumerate(described)]
+    run = _json_member(path, members, "run") if "run" in members else {}
+    return ResultsFile(results, cast(Record, header.get("plan", {})), run)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Fill a temporary file in the same folder, then put it in place; the old file stays until then."""
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        if not _alive(stale.name.rsplit("-", 1)[-1]):
+            stale.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read_members(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            size = sum(info.file_size for info in infos)
+            if size > MAX_BYTES:
+                raise ResultsError(f"{path} would unpack to {size:,} bytes, more than {MAX_BYTES:,}: refused unread")
+            return {info.filename.removesuffix(".npy"): _read_array(archive, info) for info in infos}
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ResultsError(f"{path} is not a whole .npz file ({error}). Measure again, or copy it again") from error
+    except ResultsError as error:
+        raise ResultsError(f"{path}: {error}") if not str(error).startswith(str(path)) else error from None
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[np.generic]:
+    """One array, its declared size held against the member's true size before anything is allocated."""
+    with archive.open(info) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            shape, fortran, dtype = _NPY_HEADERS[version](file)
+        except Exception as error:  # numpy parses the header as Python: a dozen kinds of errors
+            raise ResultsError(f"member {info.filename} is not an array") from error
+        declared = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        if dtype.hasobject or declared != info.file_size - file.tell():
+            raise ResultsError(f"member {info.filename} holds pickled objects, or lies about its size: refused")
+        data = np.frombuffer(file.read(), dtype=dtype)
+    return data.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def _json_member(path: Path, members: Mapping[str, npt.NDArray[np.generic]], name: str) -> Record:
+    with contextlib.suppress(ValueError, TypeError):
+        value = json.loads(str(members[name][()]))
+        if isinstance(value, dict):
+            return value
+    raise ResultsError(f"{path} is not a results file: its {name} is not a JSON object")
+
+
+def _result(path: Path, index: int, values: Record, members: Mapping[str, npt.NDArray[np.generic]]) -> Result:
+    try:
+        values = dict(values)
+        kind = _TYPES[str(values.pop("type"))]
+        prefix = f"{index}."
+        arrays = {name.removeprefix(prefix): array for name, array in members.items() if name.startswith(prefix)}
+        return kind(**values, **arrays)  # type: ignore[arg-type]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path}: result {index} is of an unknown type or lacks a part ({error})") from error

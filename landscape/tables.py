@@ -1,0 +1,283 @@
+"""Results as tables: the numbers with their uncertainty, for the terminal and for --json.
+
+Numbers are aligned on the point; an uncertainty has the decimals of what it qualifies. Each table also holds its rows
+as plain records, so that what is printed and what a program reads are the same measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header and rows of text, notes below, and the rows as records."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    records: Sequence[Record]
+
+    def text(self) -> str:
+        """The table as lines of at most about 100 columns."""
+        lines = [self.title, *aligned(self.header, self.rows), *self.notes]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """One table for each kind of result that is there."""
+    surfaces = [r for r in results if isinstance(r, Surface)]
+    pairs = [r for r in results if isinstance(r, Eigenpairs)]
+    congruences = [r for r in results if isinstance(r, Congruence)]
+    traces = [r for r in results if isinstance(r, CongruenceTrace)]
+    made = [
+        surface_table(surfaces) if surfaces else None,
+        eigenpairs_table(pairs) if pairs else None,
+        congruence_table(congruences) if congruences else None,
+        trace_table(traces) if traces else None,
+    ]
+    return [table for table in made if table is not None]
+
+
+def surface_table(surfaces: Sequence[Surface]) -> Table:
+    """Loss and accuracy at each centre, and the mean rise half way out and at the edge of the grid."""
+    records = [_surface_record(s) for s in surfaces]
+    settings = surfaces[0].settings
+    rows = [
+        [
+            str(r["checkpoint"]),
+            plus_minus(_number(r["loss"]), _number(r["loss_standard_error"])),
+            percent(_number(r["accuracy"]), _number(r["accuracy_standard_error"])),
+            short(_number(r["rise_half_way"])),
+            short(_number(r["rise_at_edge"])),
+            str(r["num_nonfinite"]),
+        ]
+        for r in records
+    ]
+    worst = max((_number(s.checks.get("centre_error")) for s in surfaces), default=math.nan)
+    agree = all(s.checks.get("centre_ok") for s in surfaces)
+    notes = [
+        "rise is the mean loss above the centre's on the square ring at half and at the whole extent",
+        f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss (relative difference {worst:.1g})",
+    ]
+    steps, extent = settings.get("steps"), settings.get("extent")
+    title = (
+        f"Loss on a {settings.get('directions')} plane, {settings.get('unit')}, {steps} x {steps} points, "
+        f"extent {extent}, {_data(settings)}"
+    )
+    header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
+    return Table(title, header, rows, notes, records)
+
+
+def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
+    """The largest eigenvalue raw, as ln, as log10 and relative to the first, with the loss it was measured at."""
+    first = float(results[0].values[0])
+    records = [_eigenpairs_record(r, first) for r in results]
+    rows = [
+        [
+            str(record["checkpoint"]),
+            short(result.loss),
+            plus_minus(float(result.values[0]), float(result.residuals[0])) + _flag(result),
+            f"{_number(record['ln']):.2f}",
+            f"{_number(record['log10']):.2f}",
+            f"{_number(record['relative_to_first']):.2f}",
+            short(float(result.values[1])) if len(result.values) > 1 else "",
+            short(float(result.values[-1])) if len(result.values) > 2 else "",
+            str(result.num_matvecs),
+        ]
+        for record, result in zip(records, results, strict=True)
+    ]
+    settings, last = results[0].settings, max(len(r.values) for r in results)
+    relative = f"vs {_label(results[0])}"
+    header = ["", "loss", "lambda_1", "ln", "log10", relative, "lambda_2", f"lambda_{last}", "products"]
+    parameters = settings.get("num_parameters")
+    title = (
+        f"Hessian of the mean {_loss_name(settings)}, {_data(settings)}, {settings.get('mode')} mode, "
+        f"all {parameters:,} parameters, {settings.get('dtype')}"
+    )
+    return Table(title, header, rows, [_verdict(results)], records)
+
+
+def congruence_table(results: Sequence[Congruence]) -> Table:
+    """Gradient congruence at each checkpoint with its standard error."""
+    records: list[Record] = [
+        {
+            "checkpoint": _label(r),
+            "cosine": r.value,
+            "standard_error": r.standard_error,
+            "status": r.status,
+            "radius": r.settings.get("radius"),
+        }
+        for r in results
+    ]
+    rows = [[_label(r), plus_minus(r.value, r.standard_error), "" if r.status == "ok" else r.status] for r in results]
+    settings = results[0].settings
+    title = (
+        f"Cosine of the training and the validation gradient, eval mode, radius {settings.get('radius')}, "
+        f"{settings.get('num_examples'):,} and {settings.get('num_validation_examples'):,} examples"
+    )
+    notes = ["± is one standard error, from leaving out each batch once"]
+    return Table(title, ["", "cosine", "status"], rows, notes, records)
+
+
+def trace_table(traces: Sequence[CongruenceTrace]) -> Table:
+    """Gradient congruence during training: the last probed epoch, and the mean change per step over all of them."""
+    records, rows = [], []
+    for trace in traces:
+        last = int(np.flatnonzero(trace.num_probes)[-1])
+        probes = trace.num_probes > 0
+        mean = float(np.average(trace.change[probes], weights=trace.num_probes[probes]))
+        names = ("cosine_b", "cosine_a", "change")
+        values = {name: float(getattr(trace, name)[last]) for name in names}
+        errors = {name: float(getattr(trace, f"{name}_standard_error")[last]) for name in names}
+        record: Record = {"checkpoint": _label(trace), "epoch": int(trace.epoch[last]), "mean_change": mean}
+        records.append(record | values | {f"{name}_standard_error": errors[name] for name in names})
+        cells = [plus_minus(values[name], errors[name]) for name in names]
+        rows.append([_label(trace), str(trace.epoch[last]), *cells, f"{mean:+.5f}", str(trace.num_probes.sum())])
+    header = ["", "epoch", "cosine before", "after", "change", "mean change", "probes"]
+    title = f"Gradient congruence during training, train mode, probe radius {traces[0].settings.get('radius')}"
+    notes = ["± is one standard error over the probes of the epoch; mean change is over all probes"]
+    return Table(title, header, rows, notes, records)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column flush left, the others aligned on their decimal points.
+
+    Example:
+        >>> aligned(["", "x"], [["a", "1.5"], ["bc", "10.25"]])
+        ['      x', 'a    1.5', 'bc  10.25']
+    """
+    left = [max((len(_split(row[c])[0]) for row in rows), default=0) for c in range(len(header))]
+    bodies = [
+        [row[0], *(" " * (left[c] - len(_split(row[c])[0])) + row[c] for c in range(1, len(header)))] for row in rows
+    ]
+    widths = [max(len(line[c]) for line in [header, *bodies]) for c in range(len(header))]
+    room = [min(max(left[c] + 1, len(header[c])), widths[c]) for c in range(len(header))]
+    heads = [header[0].ljust(widths[0])]
+    heads += [header[c].rjust(room[c]).ljust(widths[c]) for c in range(1, len(header))]
+    lines = [heads, *([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in bodies)]
+    return ["  ".join(line).rstrip() for line in lines]
+
+
+def plus_minus(value: float, error: float) -> str:
+    """A value and its uncertainty with the same decimals, two digits of the uncertainty at most.
+
+    Example:
+        >>> plus_minus(0.52412, 0.00042), plus_minus(20.18, 1.3), plus_minus(2.5, float("nan"))
+        ('0.52412 ± 0.00042', '20.2 ± 1.3', '2.5')
+    """
+    if not math.isfinite(value) or not math.isfinite(error) or error <= 0:
+        return short(value)
+    decimals = min(max(1 - math.floor(math.log10(error)), 0), 8)
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def percent(value: float, error: float) -> str:
+    """A fraction in percent with its uncertainty; empty where there is none."""
+    return "" if math.isnan(value) else f"{100 * value:.1f} ± {100 * error:.1f} %"
+
+
+def short(value: float) -> str:
+    """Three significant digits, without an exponent where that is readable."""
+    return f"{value:.3g}" if not math.isfinite(value) or value == 0 or not 1e-3 <= abs(value) < 1e4 else _plain(value)
+
+
+def _plain(value: float) -> str:
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _split(cell: str) -> tuple[str, str]:
+    number = cell.split(" ")[0]
+    whole, point, rest = number.partition(".")
+    return whole, point + rest
+
+
+def _surface_record(surface: Surface) -> Record:
+    half = len(surface.x) // 2
+    centre = (half, half)
+    loss, accuracy = float(surface.loss[centre]), float(surface.accuracy[centre])
+    count = cast(int, surface.settings.get("num_examples") or 0)
+    error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / count) if count else math.nan
+    return {
+        "checkpoint": _label(surface),
+        "split": surface.settings.get("split"),
+        "loss": loss,
+        "loss_standard_error": float(surface.standard_error[centre]),
+        "accuracy": accuracy,
+        "accuracy_standard_error": error,
+        "rise_half_way": _ring(surface, half // 2) - loss,
+        "rise_at_edge": _ring(surface, half) - loss,
+        "num_nonfinite": surface.num_nonfinite,
+        "centre_error": surface.checks.get("centre_error"),
+        "centre_ok": surface.checks.get("centre_ok"),
+    }
+
+
+def _ring(surface: Surface, distance: int) -> float:
+    offsets = np.abs(np.arange(len(surface.x)) - len(surface.x) // 2)
+    return float(surface.loss[np.maximum.outer(offsets, offsets) == distance].mean())
+
+
+def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:
+    top = float(result.values[0])
+    return {
+        "checkpoint": _label(result),
+        "loss": result.loss,
+        "values": result.values.tolist(),
+        "residuals": result.residuals.tolist(),
+        "converged": result.converged.tolist(),
+        "complete": result.complete,
+        "ln": math.log(top) if top > 0 else math.nan,
+        "log10": math.log10(top) if top > 0 else math.nan,
+        "relative_to_first": top / first if first else math.nan,
+        "num_matvecs": result.num_matvecs,
+        "symmetry": result.checks.get("symmetry"),
+        "repeatable": result.checks.get("repeatable"),
+    }
+
+
+def _flag(result: Eigenpairs) -> str:
+    return "" if result.converged.all() and result.complete else " (!)"
+
+
+def _verdict(results: Sequence[Eigenpairs]) -> str:
+    unmet = {_label(r): int((~r.converged).sum()) for r in results if not r.converged.all()}
+    open_pairs = [f"{label}: {count}" for label, count in unmet.items()]
+    missed = [_label(r) for r in results if not r.complete]
+    symmetry = max((_number(r.checks.get("symmetry")) for r in results), default=math.nan)
+    parts = [
+        "± is the residual ||Hv - lambda v||",
+        f"(!) NOT converged: {', '.join(open_pairs)}" if open_pairs else "all converged",
+        f"(!) possibly incomplete: {', '.join(missed)}" if missed else "none missed",
+        f"symmetry {symmetry:.0e}",
+    ]
+    return "; ".join(parts)
+
+
+def _label(result: Result) -> str:
+    return str(result.checkpoint.get("label") or str(result.checkpoint.get("hash", ""))[:8] or "checkpoint")
+
+
+def _data(settings: Record) -> str:
+    labels = settings.get("labels")
+    noise = f", labels {labels}" if labels and labels != "clean" else ""
+    return f"{settings.get('num_examples'):,} {settings.get('split') or ''} examples{noise}".replace("  ", " ")
+
+
+def _loss_name(settings: Record) -> str:
+    name = str(settings.get("loss"))
+    return "cross-entropy" if name in ("CrossEntropyLoss", "cross_entropy") else name
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import landscape as ls
+
+
+def test_the_public_names_are_these():
+    assert sorted(ls.__all__) == [
+        "Congruence",
+        "CongruenceTrace",
+        "Eigenpairs",
+        "Objective",
+        "Plane",
+        "Surface",
+        "SymmetricOperator",
+        "figures",
+        "gradient_congruence",
+        "hessian",
+        "load",
+        "loss_surface",
+        "random_plane",
+        "save",
+        "top_eigenpairs",
+        "write_report",
+    ]
+    for name in ls.__all__:
+        assert getattr(ls, name).__doc__, name
+    assert set(ls.__all__) <= set(dir(ls))
+
+
+def test_what_draws_and_loads_needs_no_torch():
+    script = (
+        "import sys, landscape, landscape.report, landscape.figures, landscape.tables; landscape.load, landscape.save; "
+        "bad = {'torch', 'train', 'cli'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from problems import NETS, dense_hessian, objective_of
+
+from landscape.lanczos import top_eigenpairs
+from landscape.operators import SymmetricOperator, hessian
+
+
+def operator_with(values, seed=0, dtype=torch.float64):
+    """A dense symmetric operator with the given eigenvalues and random eigenvectors."""
+    values = torch.as_tensor(np.array(values), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))[0]
+    matrix = ((basis * values) @ basis.T).to(dtype)
+    return SymmetricOperator(lambda v: matrix @ v, len(values), dtype)
+
+
+SPECTRA = {
+    "outliers above a bulk": [20.0, 15.0, 11.2, 8.4, 6.3, *np.linspace(-0.5, 1.0, 295)],
+    "power law": 10 * np.arange(1.0, 301.0) ** -0.5,
+    "cluster at the edge": [20.0, 19.8, 19.5, 19.0, 18.0, *np.linspace(0, 2, 295)],
+    "a large negative one": [5.0, 4.0, 3.0, 2.0, 1.5, *np.linspace(-1, 1, 294), -30.0],
+    "all negative": -np.arange(1.0, 301.0),
+    "rank three": [3.0, 2.0, 1.0, *np.zeros(297)],
+    "multiple": [7.0, 7.0, 7.0, 5.0, 5.0, *np.linspace(0, 1, 295)],
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("basis_size", [None, 14], ids=["no restart", "restarted"])
+def test_an_eigenvalue_lies_within_each_residual_and_the_flags_tell_the_truth(name, basis_size):
+    values = np.sort(np.asarray(SPECTRA[name]))[::-1]
+    pairs = top_eigenpairs(operator_with(values), k=5, tolerance=1e-6, basis_size=basis_size, max_matvecs=2000)
+    assert pairs.converged.all()
+    nearest = np.abs(values[None] - pairs.values[:, None]).min(1)
+    assert (nearest <= pairs.residuals + 1e-12).all()
+    found_all = np.allclose(pairs.values, values[:5], atol=1e-5 * np.abs(values).max())
+    assert pairs.complete == found_all
+    if name != "multiple":
+        assert found_all
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_hidden_copy_of_an_eigenvalue_is_reported_as_incomplete(seed):
+    values = [9.0, 9.0, 4.0, 3.0, *np.linspace(0, 1, 60)]
+    pairs = top_eigenpairs(operator_with(values), k=2, tolerance=1e-4, seed=seed)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, [9, 4], atol=1e-2)  # one start vector sees one copy
+    assert not pairs.complete
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_top_eigenvalues_of_a_network_are_those_of_the_dense_hessian(name):
+    objective = objective_of(name)
+    truth = torch.linalg.eigvalsh(dense_hessian(objective)).flip(0)[:5].numpy()
+    pairs = top_eigenpairs(hessian(objective), k=5, tolerance=1e-8, max_matvecs=1000)
+    np.testing.assert_allclose(pairs.values, truth, atol=1e-7 * truth[0])
+    assert pairs.converged.all()
+    assert pairs.complete
+
+
+def test_the_residual_is_the_true_one():
+    operator = operator_with(SPECTRA["power law"])
+    pairs = top_eigenpairs(operator, k=3, tolerance=1e-2)
+    for value, vector, residual in zip(pairs.values, torch.as_tensor(pairs.vectors), pairs.residuals, strict=True):
+        assert (operator.matvec(vector) - value * vector).norm().item() == pytest.approx(residual, rel=1e-6, abs=1e-12)
+        assert vector.norm().item() == pytest.approx(1.0)
+
+
+def test_restart_and_no_restart_agree_within_their_residuals():
+    operator = operator_with(SPECTRA["power law"])
+    one, other = (top_eigenpairs(operator, k=4, tolerance=1e-4, basis_size=n, max_matvecs=900) for n in (12, 200))
+    assert one.converged.all()
+    assert other.converged.all()
+    assert (np.abs(one.values - other.values) <= one.residuals + other.residuals).all()
+
+
+def test_float32_gives_no_ghosts_in_a_long_run():
+    """Without reorthogonalisation the converged values come back as copies."""
+    operator = operator_with([20.0, 15.0, 11.2, *np.linspace(0, 1, 397)], dtype=torch.float32)
+    pairs = top_eigenpairs(operator, k=4, tolerance=1e-5, basis_size=200, max_matvecs=400)
+    np.testing.assert_allclose(pairs.values[:3], [20.0, 15.0, 11.2], rtol=1e-5)
+    assert 0.9 < pairs.values[3] <= 1.0001  # the edge of the bulk, no copy of an outlier
+    assert pairs.checks["orthogonality"] < 1e-5
+
+
+def test_every_product_is_counted():
+    calls = 0
+    dense = operator_with(SPECTRA["power law"])
+
+    def counting(v):
+        nonlocal calls
+        calls += 1
+        return dense.matvec(v)
+
+    pairs = top_eigenpairs(SymmetricOperator(counting, 300, torch.float64), k=3)
+    assert pairs.num_matvecs == calls
+
+
+@pytest.mark.parametrize("budget", [40, 60])
+def test_running_out_of_products_is_a_flagged_result(budget):
+    pairs = top_eigenpairs(operator_with(np.linspace(0, 1, 300)), k=5, tolerance=1e-10, max_matvecs=budget)
+    assert pairs.num_matvecs <= budget
+    assert not pairs.converged.all()
+    assert (pairs.residuals > 1e-10).any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_all_pairs_of_a_small_operator(size):
+    values = np.arange(size, 0, -1.0)
+    pairs = top_eigenpairs(operator_with(values), k=size)
+    np.testing.assert_allclose(pairs.values, values)
+    assert pairs.converged.all()
+    assert pairs.complete
+
+
+def test_the_zero_operator_has_zeros():
+    pairs = top_eigenpairs(SymmetricOperator(torch.zeros_like, 30, torch.float64), k=3)
+    assert pairs.values.tolist() == [0.0, 0.0, 0.0]
+    assert pairs.residuals.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_an_operator_that_is_not_symmetric_is_found_out():
+    matrix = torch.triu(torch.ones(20, 20, dtype=torch.float64))
+    pairs = top_eigenpairs(SymmetricOperator(lambda v: matrix @ v, 20, torch.float64), k=1)
+    assert pairs.checks["symmetric"] is False
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    one, other = (top_eigenpairs(operator_with(SPECTRA["power law"]), k=3, seed=5) for _ in range(2))
+    assert one.values.tobytes() == other.values.tobytes()
+    assert one.vectors.tobytes() == other.vectors.tobytes()
+    assert torch.get_rng_state().equal(before)
+
+
+def test_a_product_that_is_not_finite_is_an_error():
+    with pytest.raises(FloatingPointError, match="product 1 with the operator is not finite"):
+        top_eigenpairs(SymmetricOperator(lambda v: v * torch.nan, 30, torch.float64), k=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, r"k must be in 1..10 .*got 0"),
+        ({"k": 11}, r"k must be in 1..10 .*got 11"),
+        ({"k": 1, "tolerance": 0.0}, "tolerance must be positive"),
+        ({"k": 1, "tolerance": float("nan")}, "tolerance must be positive"),
+        ({"k": 5, "basis_size": 6}, r"basis_size must be at least k \+ 2 = 7"),
+        ({"k": 5, "max_matvecs": 10}, "max_matvecs must be at least 17"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        top_eigenpairs(operator_with(np.arange(10.0)), **options)

@@ -1,0 +1,221 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from problems import NETS, build, in_batches, objective_of, whole_loss
+from torch import nn
+
+from landscape.alignment import gradient_congruence
+from landscape.directions import random_plane
+from landscape.lanczos import top_eigenpairs
+from landscape.objective import Objective
+from landscape.operators import hessian
+from landscape.surface import loss_surface
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_loss_is_that_of_all_data_in_one_batch(name):
+    objective = objective_of(name)
+    objective.model.eval()
+    expected = whole_loss(objective)(objective.theta).item()
+    assert objective.evaluate().loss == pytest.approx(expected, rel=1e-13)
+    assert objective.reference_loss() == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_gradient_is_that_of_all_data_in_one_batch(name):
+    objective = objective_of(name)
+    objective.model.eval()
+    theta = objective.theta.clone().requires_grad_()
+    expected = torch.autograd.grad(whole_loss(objective)(theta), theta)[0]
+    torch.testing.assert_close(objective.gradient(), expected, rtol=1e-11, atol=1e-14)
+
+
+def test_the_standard_error_is_that_of_the_mean_over_examples():
+    objective = objective_of("tied")
+    net, inputs, targets = build("tied")
+    losses = nn.functional.cross_entropy(net(inputs), targets, reduction="none")
+    assert objective.evaluate().standard_error == pytest.approx(losses.std().item() / 21**0.5, rel=1e-10)
+    assert objective.evaluate().accuracy == (net(inputs).argmax(1) == targets).double().mean().item()
+
+
+def test_the_standard_error_covers_the_true_mean():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1, bias=False).double()
+    truth = net.weight.detach().square().sum().item()  # E[(w'x)^2] for standard normal x
+    errors = []
+    for _ in range(200):
+        inputs = torch.randn(50, 3, dtype=torch.float64)
+        found = Objective(net, nn.MSELoss(), in_batches(inputs, torch.zeros(50, 1).double(), [30, 20])).evaluate()
+        errors.append((found.loss - truth) / found.standard_error)
+    assert 0.85 < np.std(errors) < 1.25
+
+
+def test_sums_give_the_same_loss_and_gradient_without_a_standard_error():
+    net, inputs, targets = build("batch_norm_net")
+
+    def sums(model, batch):
+        return nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="sum"), len(batch["y"])
+
+    batches = [{"x": x, "y": y} for x, y in in_batches(inputs, targets)]
+    by_sums, by_loss = Objective.from_sums(net, sums, batches), objective_of("batch_norm_net")
+    assert by_sums.evaluate().loss == pytest.approx(by_loss.evaluate().loss, rel=1e-14)
+    assert np.isnan(by_sums.evaluate().standard_error)
+    torch.testing.assert_close(by_sums.gradient(), by_loss.gradient())
+    torch.testing.assert_close(hessian(by_sums).matvec(by_sums.theta), hessian(by_loss).matvec(by_sums.theta))
+
+
+def measure_everything(objective):
+    loss_surface(objective, random_plane(objective), steps=3)
+    top_eigenpairs(hessian(objective), k=2)
+    gradient_congruence(objective, objective)
+    objective.reference_loss()
+
+
+def state_of(model):
+    return {
+        "parameters": [(p.data_ptr(), p.detach().clone(), p.requires_grad) for p in model.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "buffers": [(b.data_ptr(), b.clone()) for b in model.buffers()],
+        "modes": [m.training for m in model.modules()],
+        "random": (torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()),  # noqa: NPY002
+        "children": [type(m) for m in model.modules()],
+    }
+
+
+def assert_same_state(before, after):
+    for one, other in zip(
+        before["parameters"] + before["buffers"], after["parameters"] + after["buffers"], strict=True
+    ):
+        assert one[0] == other[0]
+        assert one[1].numpy().tobytes() == other[1].numpy().tobytes()
+    assert [p[2] for p in before["parameters"]] == [p[2] for p in after["parameters"]]
+    for one, other in zip(before["gradients"], after["gradients"], strict=True):
+        assert (one is None and other is None) or one.equal(other)
+    assert before["modes"] == after["modes"]
+    assert before["children"] == after["children"]
+    assert before["random"][0].equal(after["random"][0])
+    assert before["random"][1:] == after["random"][1:]
+
+
+def disturbed_model():
+    """A model in a state that a careless measurement would change: mixed modes, gradients, a frozen parameter."""
+    net, inputs, targets = build("batch_norm_net")
+    net.train()
+    net[2].eval()
+    net[0].bias.requires_grad_(False)
+    nn.functional.cross_entropy(net(inputs), targets).backward()
+    net[4].weight.grad = None
+    return net, in_batches(inputs, targets)
+
+
+def test_measuring_leaves_the_model_byte_for_byte_as_it_was():
+    net, batches = disturbed_model()
+    before = state_of(net)
+    measure_everything(Objective(net, nn.CrossEntropyLoss(), batches))
+    assert_same_state(before, state_of(net))
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 4, 9, 17, 30])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_the_middle_leaves_the_model_as_it_was(fail_at, error):
+    net, batches = disturbed_model()
+    calls = 0
+
+    def failing(output, target):
+        nonlocal calls
+        calls += 1
+        if calls == fail_at:
+            raise error("in the middle")
+        return nn.functional.cross_entropy(output, target)
+
+    before = state_of(net)
+    with pytest.raises(error, match="in the middle"):
+        measure_everything(Objective(net, failing, batches, reduction="mean"))
+    assert_same_state(before, state_of(net))
+
+
+def test_a_module_that_writes_its_buffers_or_draws_numbers_in_eval_mode_is_put_back():
+    class Restless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            torch.rand(1)
+            return self.linear(x)
+
+    _, inputs, targets = build("tied", torch.float32)
+    net = Restless()
+    before = state_of(net)
+    measure_everything(Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)))
+    assert_same_state(before, state_of(net))
+
+
+def test_theta_holds_a_tied_weight_once_and_moves_both_places():
+    objective = objective_of("tied")
+    assert objective.theta.numel() == sum(p.numel() for p in objective.model.parameters())
+    moved = copy.deepcopy(objective.model)
+    with torch.no_grad():
+        moved.first.weight += 0.1
+    direction = {
+        name: torch.full(s, 0.1 * (name == "first.weight"), dtype=torch.float64) for name, s in objective.shapes.items()
+    }
+    theta = objective.theta + torch.cat([d.reshape(-1) for d in direction.values()])
+    expected = Objective(moved, nn.CrossEntropyLoss(), objective.batches).evaluate().loss
+    assert objective.evaluate(theta).loss == pytest.approx(expected, rel=1e-14)
+
+
+def test_frozen_parameters_are_no_part_of_theta():
+    net, inputs, targets = build("batch_norm_net")
+    net[0].requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    assert "0.weight" not in objective.shapes
+    assert (
+        hessian(objective).size
+        == objective.theta.numel()
+        == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    )
+
+
+def test_a_model_without_trainable_parameters_is_refused():
+    net, inputs, targets = build("tied")
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+
+
+def test_half_precision_is_refused_with_the_fix():
+    net, inputs, targets = build("tied")
+    with pytest.raises(ValueError, match=r"must share one device and be float32 or float64, got torch.float16"):
+        Objective(net.half(), nn.CrossEntropyLoss(), in_batches(inputs.half(), targets))
+
+
+def test_batches_that_can_be_read_once_are_refused():
+    net, inputs, targets = build("tied")
+    with pytest.raises(TypeError, match="can be read only once"):
+        Objective(net, nn.CrossEntropyLoss(), iter(in_batches(inputs, targets)))
+
+
+def test_no_batches_are_refused():
+    with pytest.raises(ValueError, match="batches is empty"):
+        Objective(build("tied")[0], nn.CrossEntropyLoss(), []).evaluate()
+
+
+def test_one_example_works():
+    net, inputs, targets = build("batch_norm_net")
+    found = Objective(net, nn.CrossEntropyLoss(), [(inputs[:1], targets[:1])]).evaluate()
+    assert np.isfinite(found.loss)
+    assert np.isnan(found.standard_error)
+
+
+def test_the_data_hash_tells_other_data_apart():
+    net, inputs, targets = build("tied")
+    first = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    second = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs + 1e-6, targets))
+    assert first.data_hash == Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)).data_hash
+    assert first.data_hash != second.data_hash

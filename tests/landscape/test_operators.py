@@ -1,0 +1,99 @@
+import pytest
+import torch
+from problems import NETS, build, dense_hessian, in_batches, objective_of
+from torch import nn
+
+from landscape.objective import Objective
+from landscape.operators import NotRepeatableError, hessian
+
+
+def columns(operator):
+    return torch.stack([operator.matvec(e) for e in torch.eye(operator.size, dtype=operator.dtype)])
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("memory", [0, 1 << 30], ids=["recomputed", "retained"])
+def test_products_are_those_of_the_dense_hessian(name, memory):
+    """Ragged last batch, BatchNorm in eval mode, attention, tied and unused weights included."""
+    objective = objective_of(name)
+    assert objective.theta.numel() <= 500
+    truth = dense_hessian(objective)
+    found = columns(hessian(objective, memory_bytes=memory))
+    assert (found - truth).abs().max() <= 1e-8 * truth.abs().max()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)),
+    ],
+    ids=str,
+)
+def test_the_loss_divides_by_its_own_denominators(loss):
+    objective = objective_of("tied", loss)
+    truth = dense_hessian(objective)
+    assert (columns(hessian(objective)) - truth).abs().max() <= 1e-8 * truth.abs().max()
+
+
+def test_mean_squared_error_of_a_linear_net_is_two_x_x_over_n():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(10, 3).double(), torch.randn(10, 1).double()
+    net = nn.Linear(3, 1, bias=False).double()
+    objective = Objective(net, nn.MSELoss(), in_batches(inputs, targets, [8, 2]))
+    torch.testing.assert_close(columns(hessian(objective)), 2 / 10 * inputs.T @ inputs)
+
+
+def test_a_loss_linear_in_theta_has_curvature_zero():
+    net = nn.Linear(3, 1).double()
+    objective = Objective(net, lambda o, t: (o * t).sum(), [(torch.ones(2, 3).double(),) * 2], reduction="sum")
+    assert hessian(objective).matvec(objective.theta).count_nonzero() == 0
+
+
+def test_as_many_graphs_are_kept_as_the_memory_holds():
+    objective = objective_of("conv_net")
+    v = torch.randn(objective.theta.numel(), dtype=torch.float64)
+    found = []
+    for memory in (0, 15_000, 1 << 30):
+        operator = hessian(objective, memory_bytes=memory)
+        found.append(operator.matvec(v))
+        assert operator.matvec(v).equal(found[-1])
+        found.append(len(operator.matvec.kept))
+    assert found[1] == 0
+    assert 0 < found[3] < 3
+    assert found[5] == 3
+    assert found[0].equal(found[2])
+    assert found[0].equal(found[4])
+
+
+def test_the_operator_knows_its_loss_and_size():
+    objective = objective_of("conv_net")
+    operator = hessian(objective)
+    assert operator.shape == (objective.theta.numel(),) * 2
+    assert operator.loss == objective.evaluate().loss
+
+
+def test_what_is_random_in_eval_mode_is_refused():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x + torch.rand(1, generator=generator).double())
+
+    generator = torch.Generator().manual_seed(0)  # its own stream: putting the global one back does not help
+    _, inputs, targets = build("tied")
+    objective = Objective(Noisy(5, 3).double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    with pytest.raises(NotRepeatableError, match="two passes over the same data gave"):
+        hessian(objective)
+
+
+def test_data_that_change_between_passes_are_refused():
+    class Growing:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([(inputs * self.passes, targets)])
+
+    net, inputs, targets = build("tied")
+    with pytest.raises(NotRepeatableError, match="something is random"):
+        hessian(Objective(net, nn.CrossEntropyLoss(), Growing()))

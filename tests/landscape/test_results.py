@@ -1,0 +1,240 @@
+import dataclasses
+import io
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    Eigenpairs,
+    ResultsError,
+    Surface,
+    load,
+    load_file,
+    save,
+    status_of,
+    write_atomically,
+)
+
+
+def surface():
+    x = np.linspace(-1, 1, 3)
+    loss = np.array([[1.0, np.nan, 2.0], [np.inf, 0.5, -np.inf], [3.0, 4.0, 5.0]])
+    return Surface(
+        x=x,
+        y=x,
+        loss=loss,
+        standard_error=loss / 10,
+        accuracy=np.full((3, 3), np.nan),
+        status=status_of(loss),
+        checkpoint={"label": 'søren "><script>', "hash": "ab"},
+        settings={"seed": 2**62, "axis_norms": [1.5, 2.5]},
+        checks={"centre_ok": True, "centre_error": math.inf},
+    )
+
+
+def pairs(vectors=None):
+    one = np.arange(3.0)
+    return Eigenpairs(
+        values=one, vectors=vectors, residuals=one, converged=one > 1, complete=True, num_matvecs=7, loss=0.25
+    )
+
+
+def trace():
+    columns = {
+        f.name: np.array([0.5, np.nan])
+        for f in dataclasses.fields(CongruenceTrace)
+        if f.name not in ("epoch", "num_probes", "checkpoint", "settings", "checks")
+    }
+    return CongruenceTrace(epoch=np.array([1, 2]), num_probes=np.array([2, 0]), **columns)
+
+
+def same(one, other):
+    assert type(one) is type(other)
+    for item in dataclasses.fields(one):
+        a, b = getattr(one, item.name), getattr(other, item.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        else:
+            assert a == b or (a != a and b != b)
+
+
+def test_what_is_saved_is_loaded_with_every_value_as_it_was(tmp_path):
+    results = [
+        surface(),
+        pairs(),
+        pairs(np.eye(3, dtype=np.float32)),
+        trace(),
+        Congruence(value=math.nan, standard_error=0.1),
+    ]
+    save(results, tmp_path / "r.npz", plan={"command": "surface"}, run={"seconds": 1.5})
+    for one, other in zip(results, load(tmp_path / "r.npz"), strict=True):
+        same(one, other)
+    file = load_file(tmp_path / "r.npz")
+    assert (file.plan, file.run) == ({"command": "surface"}, {"seconds": 1.5})
+
+
+def test_one_result_is_loaded_as_a_list(tmp_path):
+    save(surface(), tmp_path / "r.npz")
+    assert [type(r) for r in load(tmp_path / "r.npz")] == [Surface]
+
+
+def test_only_the_run_record_differs_between_equal_runs(tmp_path):
+    save(surface(), tmp_path / "a.npz", run={"seconds": 1})
+    save(surface(), tmp_path / "b.npz", run={"seconds": 2})
+    with zipfile.ZipFile(tmp_path / "a.npz") as a, zipfile.ZipFile(tmp_path / "b.npz") as b:
+        assert a.namelist() == b.namelist()
+        assert [n for n in a.namelist() if a.read(n) != b.read(n)] == ["run.npy"]
+
+
+def test_every_kind_of_value_has_its_status():
+    assert status_of(np.array([1.0, np.nan, np.inf, -np.inf, -1.0, 0.0])).tolist() == [1, 2, 3, 4, 1, 1]
+
+
+def damaged(tmp_path, change):
+    save([surface(), pairs()], tmp_path / "r.npz")
+    data = change((tmp_path / "r.npz").read_bytes())
+    (tmp_path / "r.npz").write_bytes(data)
+    return tmp_path / "r.npz"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:-10], lambda b: b"<html>" + b, lambda b: b"{}"],
+    ids=["empty", "half", "without its end", "html before it", "json"],
+)
+def test_a_damaged_file_is_named(tmp_path, change):
+    path = damaged(tmp_path, change)
+    if path.read_bytes().startswith(b"<html>"):  # a zip may have anything before it
+        same(surface(), load(path)[0])
+        return
+    with pytest.raises(ResultsError, match=r"r.npz is not a whole .npz file"):
+        load(path)
+
+
+def test_a_flipped_byte_is_found(tmp_path):
+    path = damaged(tmp_path, lambda b: b)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("0.loss.npy")
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 70] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ResultsError, match=r"r.npz"):
+        load(path)
+
+
+def write_members(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def test_pickled_objects_are_refused_unread(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "hacked"),)
+
+    write_members(tmp_path / "r.npz", header=npy(np.array([Payload()], dtype=object)))
+    with pytest.raises(ResultsError, match="holds pickled objects"):
+        load(tmp_path / "r.npz")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_lie_about_the_size_is_refused_before_anything_is_allocated(tmp_path):
+    lying = io.BytesIO()
+    np.lib.format.write_array_header_1_0(lying, {"descr": "<f8", "fortran_order": False, "shape": (10**14,)})
+    write_members(tmp_path / "r.npz", header=lying.getvalue() + bytes(64))
+    with pytest.raises(ResultsError, match="member header.npy .* lies about its size"):
+        load(tmp_path / "r.npz")
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path):
+    for content in (b"", b"text", npy(np.zeros(8)).replace(b"}", b" ")):
+        write_members(tmp_path / "r.npz", header=content)
+        with pytest.raises(ResultsError, match="r.npz: member header.npy is not an array"):
+            load(tmp_path / "r.npz")
+
+
+def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.results.MAX_BYTES", 1000)
+    save(pairs(np.zeros((3, 1000))), tmp_path / "r.npz")
+    with pytest.raises(ResultsError, match="would unpack to .* bytes, more than 1,000"):
+        load(tmp_path / "r.npz")
+
+
+def with_header(path, **changes):
+    header = {"format": 1, "plan": {}, "results": []} | changes
+    write_members(path, header=npy(np.array(json.dumps({k: v for k, v in header.items() if v is not None}))))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 99}, "format 99, made by a newer landscape; this one reads 1: upgrade"),
+        ({"results": None}, "lacks format or results"),
+        ({"results": [{"type": "Sculpture"}]}, "result 0 is of an unknown type"),
+        ({"results": [{"type": "Surface"}]}, "result 0 is of an unknown type or lacks a part"),
+    ],
+)
+def test_a_foreign_header_is_named(tmp_path, changes, message):
+    with pytest.raises(ResultsError, match=message):
+        load(with_header(tmp_path / "r.npz", **changes))
+
+
+def test_another_npz_is_no_results_file(tmp_path):
+    np.savez(tmp_path / "r.npz", a=np.arange(3))
+    with pytest.raises(ResultsError, match="is not a results file: it has no header"):
+        load(tmp_path / "r.npz")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "r.npz"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.npz"]
+
+
+def test_the_leftover_of_a_dead_process_is_removed_and_that_of_a_living_one_is_kept(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / f".r.npz.tmp-{process.pid}").write_bytes(b"dead")
+    (tmp_path / f".r.npz.tmp-{os.getppid()}").write_bytes(b"alive")
+    save(surface(), tmp_path / "r.npz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".r.npz.tmp-{os.getppid()}", "r.npz"])
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    save(surface(), tmp_path / "r.npz")
+    before = (tmp_path / "r.npz").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(pairs(np.random.default_rng(0).normal(size=(3, 1000))), tmp_path / "r.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "r.npz").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.npz"]

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from problems import NETS, build, objective_of
+from torch import nn
+
+from landscape.directions import Plane, random_plane
+from landscape.objective import Objective
+from landscape.operators import hessian
+from landscape.results import NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY
+from landscape.surface import grid, loss_surface
+
+
+def quadratic():
+    """loss(w) = mean over examples of (w x)^2 / elements, known in closed form."""
+    net = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(net.weight)
+    data = [(torch.diag(torch.tensor([3.0, 1.0])).double(), torch.zeros(2, 1).double())]
+    objective = Objective(net, nn.MSELoss(), data)
+    return objective, Plane(objective.theta, torch.eye(2).double(), {"directions": "given"})
+
+
+def test_loss_i_j_is_at_x_i_along_axis0_and_y_j_along_axis1():
+    surface = loss_surface(*quadratic(), steps=5, extent=2.0)
+    a, b = np.meshgrid(surface.x, surface.y, indexing="ij")
+    np.testing.assert_allclose(surface.loss, (9 * a**2 + b**2) / 2, rtol=1e-14)
+
+
+def test_swapping_the_axes_transposes():
+    objective, plane = quadratic()
+    swapped = Plane(plane.centre, plane.axes.flip(0))
+    one, other = loss_surface(objective, plane, steps=5), loss_surface(objective, swapped, steps=5)
+    np.testing.assert_array_equal(one.loss, other.loss.T)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_centre_is_the_loss_of_the_untouched_model(name, dtype):
+    objective = objective_of(name, dtype=dtype)
+    surface = loss_surface(objective, random_plane(objective), steps=3)
+    objective.model.eval()
+    inputs, targets = (torch.cat([b[i] for b in objective.batches]) for i in (0, 1))
+    expected = nn.functional.cross_entropy(objective.model(inputs), targets).item()
+    assert surface.loss[1, 1] == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 1e-12)
+    assert surface.checks["centre_ok"] is True
+    assert surface.checks["centre_loss"] == surface.loss[1, 1]
+
+
+def test_a_plane_around_another_centre_fails_the_centre_check():
+    objective, plane = quadratic()
+    surface = loss_surface(objective, Plane(plane.centre + 1, plane.axes), steps=3)
+    assert surface.checks["centre_ok"] is False
+
+
+def test_every_point_is_computed_from_the_centre():
+    """The same cell of a coarse and a fine grid is the same number, bit for bit: nothing walks."""
+    objective = objective_of("conv_net", dtype=torch.float32)
+    plane = random_plane(objective)
+    coarse, fine = (loss_surface(objective, plane, steps=n, extent=0.5) for n in (3, 9))
+    np.testing.assert_array_equal(coarse.loss, fine.loss[::4, ::4])
+
+
+def test_the_batch_size_does_not_change_the_surface():
+    plane = random_plane(objective_of("conv_net"))
+    one, other = (loss_surface(objective_of("conv_net", sizes=s), plane, steps=3) for s in ((8, 8, 5), (20, 1)))
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-12)
+    np.testing.assert_allclose(one.standard_error, other.standard_error, rtol=1e-9)
+
+
+def test_the_same_settings_give_the_same_bits():
+    one, other = (loss_surface(o, random_plane(o, seed=1), steps=3) for o in (objective_of("conv_net"),) * 2)
+    assert one.loss.tobytes() == other.loss.tobytes()
+    assert one.settings == other.settings
+
+
+def test_values_that_are_not_finite_stay_with_a_status():
+    class Cliff(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(2, 1).double())
+
+        def forward(self, x):
+            a, b = self.w[:, 0]
+            hole = torch.where(a < 0, torch.nan, torch.where(b > 0, torch.inf, torch.where(b < 0, -torch.inf, a)))
+            return hole.expand(len(x), 1) + 0 * x
+
+    def loss(output, target):
+        return (output - target).mean()
+
+    data = [(torch.ones(3, 1).double(), torch.zeros(3, 1).double())]
+    objective = Objective(Cliff(), loss, data, reduction="mean")
+    surface = loss_surface(objective, Plane(objective.theta, torch.eye(2).double()), steps=3)
+    assert surface.status.tolist() == [[NAN] * 3] + [[NEGATIVE_INFINITY, OK, POSITIVE_INFINITY]] * 2
+    assert np.isnan(surface.loss[0]).all()
+    assert surface.loss[1].tolist() == [-np.inf, 0.0, np.inf]
+    assert surface.num_nonfinite == surface.checks["num_nonfinite"] == 7
+
+
+def test_the_central_second_difference_is_the_curvature_along_the_axis():
+    objective = objective_of("batch_norm_net")  # tanh: smooth
+    plane = random_plane(objective)
+    h = 1e-4
+    loss = loss_surface(objective, plane, steps=3, extent=h).loss
+    v = plane.axes[0]
+    curvature = float(v @ hessian(objective).matvec(v))
+    assert (loss[2, 1] - 2 * loss[1, 1] + loss[0, 1]) / h**2 == pytest.approx(curvature, rel=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "hint"), [(0, 51), (-3, 51), (50, 51), (2, 3)])
+def test_a_grid_without_a_centre_is_refused(steps, hint):
+    with pytest.raises(ValueError, match=f"steps must be odd and positive.*got {steps}, try {hint}"):
+        grid(steps, 1.0)
+
+
+@pytest.mark.parametrize("extent", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_extent_that_is_not_positive_and_finite_is_refused(extent):
+    with pytest.raises(ValueError, match="extent must be finite and positive"):
+        grid(3, extent)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 21, 51, 201])
+def test_the_grid_is_symmetric_with_an_exact_zero(steps):
+    x = grid(steps, 0.7)
+    assert x[steps // 2] == 0.0
+    np.testing.assert_array_equal(x, -x[::-1])
+    if steps > 1:
+        np.testing.assert_allclose(x, np.linspace(-0.7, 0.7, steps), atol=1e-15)
+
+
+def test_progress_counts_to_the_end():
+    seen = []
+    objective, plane = quadratic()
+    loss_surface(objective, plane, steps=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 9), (6, 9), (9, 9)]
+
+
+def test_a_dropout_layer_is_off():
+    net, _, _ = build("batch_norm_net")
+    assert any(isinstance(m, nn.Dropout) for m in net.modules())
+    objective = objective_of("batch_norm_net")
+    objective.model.train()
+    plane = random_plane(objective)
+    np.testing.assert_array_equal(
+        loss_surface(objective, plane, steps=3).loss, loss_surface(objective, plane, steps=3).loss
+    )
