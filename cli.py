@@ -1,0 +1,863 @@
+"""The command line: parse, join train and landscape, save, report errors. No mathematics.
+
+stdout carries data (a table, or one JSON document with --json), stderr everything else. Exit codes: 0 done; 1 a bug of
+ours; 2 the command line; 3 content of a file, or settings that differ; 4 a number failed its check (what exists is
+written and flagged); 5 resources; 6 refused for safety; 130, 143 signals. Nothing here imports torch until a command
+needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+import traceback
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import click
+
+from landscape.results import Json, load_file, problem_of, save
+from landscape.tables import tables
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from landscape.directions import Normalization
+    from landscape.objective import Objective
+    from landscape.results import Record, Result
+    from train.checkpoint import Checkpoint
+    from train.config import TrainConfig
+    from train.data import Splits
+    from train.loop import Outcome, Progress
+
+BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
+NUMBER_FAILED = 4
+
+Command = Callable[..., object]
+Count = Callable[[str, str, int, int], None]  # what, unit, done, total
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class _CommandError(Exception):
+    """What a person did, or ran into: one line, and an exit code."""
+
+    def __init__(self, code: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code, self.hint = code, hint
+
+
+class _Terminated(BaseException):
+    pass
+
+
+@dataclass(frozen=True)
+class _Console:
+    """What a command may print: results on stdout as tables or JSON, the rest on stderr."""
+
+    as_json: bool
+    quiet: bool
+
+    def table(self, text: str) -> None:
+        if not self.as_json:
+            click.echo(text)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def next(self, command: str) -> None:
+        if sys.stderr.isatty():
+            self.say(f"next: {command}")
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where a command writes, and what it does with a file that is there."""
+
+    path: Path | None
+    force: bool
+    resume: bool
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint file with the model and data it names."""
+
+    path: Path
+    label: str
+    hash: str
+    checkpoint: Checkpoint
+    splits: Splits
+    model: nn.Module
+    device: str
+
+    def record(self) -> Record:
+        return {
+            "label": self.label,
+            "hash": self.hash,
+            "method": self.checkpoint.config.method,
+            "epoch": self.checkpoint.epoch,
+            "config": cast("Record", self.checkpoint.config.to_dict()),
+        }
+
+
+# Options that several commands share
+
+
+def _output_options(default: str) -> Callable[[Command], Command]:
+    options = _together(
+        click.option("--out", type=click.Path(path_type=Path), help=f"Where to write.  [default: {default}]"),
+        click.option("--force", is_flag=True, help="Replace what is there."),
+        click.option("--resume", is_flag=True, help="Go on with what is there; done already is done."),
+    )
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def packed(*args: object, out: Path | None, force: bool, resume: bool, **others: object) -> object:
+            return command(*args, output=_Output(out, force, resume), **others)
+
+        return options(_console_options(packed))
+
+    return decorate
+
+
+def _console_options(command: Command) -> Command:
+    @functools.wraps(command)
+    def packed(*args: object, as_json: bool, quiet: bool, debug: bool, **others: object) -> object:
+        del debug  # main reads it from the command line
+        return command(*args, console=_Console(as_json, quiet or as_json), **others)
+
+    return _together(
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
+        click.option("--quiet", is_flag=True, help="Nothing but results and errors."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    )(packed)
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+_checkpoints_argument = click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+_split_option = click.option(
+    "--split",
+    type=click.Choice(list(_SPLITS)),
+    default="train",
+    show_default=True,
+    help="Data to measure on.",
+)
+_device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+_seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+
+_TRAIN_HELP = {
+    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
+    "data": "The data set.",
+    "model": "The network.",
+    "epochs": "Passes over the training data.",
+    "batch_size": "Examples per step.",
+    "lr": "Learning rate at the start; cosine to zero.",
+    "momentum": "Of SGD underneath every method.",
+    "weight_decay": "Of SGD underneath every method.",
+    "rho": "Radius of sam and sam-subset.",
+    "rho1": "Ascent radius of agnostic-sam.",
+    "rho2": "Validation radius of agnostic-sam.",
+    "split_ratio": "Share of a batch that agnostic-sam trains on.",
+    "label_noise": "Fraction of training labels changed to another class.",
+    "seed": "Decides initial weights and order of the data.",
+    "data_seed": "Decides the split and the label noise.",
+    "device": "auto, cpu or cuda.",
+    "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
+    "probe_radius": "Radius of the congruence probe, the same for every method.",
+}
+
+
+def _train_options(command: Command) -> Command:
+    from train.config import TrainConfig
+
+    options = [
+        click.option(
+            "--" + item.name.replace("_", "-"),
+            type={"str": str, "int": int, "float": float}[str(item.type)],
+            default=item.default,
+            show_default=True,
+            help=_TRAIN_HELP[item.name],
+        )
+        for item in dataclasses.fields(TrainConfig)
+    ]
+    return _together(*options)(command)
+
+
+class _App(click.Group):
+    """The group, which remembers its words, so that a result can say which command made it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="agnostic-landscape", prog_name="landscape")
+def app() -> None:
+    """Train SGD, SAM and Agnostic-SAM checkpoints, and measure the loss around any of them.
+
+    \b
+    landscape demo                                    all of it in three minutes, on real data
+    landscape train --method sam --out runs/sam       a checkpoint
+    landscape surface runs/sam/last.pt                its loss on a filter-normalized plane
+    landscape hessian runs/sam/last.pt                its largest curvatures, each with its residual
+    landscape report runs                             one offline page of all that was measured
+    """
+
+
+@app.command()
+@_train_options
+@_output_options("runs/METHOD-seedSEED")
+def train(output: _Output, console: _Console, **options: str | float) -> Record:
+    """Train one run: a folder with config.toml, metrics.jsonl, last.pt and best.pt.
+
+    \b
+    landscape train --method sam --rho 0.1 --out runs/sam
+    landscape train --method agnostic-sam --label-noise 0.4 --epochs 40 --out runs/agnostic
+    """
+    from train.config import TrainConfig
+
+    with _as_usage_error():
+        config = TrainConfig.from_dict(options)
+    out = output.path or Path("runs") / f"{config.method}-seed{config.seed}"
+    _writable(out / "last.pt")
+    started = time.perf_counter()
+    console.say(_plan_text(config))
+    outcome = _train(config, out, output, console)
+    console.table(_outcome_text(outcome))
+    if outcome.status == "diverged":
+        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}")
+    console.next(f"landscape surface {_shown(out / 'last.pt')}")
+    return _outcome_record(outcome, time.perf_counter() - started)
+
+
+@app.command()
+@_checkpoints_argument
+@click.option(
+    "--steps", type=int, default=51, show_default=True, help="Points along each axis; odd, so that the centre is one."
+)
+@click.option("--extent", type=float, default=1.0, show_default=True, help="Reach, in lengths of an axis.")
+@click.option(
+    "--normalization",
+    type=click.Choice(["filter", "layer", "none"]),
+    default="filter",
+    show_default=True,
+    help="What gets the norm of the model's own weights.",
+)
+@_seed_option
+@_split_option
+@_device_option
+@_output_options("surface.npz beside the checkpoints")
+def surface(
+    checkpoints: tuple[Path, ...],
+    steps: int,
+    extent: float,
+    normalization: Normalization,
+    seed: int,
+    split: str,
+    device: str,
+    output: _Output,
+    console: _Console,
+) -> Record:
+    """Measure the loss on a plane through each checkpoint; all share one pair of raw directions.
+
+    \b
+    landscape surface runs/sam/last.pt
+    landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
+    """
+    _check_grid(steps, extent)
+    options: Record = {"steps": steps, "extent": extent, "normalization": normalization, "seed": seed}
+
+    def measure(one: _Opened, count: Count) -> Result:
+        from landscape.directions import random_plane
+        from landscape.surface import loss_surface
+
+        objective = _objective(one, split, one.device)
+        plane = random_plane(objective, seed=seed, normalization=normalization)
+        report = functools.partial(count, f"surface {one.label}", "points")
+        return loss_surface(objective, plane, steps=steps, extent=extent, progress=report)
+
+    return _measure_all("surface", checkpoints, split, device, options, measure, output, console)
+
+
+@app.command()
+@_checkpoints_argument
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues.")
+@click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
+@click.option(
+    "--max-matvecs",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Products at most, for each checkpoint.",
+)
+@_seed_option
+@_split_option
+@_device_option
+@_output_options("hessian.npz beside the checkpoints")
+def hessian(
+    checkpoints: tuple[Path, ...],
+    top: int,
+    tolerance: float,
+    max_matvecs: int,
+    seed: int,
+    split: str,
+    device: str,
+    output: _Output,
+    console: _Console,
+) -> Record:
+    """Measure the largest eigenvalues of the Hessian of the mean loss, each with its true residual.
+
+    \b
+    landscape hessian runs/sam/last.pt
+    landscape hessian runs/sgd/last.pt runs/sam/last.pt --top 3 --tolerance 1e-4
+    """
+    options: Record = {"top": top, "tolerance": tolerance, "max_matvecs": max_matvecs, "seed": seed}
+
+    def measure(one: _Opened, count: Count) -> Result:
+        from landscape import operators
+        from landscape.lanczos import top_eigenpairs
+
+        operator = operators.hessian(_objective(one, split, one.device))
+        with _as_usage_error():
+            pairs = top_eigenpairs(
+                operator,
+                top,
+                tolerance=tolerance,
+                seed=seed,
+                max_matvecs=max_matvecs,
+                progress=lambda done: count(f"hessian {one.label}", "products", done, max_matvecs),
+            )
+        return dataclasses.replace(pairs, vectors=None)
+
+    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console)
+
+
+@app.command()
+@click.argument("paths", metavar="CKPT|RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--radius", type=float, default=0.05, show_default=True, help="Of the validation ascent, where it is measured now."
+)
+@_device_option
+@_output_options("alignment.npz beside the runs")
+def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Output, console: _Console) -> Record:
+    """Show how well training and validation gradients agree: the trace of a RUN folder, or measured at a CKPT.
+
+    \b
+    landscape alignment runs/sgd runs/sam
+    landscape alignment runs/sam/last.pt
+    """
+    if len({path.is_dir() for path in paths}) > 1:
+        raise click.UsageError("give either run folders (their traces) or checkpoint files (measured now), not both")
+    traced = paths[0].is_dir()
+
+    def measure(one: _Opened, _count: Count) -> Result:
+        from landscape.alignment import gradient_congruence
+
+        if traced:
+            return _trace(one)
+        with _as_usage_error():
+            train, validation = _objective(one, "train", one.device), _objective(one, "val", one.device)
+            return gradient_congruence(train, validation, radius=radius)
+
+    options: Record = {"traced": True} if traced else {"traced": False, "radius": radius}
+    return _measure_all("alignment", paths, "train", device, options, measure, output, console)
+
+
+@app.command()
+@click.argument("paths", metavar="RUN|FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: report.html beside them]")
+@click.option("--title", default="Loss landscape", show_default=True, help="Of the page.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
+@_console_options
+def report(paths: tuple[Path, ...], out: Path | None, title: str, open_it: bool, console: _Console) -> Record:
+    """Write one offline HTML page of all results in the files and folders.
+
+    \b
+    landscape report runs
+    landscape report runs/surface.npz runs/hessian.npz --out page.html --open
+    """
+    from landscape.report import write_report
+
+    files = _results_files(paths)
+    out = out or _common_folder(paths) / "report.html"
+    _writable(out)
+    loaded = [load_file(file) for file in files]
+    results = [result for file in loaded for result in file.results]
+    write_report(results, out, title=title, commands=[str(f.run["command"]) for f in loaded if "command" in f.run])
+    console.say(f"wrote {_shown(out)}")
+    if open_it:
+        webbrowser.open(out.resolve().as_uri())
+    return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
+
+
+DEMO_NOISE = 0.4
+# Chosen once by benchmarks/radii.py: the best mean accuracy on clean validation labels over three seeds.
+DEMO_METHODS = {
+    "sgd": ["--method", "sgd"],
+    "sam": ["--method", "sam", "--rho", "0.6"],
+    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.4", "--rho2", "0.2"],
+}
+
+
+@app.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--steps", type=int, default=21, show_default=True, help="Points along each axis of the surfaces.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
+@_console_options
+def demo(out: Path, epochs: int, steps: int, open_it: bool, console: _Console) -> Record:
+    """Train SGD, SAM and Agnostic-SAM on digits with 40 % wrong labels, measure, and write the page.
+
+    Each command is printed, so that it can be run alone. A second demo reuses what is there.
+
+    \b
+    landscape demo
+    landscape demo --out /tmp/demo --open
+    """
+    _check_grid(steps, 1.0)
+    flags = ["--resume", *(["--json"] if console.as_json else []), *(["--quiet"] if console.quiet else [])]
+    console.table(_DEMO_STORY)
+    found: Record = {}
+    for command in _demo_commands(out, epochs, steps):
+        console.table(f"\n$ landscape {shlex.join(command)}")
+        found[shlex.join(command)] = app.main([*command, *flags], prog_name="landscape", standalone_mode=False)
+    page, picture = out / "report.html", out / "demo.png"
+    title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
+    app.main(["report", str(out), "--title", title, "--quiet"], prog_name="landscape", standalone_mode=False)
+    _draw_picture([out / "surface-train.npz", out / "surface-test.npz"], picture)
+    console.table(f"\nthe page: {_shown(page)}   the picture: {_shown(picture)}")
+    if open_it:
+        webbrowser.open(page.resolve().as_uri())
+    return {"report": str(page), "picture": str(picture), "commands": found}
+
+
+def _demo_commands(out: Path, epochs: int, steps: int) -> list[list[str]]:
+    runs = {name: str(out / name) for name in DEMO_METHODS}
+    noise = ["--label-noise", str(DEMO_NOISE), "--epochs", str(epochs)]
+    commands = [["train", *options, *noise, "--out", runs[name]] for name, options in DEMO_METHODS.items()]
+    checkpoints = [f"{run}/last.pt" for run in runs.values()]
+    for split in ("train", "test"):
+        to = str(out / f"surface-{split}.npz")
+        commands.append(["surface", *checkpoints, "--steps", str(steps), "--split", split, "--out", to])
+    commands.append(["hessian", *checkpoints, "--out", str(out / "hessian.npz")])
+    commands.append(["alignment", *runs.values(), "--out", str(out / "alignment.npz")])
+    return commands
+
+
+_DEMO_STORY = """\
+Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one seed.
+Each method has the radius at which it did best on the clean validation split (benchmarks/radii.py, 3 seeds)."""
+
+
+def _draw_picture(files: Sequence[Path], path: Path) -> None:
+    from landscape.figures import overview_picture
+    from landscape.results import load, write_atomically
+
+    figure = overview_picture([result for file in files for result in load(file)])
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+# Measuring: what surface, hessian and alignment have in common
+
+
+def _measure_all(
+    command: str,
+    paths: Sequence[Path],
+    split: str,
+    device: str,
+    options: Record,
+    measure: Callable[[_Opened, Count], Result],
+    output: _Output,
+    console: _Console,
+) -> Record:
+    """Measure every checkpoint, save all results in one file, print their table; or read the file that is there."""
+    device = _device(device)
+    opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
+    out = output.path or _common_folder(paths) / f"{command}.npz"
+    plan: Record = {
+        "command": command,
+        "checkpoints": [one.hash for one in opened],
+        "labels": [one.label for one in opened],
+        "split": split,
+        "device": device,
+        **options,
+    }
+    results = _already_measured(out, plan, output)
+    if results is None:
+        _writable(out)
+        started = time.perf_counter()
+        with _counting(console) as count:
+            results = [_with_record(measure(one, count), one, split) for one in opened]
+        save(results, out, plan=plan, run=_run_record(time.perf_counter() - started))
+        console.say(f"wrote {_shown(out)}")
+    else:
+        console.say(f"{_shown(out)} is there already")
+    made = tables(results)
+    console.table("\n".join(table.text() for table in made))
+    problems = [problem for result in results if (problem := problem_of(result))]
+    if problems:
+        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
+    console.next(f"landscape report {_shown(out.parent)}")
+    return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
+
+
+def _with_record(result: Result, one: _Opened, split: str) -> Result:
+    noise = one.checkpoint.config.label_noise if split == "train" else 0.0
+    described: Record = {
+        "data": one.checkpoint.config.data,
+        "split": _SPLITS[split],
+        "labels": f"{100 * noise:g} % flipped, as trained" if noise else "clean",
+    }
+    return dataclasses.replace(result, checkpoint=one.record(), settings={**result.settings, **described})
+
+
+def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
+    """The results of an equal plan, where they are there and `--resume` was given."""
+    if out.is_dir():
+        raise _CommandError(2, f"{out} is a folder; give --out a file name")
+    if not out.exists() or output.force:
+        return None
+    if not output.resume:
+        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
+    file = load_file(out)
+    differing = [name for name in sorted({*plan, *file.plan}) if plan.get(name) != file.plan.get(name)]
+    if differing:
+        hint = "--force replaces it, --out writes elsewhere"
+        raise _CommandError(3, f"{_shown(out)} has other settings: {', '.join(differing)}", hint)
+    return file.results
+
+
+def _trace(one: _Opened) -> Result:
+    from landscape.alignment import congruence_trace
+
+    metrics, config = one.path.parent / "metrics.jsonl", one.checkpoint.config
+    settings: Record = {"radius": config.probe_radius, "probe_every": config.probe_every, "mode": "train"}
+    try:
+        return congruence_trace(metrics.read_text().splitlines(), settings=settings)
+    except (ValueError, FileNotFoundError) as error:
+        raise _CommandError(3, f"{metrics}: {error}") from error
+
+
+def _open(path: Path, label: str, device: str) -> _Opened:
+    if not path.exists():
+        raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+    _check_own_train_package()
+    from train import checkpoint as checkpoints
+
+    file = path / "last.pt" if path.is_dir() else path
+    checkpoint = checkpoints.read(file)
+    model, splits = checkpoints.restore(checkpoint)
+    return _Opened(
+        file, label, checkpoints.content_hash(model.state_dict()), checkpoint, splits, model.to(device), device
+    )
+
+
+def _objective(one: _Opened, split: str, device: str) -> Objective:
+    import torch
+    from torch import nn
+
+    from landscape.objective import Objective
+
+    part = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    inputs, targets = (torch.split(tensor.to(device), BATCH_SIZE) for tensor in part)
+    return Objective(one.model, nn.CrossEntropyLoss(), list(zip(inputs, targets, strict=True)))
+
+
+def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
+    _check_own_train_package()
+    from train import loop
+
+    if config.device == "cuda":
+        _device("cuda")
+    with _counting(console) as count, _as_usage_error():
+
+        def progress(at: Progress) -> None:
+            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
+            told = f"loss {math.nan if loss is None else loss:.3f}, validation {100 * accuracy:.1f} %"
+            count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+
+        return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
+
+
+def _plan_text(config: TrainConfig) -> str:
+    settings = config.to_dict()
+    radii = {
+        "sgd": [],
+        "sam": ["rho"],
+        "sam-subset": ["rho", "split_ratio"],
+        "agnostic-sam": ["rho1", "rho2", "split_ratio"],
+        "agnostic-sam-simple": ["rho1", "rho2", "split_ratio"],
+    }[config.method]
+    method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
+    noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
+    return (
+        f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
+        f"{config.epochs} epochs, seed {config.seed}, {config.device}"
+    )
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    metrics = outcome.metrics
+    there = " (there already)" if outcome.already_finished else ""
+    line = f"saved {_shown(outcome.folder / 'last.pt')}{there}   "
+    if outcome.test_accuracy is None:
+        return f"{line}epoch {outcome.epoch}, before it diverged"
+    loss = metrics["train_loss"]
+    return (
+        f"{line}test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch)   "
+        f"train loss {math.nan if loss is None else loss:.3g}   "
+        f"best validation {100 * (metrics['best_val_accuracy'] or 0):.1f} % (best.pt)"
+    )
+
+
+def _outcome_record(outcome: Outcome, seconds: float) -> Record:
+    return {
+        "status": outcome.status,
+        "checkpoint": str(outcome.folder / "last.pt"),
+        "epoch": outcome.epoch,
+        "metrics": dict(outcome.metrics),
+        "already_finished": outcome.already_finished,
+        "seconds": seconds,
+    }
+
+
+# Small things
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """A short name for each checkpoint: runs/sgd/last.pt is "sgd"; as much of the path as tells them apart."""
+    parts = []
+    for path in paths:
+        whole = path.absolute().parts
+        parts.append(whole[:-1] if whole[-1] == "last.pt" and len(whole) > 2 else whole)
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(p[-max(length, 1 + p[-1].endswith(".pt")) :]) for p in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{'/'.join(p)} ({n})" for n, p in enumerate(parts, 1)]
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return Path(os.path.relpath(common)) if common.is_relative_to(Path.cwd()) else common
+
+
+def _results_files(paths: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+        files += sorted(path.rglob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise _CommandError(3, f"no results in {', '.join(map(str, paths))}", "landscape surface CKPT makes some")
+    return list(dict.fromkeys(files))
+
+
+def _nearest_path(path: Path) -> str:
+    known = [str(p) for p in path.parent.glob("*")] + [str(p) for p in path.parent.parent.glob("*/*.pt")]
+    found = difflib.get_close_matches(str(path), known, n=2, cutoff=0.7)
+    return f". Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _writable(out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise _CommandError(5, "no CUDA device here", "--device cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _check_own_train_package() -> None:
+    """Refuse to go on where another file named train.py stands before our package."""
+    import train as found
+
+    if not hasattr(found, "__path__") or not (Path(str(found.__file__)).parent / "checkpoint.py").exists():
+        raise _CommandError(
+            2, f"{found.__file__} stands before landscape's own package `train`", "rename it, or run elsewhere"
+        )
+
+
+def _run_record(seconds: float) -> Record:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "command": f"landscape {shlex.join(_words())}",
+        "seconds": seconds,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": platform.node(),
+        "peak_bytes": peak,
+    }
+
+
+def _words() -> list[str]:
+    """The words of the innermost command, without the flags that change no number."""
+    words: list[str] = click.get_current_context().meta["words"]
+    return [word for word in words if word not in ("--resume", "--force", "--json", "--quiet", "--debug")]
+
+
+def _shown(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _check_grid(steps: int, extent: float) -> None:
+    from landscape.surface import grid
+
+    with _as_usage_error():
+        grid(steps, extent)
+
+
+@contextlib.contextmanager
+def _as_usage_error() -> Iterator[None]:
+    """A refused value came from the command line; a subclass of ValueError did not (a damaged file, say)."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is ValueError:
+            raise click.UsageError(str(error)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _counting(console: _Console) -> Iterator[Count]:
+    """`count(what, unit, done, total)`: a bar on a terminal, otherwise a plain line every ten seconds."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+    state = {"what": "", "last": time.monotonic(), "started": time.monotonic()}
+
+    def count(what: str, unit: str, done: int, total: int) -> None:
+        now, name = time.monotonic(), what.split(",")[0]
+        if console.quiet:
+            return
+        if name != state["what"]:
+            for bar in bars.values():
+                bar.close()
+            bars.clear()
+            state.update(what=name, started=now)
+        if sys.stderr.isatty():
+            bar = bars.setdefault(name, tqdm(total=total, unit=f" {unit}", leave=False, file=sys.stderr))
+            bar.set_description(what, refresh=False)
+            bar.update(done - bar.n)
+        elif now - cast(float, state["last"]) >= 10:
+            left = (now - cast(float, state["started"])) * (total - done) / max(done, 1)
+            click.echo(f"{what}: {done}/{total} {unit}, about {left:.0f} s left", err=True)
+            state["last"] = now
+
+    try:
+        yield count
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+# Running, and the errors
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = app.main(words, prog_name="landscape", standalone_mode=False)
+        if as_json and isinstance(result, dict):
+            _print_json({"ok": True, "command": words[0], "results": result})
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout says nothing
+        return 0
+    except SystemExit:  # how click ends when the reader of a pipe has left
+        return 0
+    except BaseException as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        if isinstance(error, click.exceptions.NoArgsIsHelpError) and not as_json:
+            click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+            return 2
+        code, message, hint = _explained(error)
+        if code in (130, 143) and words[0] == "train":
+            hint = "whole epochs are kept: --resume goes on"
+        if as_json:
+            _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
+        click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _explained(error: BaseException) -> tuple[int, str, str]:
+    """Exit code, one line, and what to do."""
+    message = " ".join(str(error).split())
+    if isinstance(error, _CommandError):
+        return error.code, message, error.hint
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"See: {context.command_path} --help" if context is not None else ""
+        return 2, " ".join(error.format_message().split()).rstrip("."), hint
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return 130, "interrupted", ""
+    if isinstance(error, _Terminated):
+        return 143, "terminated", ""
+    kind = type(error).__name__
+    if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
+        return NUMBER_FAILED, message, ""
+    if kind in ("UnsafeCheckpointError", "OutputExistsError"):
+        return 6, message, ""
+    if kind in ("CheckpointError", "ResultsError", "SettingsDifferError"):
+        return 3, message, ""
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return 5, "out of memory", "use fewer examples or another --device"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return 5, f"{where}{error.strerror or message}", ""
+    return 1, f"a bug of ours ({kind}: {message})", "--debug shows where; please report it"
+
+
+def _print_json(document: Record) -> None:
+    click.echo(json.dumps(_strict(document), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _strict(value: Json) -> Json:
+    """JSON has no NaN and no infinity: they become null, beside their status."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

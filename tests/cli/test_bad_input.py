@@ -1,0 +1,231 @@
+"""Bad input: one clear line, the right exit code, nothing half-written, no traceback."""
+
+import os
+import pickle
+import resource
+import shutil
+
+import pytest
+import torch
+
+
+def refused(done, code, *words):
+    assert done.code == code, (done.code, done.err)
+    lines = done.err.strip().splitlines()
+    assert lines[-1].startswith("landscape: ")
+    assert "Traceback" not in done.err
+    for word in words:
+        assert str(word) in lines[-1], lines[-1]
+
+
+def whole(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+MEASURING = (("surface", "--steps", 3), ("hessian", "--top", 1), ("alignment",))
+
+
+@pytest.mark.parametrize("command", MEASURING, ids=lambda c: c[0])
+class TestCheckpoints:
+    def test_missing_names_the_nearest(self, landscape, runs, command):
+        refused(landscape(*command, runs / "sgd/lost.pt"), 2, "is not there", "Did you mean", "sgd/last.pt")
+
+    def test_empty(self, landscape, runs, command):
+        (runs / "sgd/last.pt").write_bytes(b"")
+        refused(landscape(*command, runs / "sgd/last.pt"), 3, "last.pt", "empty")
+
+    def test_truncated(self, landscape, runs, command):
+        data = (runs / "sgd/last.pt").read_bytes()
+        (runs / "sgd/last.pt").write_bytes(data[: len(data) // 2])
+        refused(landscape(*command, runs / "sgd/last.pt"), 3, "last.pt", "truncated")
+
+    def test_a_flipped_byte_in_a_tensor(self, landscape, runs, command):
+        data = bytearray((runs / "sgd/last.pt").read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        (runs / "sgd/last.pt").write_bytes(data)
+        refused(landscape(*command, runs / "sgd/last.pt"), 3, "last.pt", "corrupt")
+
+    def test_text(self, landscape, runs, command):
+        (runs / "sgd/last.pt").write_text("<!DOCTYPE html><html>not found</html>")
+        refused(landscape(*command, runs / "sgd/last.pt"), 3, "last.pt", "HTML")
+
+    def test_weights_that_are_not_a_run(self, landscape, runs, command):
+        torch.save({"weight": torch.zeros(3)}, runs / "sgd/last.pt")
+        refused(landscape(*command, runs / "sgd/last.pt"), 3, "last.pt")
+
+    @pytest.mark.parametrize("kind", ["archive", "bare pickle"])
+    def test_malicious_is_refused_and_not_run(self, landscape, runs, command, kind):
+        class Payload:
+            def __reduce__(self):
+                return os.system, (f"touch {runs}/hacked",)
+
+        if kind == "archive":
+            torch.save({"model": Payload()}, runs / "sgd/last.pt")
+        else:
+            (runs / "sgd/last.pt").write_bytes(pickle.dumps({"model": Payload()}))
+        refused(landscape(*command, runs / "sgd/last.pt"), 6, "system")
+        assert not (runs / "hacked").exists()
+
+    def test_nothing_is_written_for_a_bad_checkpoint(self, landscape, runs, command):
+        (runs / "sgd/last.pt").write_bytes(b"")
+        before = whole(runs)
+        landscape(*command, runs / "sgd/last.pt")
+        assert whole(runs) == before
+
+
+def test_nan_weights_are_named(landscape, runs):
+    saved = torch.load(runs / "sgd/last.pt", weights_only=True)
+    name = next(iter(saved["model"]))
+    saved["model"][name][0] = torch.nan
+    with (runs / "sgd/last.pt").open("wb") as file:
+        torch.save(saved, file)
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 3, name, "finite")
+
+
+def test_a_newer_format_says_upgrade(landscape, runs):
+    saved = torch.load(runs / "sgd/last.pt", weights_only=True)
+    with (runs / "sgd/last.pt").open("wb") as file:
+        torch.save(saved | {"format": 99}, file)
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 3, "newer")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("train", "--method", "agnostic"), ("method must be one of", "Did you mean", "agnostic-sam")),
+        (("train", "--model", "resnet9"), ("model must be one of", "Did you mean 'resnet8'")),
+        (("train", "--data", "digit"), ("data must be one of digits", "Did you mean 'digits'")),
+        (("train", "--rho", "-1"), ("rho must be at least 0", "-1")),
+        (("train", "--rho", "nan"), ("rho must be finite", "nan")),
+        (("train", "--split-ratio", "1.0"), ("split_ratio must be",)),
+        (("train", "--label-noise", "1.5"), ("label_noise must be",)),
+        (("train", "--epochs", "0"), ("epochs must be at least 1",)),
+        (("train", "--batch-size", "4000"), ("batch_size",)),
+        (("train", "--batch-size", "3"), ("BatchNorm",)),
+        (("train", "--epochs", "many"), ("'many' is not a valid int",)),
+        (("train", "--methd", "sgd"), ("No such option", "--method")),
+        (("trian",), ("No such command 'trian'",)),
+        (("surface",), ("Missing argument",)),
+        (("report", "nowhere"), ("nowhere is not there",)),
+        (("demo", "--steps", "20"), ("steps must be odd and positive", "got 20, try 21")),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_exits_2(landscape, landscape_json, tmp_path, monkeypatch, argv, words):
+    monkeypatch.chdir(tmp_path)
+    refused(landscape(*argv), 2, *words)
+    done = landscape_json(*argv)
+    assert done.code == done.document["error"]["code"] == 2
+    assert done.document["ok"] is False
+    assert words[0] in done.document["error"]["message"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("steps", "hint"), [(0, 51), (-5, 51), (50, 51), (4, 5)])
+def test_a_grid_without_a_centre_is_refused_before_anything_is_read(landscape, tmp_path, steps, hint):
+    refused(landscape("surface", tmp_path / "x.pt", "--steps", steps), 2, f"got {steps}, try {hint}")
+
+
+@pytest.mark.parametrize("extent", ["0", "nan", "-1", "inf"])
+def test_a_bad_extent_is_refused(landscape, tmp_path, extent):
+    refused(landscape("surface", tmp_path / "x.pt", "--extent", extent), 2, "extent must be finite and positive")
+
+
+def test_bad_options_of_the_iteration_are_refused(landscape, runs):
+    refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "k must be in 1..")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "tolerance must be positive")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "max_matvecs must be at least")
+    refused(landscape("alignment", runs / "sgd/last.pt", "--radius", "nan"), 2, "radius must be finite")
+
+
+def test_runs_and_checkpoints_are_not_mixed(landscape, runs):
+    refused(landscape("alignment", runs / "sgd", runs / "sgd/last.pt"), 2, "not both")
+
+
+def test_output_that_exists_is_refused_before_anything_is_measured(landscape, runs):
+    (runs / "s.npz").write_bytes(b"precious")
+    refused(landscape("surface", runs / "sgd/last.pt", "--out", runs / "s.npz"), 6, "exists", "--force", "--resume")
+    assert (runs / "s.npz").read_bytes() == b"precious"
+    refused(landscape("train", "--out", runs / "sgd"), 6, "--force", "--resume")
+
+
+def test_resuming_a_run_with_other_settings_names_them(landscape, runs):
+    done = landscape("train", "--epochs", 2, "--label-noise", 0.2, "--lr", 0.2, "--out", runs / "sgd", "--resume")
+    refused(done, 3, "lr")
+
+
+def test_resuming_into_something_else_is_refused(landscape, runs):
+    (runs / "s.npz").write_bytes(b"precious")
+    refused(landscape("surface", runs / "sgd/last.pt", "--out", runs / "s.npz", "--resume"), 3, "not a whole .npz")
+
+
+def test_a_folder_is_no_output_file(landscape, runs):
+    refused(landscape("surface", runs / "sgd/last.pt", "--out", runs, "--steps", 1), 2, "is a folder")
+
+
+def test_a_report_of_nothing_says_what_makes_something(landscape, runs):
+    refused(landscape("report", runs), 3, "no results in", "landscape surface")
+
+
+def test_a_report_of_a_broken_file_names_it(landscape, runs):
+    (runs / "surface.npz").write_bytes(b"PK\x03\x04 not really")
+    refused(landscape("report", runs), 3, "surface.npz is not a whole .npz")
+    assert not (runs / "report.html").exists()
+
+
+def test_the_trace_of_a_folder_without_metrics(landscape, runs):
+    (runs / "sgd/metrics.jsonl").unlink()
+    refused(landscape("alignment", runs / "sgd"), 3, "metrics.jsonl")
+
+
+@pytest.mark.parametrize("argv", [("train", "--epochs", 1, "--force"), ("surface", "--steps", 21, "--force")])
+def test_a_full_disk_keeps_what_was_there(landscape, runs, argv):
+    before = None
+    if argv[0] == "surface":
+        argv = (*argv, runs / "sgd/last.pt")
+        landscape("surface", runs / "sgd/last.pt", "--steps", 3)
+        before = (runs / "sgd/surface.npz").read_bytes()
+    else:
+        argv = (*argv, "--out", runs / "new")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        done = landscape(*argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(done, 5)
+    assert not [p for p in runs.rglob(".*tmp*")]
+    if before is not None:
+        assert (runs / "sgd/surface.npz").read_bytes() == before
+
+
+def test_no_cuda_is_said(landscape, runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(landscape("surface", runs / "sgd/last.pt", "--device", "cuda"), 5, "no CUDA device", "--device cpu")
+
+
+def test_running_out_of_memory_is_said(landscape, runs, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("landscape.surface.loss_surface", exhausted)
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 5, "out of memory")
+
+
+def test_a_bug_of_ours_says_so_and_shows_itself_with_debug(landscape, runs, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("landscape.surface.loss_surface", broken)
+    refused(
+        landscape("surface", runs / "sgd/last.pt", "--steps", 1), 1, "a bug of ours", "ZeroDivisionError", "--debug"
+    )
+    assert "Traceback" in landscape("surface", runs / "sgd/last.pt", "--steps", 1, "--debug").err
+
+
+def test_hostile_names_are_only_names(landscape, runs):
+    hostile = runs / '"><script>alert(1)</script> ünï'.replace("/", "∕")
+    shutil.copytree(runs / "sgd", hostile)
+    assert landscape("surface", hostile / "last.pt", "--steps", 3).code == 0
+    assert landscape("report", hostile).code == 0
+    assert "<script>alert(1)" not in (hostile / "report.html").read_text()

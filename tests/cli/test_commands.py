@@ -1,0 +1,284 @@
+"""The commands on real, small runs: what they print, write, and leave alone."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+import landscape as ls
+from landscape.results import load_file
+
+SMALL = ("--steps", 3)
+
+
+def test_train_prints_one_line_of_results_and_leaves_a_run_folder(landscape, tmp_path):
+    done = landscape("train", "--epochs", 1, "--out", tmp_path / "run")
+    assert done.code == 0
+    assert done.out.startswith(f"saved {tmp_path}/run/last.pt   test accuracy ")
+    assert done.out.count("\n") == 1
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "last.pt", "best.pt"}
+
+
+def test_surface_measures_all_checkpoints_on_one_raw_plane(landscape, runs):
+    done = landscape("surface", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL)
+    assert done.code == 0, done.err
+    one, other = ls.load(runs / "surface.npz")
+    assert [one.checkpoint["label"], other.checkpoint["label"]] == ["sgd", "sam"]
+    assert one.settings["seed"] == other.settings["seed"] == 0
+    assert one.settings["labels"] == "20 % flipped, as trained"
+    assert one.settings["split"] == "train"
+    assert one.settings["num_examples"] == 1078
+    assert one.checks["centre_ok"]
+    assert other.checks["centre_ok"]
+
+
+def test_the_centre_of_a_surface_is_what_training_measured(landscape, runs):
+    landscape("surface", runs / "sgd/last.pt", *SMALL)
+    last = json.loads((runs / "sgd/metrics.jsonl").read_text().splitlines()[-1])
+    surface = ls.load(runs / "sgd/surface.npz")[0]
+    assert surface.loss[1, 1] == pytest.approx(last["train_loss"], rel=1e-5)
+    assert surface.accuracy[1, 1] == pytest.approx(last["train_accuracy"])
+
+
+def test_test_labels_are_clean_whatever_the_training_noise(landscape, runs):
+    landscape("surface", runs / "sgd/last.pt", *SMALL, "--split", "test")
+    assert ls.load(runs / "sgd/surface.npz")[0].settings["labels"] == "clean"
+
+
+def test_hessian_prints_each_number_with_its_residual_and_the_loss(landscape, runs):
+    done = landscape("hessian", runs / "sgd/last.pt", runs / "sam/last.pt", "--top", 2, "--split", "val")
+    assert done.code == 0, done.err
+    for pairs, line in zip(ls.load(runs / "hessian.npz"), done.out.splitlines()[2:4], strict=True):
+        assert line.split()[0] == pairs.checkpoint["label"]
+        assert float(line.split()[1]) == pytest.approx(pairs.loss, rel=0.01)
+        assert float(line.split()[2]) == pytest.approx(pairs.values[0], rel=1e-3)
+        assert pairs.converged.all()
+        assert pairs.complete
+        assert pairs.vectors is None
+    assert "all converged" in done.out
+
+
+def test_alignment_of_runs_is_their_recorded_trace(landscape, runs):
+    done = landscape("alignment", runs / "sgd", runs / "sam")
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (runs / "sam/metrics.jsonl").read_text().splitlines()]
+    trace = ls.load(runs / "alignment.npz")[1]
+    assert trace.cosine_b.tolist() == [line["cosine_b"] for line in lines]
+    assert trace.change_standard_error.tolist() == [line["change_standard_error"] for line in lines]
+
+
+def test_alignment_of_a_checkpoint_is_measured_now(landscape, runs):
+    done = landscape("alignment", runs / "sgd/last.pt")
+    assert done.code == 0, done.err
+    found = ls.load(runs / "sgd/alignment.npz")[0]
+    assert -1 <= found.value <= 1
+    assert found.standard_error > 0
+    assert found.settings["num_validation_examples"] == 359
+
+
+def test_report_joins_what_the_folders_hold(landscape, runs):
+    for command in (("surface", *SMALL), ("hessian", "--top", 1, "--split", "test")):
+        landscape(command[0], runs / "sgd/last.pt", *command[1:])
+    done = landscape("report", runs)
+    assert done.code == 0, done.err
+    page = (runs / "report.html").read_text()
+    assert "landscape hessian" in page  # the command that made it
+    assert "plotly" in page
+
+
+def test_the_same_command_gives_the_same_bits(landscape, runs, tmp_path):
+    for name in ("a", "b"):
+        landscape("surface", runs / "sgd/last.pt", *SMALL, "--out", tmp_path / f"{name}.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz") as a, zipfile.ZipFile(tmp_path / "b.npz") as b:
+        assert [name for name in a.namelist() if a.read(name) != b.read(name)] == ["run.npy"]
+
+
+def test_a_results_file_says_what_made_it(landscape, runs):
+    landscape("surface", runs / "sgd/last.pt", *SMALL, "--quiet", "--force")
+    file = load_file(runs / "sgd/surface.npz")
+    assert file.run["command"] == f"landscape surface {runs}/sgd/last.pt --steps 3"
+    assert file.run["seconds"] > 0
+    assert file.plan["steps"] == 3
+
+
+def test_resume_keeps_an_equal_file_and_prints_its_table(landscape, runs):
+    first = landscape("surface", runs / "sgd/last.pt", *SMALL)
+    before = (runs / "sgd/surface.npz").stat().st_mtime_ns
+    again = landscape("surface", runs / "sgd/last.pt", *SMALL, "--resume")
+    assert (again.code, again.out) == (0, first.out)
+    assert "is there already" in again.err
+    assert (runs / "sgd/surface.npz").stat().st_mtime_ns == before
+
+
+def test_resume_refuses_a_file_with_other_settings_and_names_them(landscape, runs):
+    landscape("surface", runs / "sgd/last.pt", *SMALL)
+    done = landscape("surface", runs / "sgd/last.pt", "--steps", 5, "--seed", 1, "--resume")
+    assert done.code == 3
+    assert "has other settings: seed, steps" in done.err
+
+
+def test_resume_goes_on_with_an_unfinished_run(landscape, tmp_path):
+    whole = landscape("train", "--epochs", 2, "--out", tmp_path / "whole")
+    assert whole.code == 0
+    again = landscape("train", "--epochs", 2, "--out", tmp_path / "whole", "--resume")
+    assert again.code == 0
+    assert "there already" in again.out
+
+
+def test_json_is_one_document_and_stdout_holds_nothing_else(landscape_json, runs, tmp_path):
+    lines = [
+        ("train", "--epochs", 1, "--out", tmp_path / "run"),
+        ("surface", runs / "sgd/last.pt", *SMALL),
+        ("hessian", runs / "sgd/last.pt", "--top", 1, "--split", "val"),
+        ("alignment", runs / "sgd"),
+        ("report", runs),
+    ]
+    for argv in lines:
+        done = landscape_json(*argv)
+        assert done.code == 0, done.err
+        assert done.document["ok"] is True
+        assert done.document["command"] == argv[0]
+        assert done.document["results"]
+        assert done.err == ""
+
+
+def test_the_json_of_a_table_holds_its_numbers(landscape_json, runs):
+    done = landscape_json("hessian", runs / "sgd/last.pt", "--top", 2, "--split", "val")
+    row = done.document["results"]["tables"][0]["rows"][0]
+    pairs = ls.load(runs / "sgd/hessian.npz")[0]
+    assert row["values"] == pairs.values.tolist()
+    assert row["residuals"] == pairs.residuals.tolist()
+    assert row["ln"] == pytest.approx(math.log(pairs.values[0]))
+
+
+def test_quiet_leaves_stderr_empty(landscape, runs):
+    assert landscape("surface", runs / "sgd/last.pt", *SMALL, "--quiet").err == ""
+
+
+def test_cells_that_are_not_finite_are_kept_and_exit_4(landscape, runs):
+    done = landscape("surface", runs / "sgd/last.pt", *SMALL, "--extent", 1e20)
+    assert done.code == 4
+    assert "cells are not finite; try a smaller extent" in done.err
+    surface = ls.load(runs / "sgd/surface.npz")[0]
+    assert surface.num_nonfinite > 1
+    assert np.isfinite(surface.loss[1, 1])
+
+
+def test_eigenvalues_that_did_not_converge_are_kept_and_exit_4(landscape, runs):
+    done = landscape("hessian", runs / "sgd/last.pt", "--tolerance", 1e-12, "--max-matvecs", 40, "--split", "val")
+    assert done.code == 4
+    assert "did not converge" in done.err
+    assert "NOT converged" in done.out
+    assert not ls.load(runs / "sgd/hessian.npz")[0].converged.all()
+
+
+def test_training_that_diverges_exits_4_and_keeps_the_last_good_checkpoint(landscape, tmp_path):
+    done = landscape("train", "--lr", 1e30, "--epochs", 2, "--out", tmp_path / "run")
+    assert done.code == 4
+    assert "training diverged" in done.err
+    assert landscape("surface", tmp_path / "run/last.pt", "--steps", 1).code == 0
+
+
+def test_the_demo_makes_everything_and_a_second_one_reuses_it(landscape, tmp_path):
+    small = ("demo", "--out", tmp_path / "demo", "--epochs", 1, "--steps", 3)
+    first = landscape(*small)
+    assert first.code == 0, first.err
+    made = {p.relative_to(tmp_path / "demo").as_posix(): p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*.*")}
+    assert {"report.html", "demo.png", "hessian.npz", "surface-train.npz", "surface-test.npz", "alignment.npz"} <= set(
+        made
+    )
+    commands = [line for line in first.out.splitlines() if line.startswith("$ landscape ")]
+    assert len(commands) == 7
+    second = landscape(*small)
+    assert second.code == 0
+    for name, at in made.items():
+        if name.endswith((".npz", ".pt", ".jsonl")):
+            assert (tmp_path / "demo" / name).stat().st_mtime_ns == at, name
+
+
+def test_each_command_that_the_demo_prints_can_be_run_alone(landscape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = landscape("demo", "--epochs", 1, "--steps", 1)
+    for line in first.out.splitlines():
+        if line.startswith("$ landscape "):
+            assert landscape(*line.split()[2:], "--force").code == 0, line
+
+
+def test_sigterm_in_training_exits_143_and_resume_finishes(landscape, tmp_path):
+    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for(tmp_path / "run/metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "terminated. whole epochs are kept: --resume goes on" in err
+    assert "Traceback" not in err
+    assert landscape("surface", tmp_path / "run", "--steps", 1).code == 0
+    assert not list((tmp_path / "run").glob(".*tmp*"))
+
+
+def test_ctrl_c_exits_130(tmp_path):
+    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for(tmp_path / "run/metrics.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def wait_for(path):
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_a_closed_pipe_is_quiet(runs):
+    command = f"{sys.executable} -m cli surface {runs}/sgd/last.pt --steps 1 --quiet | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=runs)
+    assert done.stderr == ""
+
+
+def test_help_is_quick_and_needs_no_torch():
+    script = (
+        "import sys, time; start = time.perf_counter(); import cli; code = cli.main(['--help']); "
+        "assert code == 0 and 'torch' not in sys.modules; "
+        "assert 'sklearn' not in sys.modules and 'plotly' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "landscape demo" in done.stdout
+
+
+def test_no_command_shows_the_help(landscape):
+    done = landscape()
+    assert done.code == 2
+    assert "landscape demo" in done.err
+    assert done.out == ""
+
+
+def test_every_command_explains_itself_with_two_examples(landscape):
+    import cli
+
+    assert sorted(cli.app.commands) == ["alignment", "demo", "hessian", "report", "surface", "train"]
+    for name in cli.app.commands:
+        done = landscape(name, "--help")
+        assert done.code == 0
+        assert done.out.count(f"landscape {name}") >= 3  # usage, and two examples
+        assert all(len(line) <= 100 for line in done.out.splitlines()), name
+
+
+def test_no_color_codes_and_no_tracebacks_in_plain_output(landscape, runs):
+    done = landscape("hessian", runs / "sgd/last.pt", "--top", 1, "--split", "val")
+    assert "\x1b" not in done.out + done.err
+    assert os.linesep in done.out
