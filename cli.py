@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -187,6 +188,7 @@ _TRAIN_HELP = {
 
 
 def _train_options(command: Command) -> Command:
+    _refuse_another_train_module()
     from train.config import TrainConfig
 
     options = [
@@ -200,6 +202,17 @@ def _train_options(command: Command) -> Command:
         for item in dataclasses.fields(TrainConfig)
     ]
     return _together(*options)(command)
+
+
+def _refuse_another_train_module() -> None:
+    """Somebody's own train.py earlier on the path would be imported in our package's place."""
+    found = importlib.util.find_spec("train")
+    if found is None or str(Path(__file__).resolve().with_name("train")) not in (
+        found.submodule_search_locations or []
+    ):
+        where = found.origin if found else "nothing"
+        click.echo(f"landscape: {where} stands before landscape's own package `train`: rename it or move it", err=True)
+        sys.exit(2)
 
 
 class _App(click.Group):
@@ -561,7 +574,6 @@ def _trace(one: _Opened) -> Result:
 def _open(path: Path, label: str, device: str) -> _Opened:
     if not path.exists():
         raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
-    _check_own_train_package()
     from train import checkpoint as checkpoints
 
     file = path / "last.pt" if path.is_dir() else path
@@ -584,7 +596,6 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
 
 
 def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
-    _check_own_train_package()
     from train import loop
 
     if config.device == "cuda":
@@ -692,16 +703,6 @@ def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise _CommandError(5, "no CUDA device here", "--device cpu")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _check_own_train_package() -> None:
-    """Refuse to go on where another file named train.py stands before our package."""
-    import train as found
-
-    if not hasattr(found, "__path__") or not (Path(str(found.__file__)).parent / "checkpoint.py").exists():
-        raise _CommandError(
-            2, f"{found.__file__} stands before landscape's own package `train`", "rename it, or run elsewhere"
-        )
 
 
 def _run_record(seconds: float) -> Record:

@@ -194,7 +194,7 @@ def test_a_full_disk_keeps_what_was_there(landscape, runs, argv):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     refused(done, 5)
-    assert not [p for p in runs.rglob(".*tmp*")]
+    assert not list(runs.rglob(".*tmp*"))
     if before is not None:
         assert (runs / "sgd/surface.npz").read_bytes() == before
 

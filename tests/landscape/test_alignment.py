@@ -82,7 +82,7 @@ def test_a_bad_radius_is_refused(radius):
 def line(epoch, **values):
     names = ("cosine_b", "cosine_a", "change")
     row = {"epoch": epoch, "learning_rate": 0.1, "num_probes": 2}
-    row |= {n: 0.5 for n in names} | {f"{n}_standard_error": 0.1 for n in names}
+    row |= dict.fromkeys(names, 0.5) | {f"{n}_standard_error": 0.1 for n in names}
     return json.dumps(row | values)
 
 

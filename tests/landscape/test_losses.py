@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from landscape.losses import check_reduction, terms
 
@@ -81,7 +81,7 @@ def test_a_wrong_reduction_is_found_by_doubling_the_batch():
 
 
 def test_an_unknown_reduction_must_be_given():
-    with pytest.raises(ValueError, match="say reduction='mean' or 'sum' .got None."):
+    with pytest.raises(ValueError, match=r"say reduction='mean' or 'sum' .got None."):
         check_reduction(lambda o, t: (o - t).sum(), torch.ones(4, 3), torch.zeros(4, 3), None)
 
 

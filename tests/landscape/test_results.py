@@ -159,21 +159,21 @@ def test_a_lie_about_the_size_is_refused_before_anything_is_allocated(tmp_path):
     lying = io.BytesIO()
     np.lib.format.write_array_header_1_0(lying, {"descr": "<f8", "fortran_order": False, "shape": (10**14,)})
     write_members(tmp_path / "r.npz", header=lying.getvalue() + bytes(64))
-    with pytest.raises(ResultsError, match="member header.npy .* lies about its size"):
+    with pytest.raises(ResultsError, match=r"member header.npy .* lies about its size"):
         load(tmp_path / "r.npz")
 
 
 def test_a_member_that_is_no_array_is_named(tmp_path):
     for content in (b"", b"text", npy(np.zeros(8)).replace(b"}", b" ")):
         write_members(tmp_path / "r.npz", header=content)
-        with pytest.raises(ResultsError, match="r.npz: member header.npy is not an array"):
+        with pytest.raises(ResultsError, match=r"r.npz: member header.npy is not an array"):
             load(tmp_path / "r.npz")
 
 
 def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr("landscape.results.MAX_BYTES", 1000)
     save(pairs(np.zeros((3, 1000))), tmp_path / "r.npz")
-    with pytest.raises(ResultsError, match="would unpack to .* bytes, more than 1,000"):
+    with pytest.raises(ResultsError, match=r"would unpack to .* bytes, more than 1,000"):
         load(tmp_path / "r.npz")
 
 

@@ -1,0 +1,253 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from landscape import figures
+from landscape.results import FAILED, MISSING, Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+
+
+def bowl(label="sgd", *, steps=5, split="train", curvature=(4.0, 1.0), centre=0.5, **settings):
+    """loss[i, j] = centre + (a x[i]^2 + b y[j]^2) / 2."""
+    x = np.linspace(-1, 1, steps)
+    loss = centre + 0.5 * (curvature[0] * x[:, None] ** 2 + curvature[1] * x[None, :] ** 2)
+    return Surface(
+        x=x,
+        y=x,
+        loss=loss,
+        standard_error=0.1 * loss,
+        accuracy=np.full_like(loss, 0.9),
+        status=status_of(loss),
+        checkpoint={"label": label, "hash": f"hash of {label}"},
+        settings={"split": split, "num_examples": 100, "unit": "filter-normalized", **settings},
+    )
+
+
+def changed(surface, loss):
+    return Surface(**{**vars(surface), "loss": loss, "status": status_of(loss)})
+
+
+def spectrum(label="sgd", values=(4.0, 1.0), converged=None, complete=True):
+    values = np.array(values)
+    converged = np.ones(len(values), bool) if converged is None else np.array(converged)
+    checkpoint = {"label": label, "hash": f"hash of {label}"}
+    return Eigenpairs(
+        values=values,
+        vectors=None,
+        residuals=0.01 * np.abs(values),
+        converged=converged,
+        complete=complete,
+        num_matvecs=12,
+        loss=0.5,
+        checkpoint=checkpoint,
+        settings={"operator": "hessian", "split": "train"},
+    )
+
+
+def trace(label="sgd", change=(0.1, np.nan, 0.2), error=0.01):
+    change = np.array(change)
+    errors = np.where(np.isfinite(change), error, np.nan)
+    return CongruenceTrace(
+        epoch=np.arange(1, len(change) + 1),
+        cosine_b=0.3 + 0 * change,
+        cosine_a=0.3 + change,
+        change=change,
+        cosine_b_standard_error=errors,
+        cosine_a_standard_error=errors,
+        change_standard_error=errors,
+        learning_rate=np.full(len(change), 0.1),
+        num_probes=np.where(np.isfinite(change), 3, 0),
+        checkpoint={"label": label, "hash": f"hash of {label}"},
+        settings={"radius": 0.05, "probe_every": 2, "mode": "train"},
+    )
+
+
+def part(figure, meta):
+    return next((one for one in figure.data if one.meta == meta), None)
+
+
+@pytest.mark.parametrize("draw", [figures.surface_3d, figures.contour])
+def test_rows_of_the_drawn_array_are_y(draw):
+    surface = bowl(steps=5)
+    drawn = part(draw(surface, scale="linear"), "surface")
+    assert drawn.z[0][2] == surface.loss[2, 0] == 1.0  # x = 0, y = -1
+    assert drawn.z[2][0] == surface.loss[0, 2] == 2.5  # x = -1, y = 0
+    np.testing.assert_array_equal(np.array(drawn.customdata)[:, :, 0], surface.loss.T)
+
+
+@pytest.mark.parametrize("draw", [figures.surface_3d, figures.contour])
+def test_cells_that_are_not_finite_are_markers_with_their_status_and_a_count(draw):
+    surface = bowl()
+    loss = surface.loss.copy()
+    loss[0, 1], loss[4, 3], loss[4, 4] = np.nan, np.inf, -np.inf
+    figure = draw(changed(surface, loss), scale="linear")
+    cells = part(figure, "cells")
+    places = list(zip(cells.x, cells.y, cells.text, strict=True))
+    assert places == [(-1.0, -0.5, "nan"), (1.0, 0.5, "+inf"), (1.0, 1.0, "-inf")]
+    assert np.isnan(np.array(part(figure, "surface").z)).sum() == 3
+    assert "3 cells left out" in figure.layout.title.text
+
+
+def test_missing_and_failed_cells_are_left_out_whatever_their_number():
+    surface = bowl()
+    status = surface.status.copy()
+    status[0, 0], status[1, 1] = MISSING, FAILED
+    cells = part(figures.contour(Surface(**{**vars(surface), "status": status})), "cells")
+    assert list(cells.text) == ["missing", "failed"]
+
+
+def test_a_log_scale_leaves_out_what_is_not_positive_and_says_so():
+    surface = bowl(centre=0.0)
+    figure = figures.contour(surface, scale="log")
+    assert list(part(figure, "cells").text) == ["loss 0, not on a log scale"]
+    assert "log scale" in part(figure, "surface").colorbar.title.text
+    assert np.array(part(figure, "surface").z)[2, 0] == pytest.approx(np.log10(2.0))
+
+
+def test_the_view_holds_every_finite_loss_on_round_levels():
+    view = figures.loss_view([bowl(centre=0.03), bowl(centre=2.0)], scale="linear")
+    assert view.low <= 0.03
+    assert view.high >= 4.5
+    assert view.low / view.step == pytest.approx(round(view.low / view.step))
+    assert not view.log
+
+
+def test_auto_chooses_a_log_scale_only_for_positive_losses_with_a_far_edge():
+    far = np.full((5, 5), 1.0)
+    far[0, 0] = 1e4
+    assert figures.loss_view([changed(bowl(), far)]).log
+    far[1, 1] = 0.0
+    assert not figures.loss_view([changed(bowl(), far)]).log
+    assert not figures.loss_view([bowl()]).log
+
+
+def test_an_unknown_scale_lists_the_choices():
+    with pytest.raises(ValueError, match=r"one of \('auto', 'linear', 'log'\), got 'ln'"):
+        figures.loss_view([bowl()], scale="ln")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [np.full((5, 5), np.nan), np.full((5, 5), 2.0), np.zeros((5, 5)), np.full((5, 5), 1e300), np.full((5, 5), -1e-30)],
+)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_degenerate_surfaces_are_drawn(loss, scale):
+    surface = changed(bowl(), loss)
+    for figure in (figures.surface_3d(surface, scale=scale), figures.contour(surface, scale=scale)):
+        assert figure.to_json()
+    assert figures.slices([surface], scale=scale).to_json()
+
+
+def test_a_single_cell_is_drawn():
+    surface = bowl(steps=1)
+    assert part(figures.contour(surface), "surface").z.shape == (1, 1)
+    assert figures.surface_3d(surface).to_json()
+    assert figures.slices([surface]).to_json()
+
+
+def test_slices_go_through_the_centre_with_bands_of_one_standard_error():
+    surface = bowl(steps=5)
+    figure = figures.slices([surface], scale="linear")
+    along_x = next(one for one in figure.data if one.xaxis == "x" and one.mode == "lines+markers")
+    along_y = next(one for one in figure.data if one.xaxis == "x2" and one.mode == "lines+markers")
+    np.testing.assert_allclose(along_x.y, 0.5 + 2.0 * surface.x**2)
+    np.testing.assert_allclose(along_y.y, 0.5 + 0.5 * surface.y**2)
+    band = next(one for one in figure.data if one.xaxis == "x" and one.mode == "none")
+    np.testing.assert_allclose(band.y[:5], 0.9 * along_x.y)
+    np.testing.assert_allclose(band.y[5:10], 1.1 * along_x.y[::-1])
+
+
+def test_a_grid_without_the_centre_says_where_it_was_cut():
+    figure = figures.slices([bowl(steps=4)])
+    assert figures.centre_cell(bowl(steps=4)) is None
+    assert figures.centre_cell(bowl(steps=5)) == (2, 2)
+    assert "at y = -0.333" in figure.layout.xaxis.title.text
+
+
+def test_eigenvalues_show_residuals_and_what_has_not_converged():
+    figure = figures.eigenvalues([spectrum(), spectrum("sam", (8.0, 2.0), [True, False], complete=False)])
+    assert figure.layout.yaxis.type == "log"
+    np.testing.assert_allclose(figure.data[0].error_y.array, [0.04, 0.01])
+    assert list(figure.data[1].marker.symbol) == ["square", "square-open"]
+    assert figure.data[1].name == "sam, may have missed some"
+
+
+def test_a_negative_eigenvalue_makes_the_axis_linear():
+    assert figures.eigenvalues([spectrum(values=(1.0, -0.5))]).layout.yaxis.type != "log"
+
+
+def test_spectra_of_different_operators_are_named_apart():
+    other = Eigenpairs(**{**vars(spectrum()), "settings": {"operator": "fisher", "split": "train"}})
+    names = [one.name for one in figures.eigenvalues([spectrum(), other]).data]
+    assert names == ["sgd, hessian, train", "sgd, fisher, train"]
+
+
+def test_congruence_joins_the_probed_epochs_and_bands_only_what_has_an_error():
+    figure = figures.congruence([trace(change=(0.1, np.nan, 0.2, 0.3))])
+    change = next(one for one in figure.data if one.xaxis == "x3" and one.mode != "none")
+    np.testing.assert_allclose(change.x, [1, 3, 4])
+    np.testing.assert_allclose(change.y, [0.1, 0.2, 0.3])
+    band = next(one for one in figure.data if one.xaxis == "x3" and one.mode == "none")
+    assert list(band.x) == [3, 4, 4, 3, None]
+
+
+def test_one_colour_per_checkpoint_in_every_figure():
+    surfaces = [bowl("sgd"), bowl("sam")]
+    known = figures.styles([*surfaces, spectrum("sam"), trace("sam")])
+    color = known["hash of sam"].color
+    assert color == "#D55E00"
+    assert figures.eigenvalues([spectrum("sam")], known=known).data[0].marker.color == color
+    assert figures.congruence([trace("sam")], known=known).data[-1].line.color == color
+    assert figures.slices(surfaces, known=known).data[-1].line.color == color
+    assert part(figures.contour(surfaces[1], style=known["hash of sam"]), "centre").marker.color == color
+
+
+def test_equal_labels_of_different_weights_are_told_apart_by_hash():
+    surfaces = [bowl("last"), bowl("last")]
+    surfaces[1].checkpoint["hash"] = "0123456789abcdef"
+    names = [style.name for style in figures.styles(surfaces).values()]
+    assert names == ["last (hash of )", "last (01234567)"]
+
+
+def test_names_are_literal_in_figures():
+    name = "<b>bold</b> %{y} & co"
+    figure = figures.slices([bowl(name)])
+    assert figure.data[-1].name == "&lt;b&gt;bold&lt;/b&gt; %&#123;y} &amp; co"
+
+
+def test_empty_lists_are_drawn_empty():
+    assert len(figures.slices([]).data) == len(figures.eigenvalues([]).data) == len(figures.congruence([]).data) == 0
+
+
+def test_the_picture_has_a_row_per_split_and_a_column_per_checkpoint(tmp_path):
+    results = [
+        bowl("sgd"),
+        bowl("sam"),
+        bowl("sgd", split="test"),
+        spectrum(),
+        Congruence(value=0.1, standard_error=0.0),
+    ]
+    nan = results[1].loss.copy()
+    nan[0, 0] = np.nan
+    results[1] = changed(results[1], nan)
+    picture = figures.overview_picture(results)
+    assert [ax.get_ylabel() for ax in picture.axes[:4]] == ["train: y", "", "test: y", ""]
+    assert picture.axes[0].get_title() == "sgd\nloss 0.5, accuracy 90.0%"
+    picture.savefig(tmp_path / "overview.png")
+
+
+@pytest.mark.parametrize("value", [np.nan, 2.0])
+def test_the_picture_of_a_degenerate_surface_is_drawn(value, tmp_path):
+    figures.overview_picture([changed(bowl(), np.full((5, 5), value))]).savefig(tmp_path / "a.png")
+    figures.overview_picture([bowl(steps=1)]).savefig(tmp_path / "b.png")
+
+
+def test_the_picture_needs_a_surface():
+    with pytest.raises(ValueError, match="overview_picture needs a Surface, got none"):
+        figures.overview_picture([spectrum()])
+
+
+def test_drawing_imports_neither_torch_nor_matplotlib():
+    code = "import sys, landscape.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,329 @@
+"""The page as a browser draws it. Its content policy forbids eval: the tests poll, and never wait for a function."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape.report import write_report
+from landscape.results import CongruenceTrace, Eigenpairs, Surface, status_of
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def results(labels, *, broken=False):
+    found = []
+    x = np.linspace(-1, 1, 9)
+    for n, label in enumerate(labels):
+        checkpoint = {"label": label, "hash": f"{n}-hash"}
+        for split in ("train", "test"):
+            loss = 0.01 + 10.1 * n + (20.0 if split == "train" else 3.0) * (x[:, None] ** 2 + 0.2 * x[None, :] ** 2)
+            if broken:
+                loss[0, 0], loss[8, 8] = np.nan, np.inf
+            found.append(
+                Surface(
+                    x=x,
+                    y=x,
+                    loss=loss,
+                    standard_error=0.1 * loss,
+                    accuracy=np.full_like(loss, 0.9),
+                    status=status_of(loss),
+                    checkpoint=checkpoint,
+                    settings={"split": split, "num_examples": 100, "unit": "filter-normalized"},
+                )
+            )
+        values = np.array([4.0, 1.0]) * (n + 1)
+        found.append(
+            Eigenpairs(
+                values=values,
+                vectors=None,
+                residuals=values * [0.001, 2.0],  # a bar that goes below zero on a log axis
+                converged=np.array([True, False]),
+                complete=True,
+                num_matvecs=9,
+                loss=0.01,
+                checkpoint=checkpoint,
+                settings={"operator": "hessian", "split": "train"},
+            )
+        )
+        some = np.array([0.1, np.nan, 0.2])
+        series = dict.fromkeys(("cosine_b", "cosine_a", "change", "learning_rate"), some)
+        errors = {f"{name}_standard_error": some / 5 for name in ("cosine_b", "cosine_a", "change")}
+        found.append(
+            CongruenceTrace(
+                epoch=np.arange(3), num_probes=np.ones(3, int), checkpoint=checkpoint, settings={}, **series, **errors
+            )
+        )
+    return found
+
+
+def missing(reason):
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed")
+    if not CHROMIUM.exists():
+        missing(f"no browser at {CHROMIUM}")
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(results(["sgd", "sam"], broken=True), path)
+    return path.as_uri()
+
+
+class Watched:
+    """A page, and what went wrong on it."""
+
+    def __init__(self, browser, address, *, script="", **options):
+        self.context = browser.new_context(offline=True, **options)
+        self.page = self.context.new_page()
+        self.requests, self.errors = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        if script:
+            self.page.add_init_script(script)
+        self.page.goto(address)
+        self.drawn()
+
+    def drawn(self):
+        self.until("document.body.dataset.drawn === 'all'")
+
+    def until(self, expression, seconds=30):
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"{expression} did not come true; errors: {self.errors}"
+            time.sleep(0.05)
+
+    def get(self, expression):
+        return self.page.evaluate(expression)
+
+    def choose(self, name, value):
+        self.page.check(f'input[name="{name}"][value="{value}"]')
+        self.drawn()
+
+
+@pytest.fixture(scope="module")
+def seen(browser, address):
+    watched = Watched(browser, address, viewport={"width": 760, "height": 600})
+    yield watched
+    watched.context.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_went_wrong(request):
+    yield
+    if "seen" in request.fixturenames:
+        watched = request.getfixturevalue("seen")
+        assert not watched.errors
+        assert all(url.startswith(("file:", "data:", "blob:")) for url in watched.requests)
+        assert len([url for url in watched.requests if url.startswith("file:")]) == 1
+
+
+def colors_of(watched, plot):
+    """What is on the screen there, as an array of pixels."""
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(watched.page.locator(f"#{plot}").screenshot())).convert("RGB"))
+
+
+def test_scenes_and_contours_are_really_drawn(seen):
+    for plot in ("p0c0-scene", "p0c1-scene", "p0c0-contour"):
+        pixels = colors_of(seen, plot)[..., :3].reshape(-1, 3).astype(int)
+        green = (pixels[:, 1] > pixels[:, 0] + 40) & (pixels[:, 1] > pixels[:, 2] - 10)  # the middle of viridis
+        assert green.mean() > 0.01, plot
+    assert seen.get("document.querySelectorAll('.scene canvas').length") >= 2
+
+
+def test_rows_on_the_page_are_y_and_the_hover_has_the_raw_loss(seen):
+    trace = seen.get(
+        "(() => { const t = document.getElementById('p0c0-contour').data[0]; return [t.z[4], t.customdata[4][0]]; })()"
+    )
+    np.testing.assert_allclose(trace[0], 0.01 + 20 * np.linspace(-1, 1, 9) ** 2, rtol=1e-6)  # the row y = 0
+    np.testing.assert_allclose(trace[1], [20.01, 2.001, 0.9], rtol=1e-6)
+
+
+def test_cells_left_out_are_marked(seen):
+    cells = "document.getElementById('p0c0-contour').data.find((t) => t.meta === 'cells')"
+    assert seen.get(f"[{cells}.x, {cells}.y, {cells}.text]") == [[-1, 1], [-1, 1], ["nan", "+inf"]]
+
+
+def test_no_button_sends_the_chart_away(seen):
+    titles = seen.get(
+        "[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title + ' ' + b.dataset.attr)"
+    )
+    assert titles
+    assert not [title for title in titles if {"share", "cloud", "upload"} & set(title.lower().split())]
+    assert "plot.ly" not in json.dumps(
+        seen.get("Object.values(document.getElementById('p0c0-contour')._context.plotlyServerURL)")
+    )
+
+
+def test_the_split_switch_redraws_the_same_scenes(seen):
+    canvas = "document.querySelector('#p0c0-scene canvas')"
+    seen.get(f"{canvas}.dataset.mine = 'yes'")
+    seen.choose("split", "test")
+    assert seen.get(f"{canvas}.dataset.mine") == "yes"
+    assert seen.get("document.getElementById('p0c0-scene').data[0].z[4][0]") == pytest.approx(3.01, rel=1e-6)
+    assert "Loss on test" in seen.page.inner_text("#surfaces h2")
+    assert "split=test" in seen.page.url
+    seen.choose("split", "train")
+
+
+def test_the_loss_switch_shows_logarithms_of_the_same_losses(seen):
+    seen.choose("loss", "log")
+    drawn = "document.getElementById('p0c0-contour').data[0]"
+    z, label = seen.get(f"[{drawn}.z[4][0], {drawn}.colorbar.title.text]")
+    assert z == pytest.approx(np.log10(20.01), rel=1e-6)
+    assert "log scale" in label
+    assert seen.get("document.getElementById('p0-slices').layout.yaxis.type") == "log"
+    seen.choose("loss", "linear")
+
+
+def test_the_range_is_common_until_own_is_chosen(seen):
+    first, second = (f"document.getElementById('{plot}').data[0]" for plot in ("p0c0-contour", "p0c1-contour"))
+    assert seen.get(f"{first}.zmax === {second}.zmax && {first}.zmin === {second}.zmin")
+    seen.choose("scale", "own")
+    assert "own range" in seen.get(f"{first}.colorbar.title.text")
+    assert seen.get(f"{first}.zmin !== {second}.zmin")
+    seen.choose("scale", "common")
+
+
+def test_cameras_are_linked_and_have_presets(seen):
+    eye = "document.getElementById('{}').layout.scene.camera.eye"
+    seen.choose("camera", "top")
+    seen.until(f"{eye.format('p0c1-scene')}.z > 2")
+    seen.get("Plotly.relayout('p0c0-scene', {'scene.camera': {eye: {x: 2, y: 0.5, z: 0.25}}}).then(() => true)")
+    seen.until(f"{eye.format('p0c1-scene')}.x === 2")
+    seen.until("location.hash.includes('eye=2.00%2C0.50%2C0.25')")
+    assert seen.page.is_checked('input[name="camera"][value="free"]')
+
+
+def test_pointing_at_a_contour_reads_every_checkpoint(seen):
+    box = seen.page.locator("#p0c0-contour .nsewdrag").first
+    box.scroll_into_view_if_needed()
+    box.hover()
+    seen.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
+    assert "sgd 0.01 ± 0.001 · sam 10.11 ± 1" in seen.page.inner_text("#p0-readout")
+
+
+def test_the_table_is_copied_as_csv(seen):
+    seen.page.click("#copy")
+    seen.until("document.getElementById('copied').textContent !== ''")
+
+
+def test_colours_follow_the_system(seen):
+    seen.page.emulate_media(color_scheme="dark")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
+    seen.drawn()
+    seen.page.emulate_media(color_scheme="light")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
+    seen.drawn()
+
+
+def test_controls_are_labelled_and_reachable_by_keyboard(seen):
+    assert seen.get(
+        "[...document.querySelectorAll('input')].every((i) => i.labels.length === 1 && i.labels[0].textContent)"
+    )
+    assert seen.get("[...document.querySelectorAll('[role=group]')].every((e) => e.getAttribute('aria-label'))")
+    seen.page.focus('input[name="camera"]:checked')
+    seen.page.keyboard.press("ArrowRight")
+    seen.until("location.hash.includes('camera=top')")
+
+
+def test_the_fragment_restores_a_view(browser, address):
+    watched = Watched(
+        browser, address + "#split=test&loss=log&scale=own&camera=side&eye=bad", viewport={"width": 900, "height": 600}
+    )
+    assert all(watched.page.is_checked(f'input[value="{value}"]') for value in ("test", "log", "own", "side"))
+    assert not watched.errors
+    watched.context.close()
+
+
+def test_a_phone_scrolls_only_downwards(browser, address):
+    watched = Watched(browser, address, viewport={"width": 400, "height": 800}, color_scheme="dark")
+    assert watched.get("document.documentElement.scrollWidth") <= 400
+    parts = "[...document.querySelectorAll('.contour, .chart, h1, h2')]"
+    assert watched.get(f"{parts}.every((part) => part.getBoundingClientRect().right <= 400)")
+    assert not watched.errors
+    watched.context.close()
+
+
+def test_without_webgl_the_contours_are_still_drawn(browser, address):
+    script = """
+        const real = HTMLCanvasElement.prototype.getContext;
+        HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+            return kind.includes("webgl") ? null : real.call(this, kind, ...rest);
+        };
+    """
+    watched = Watched(browser, address, script=script)
+    assert "no WebGL" in watched.page.inner_text("#p0c0-scene")
+    assert watched.get("document.querySelectorAll('.scene canvas, .scene .main-svg').length") == 0
+    assert watched.get("document.querySelectorAll('#p0c0-contour .contourfill path').length") > 3
+    assert not watched.errors
+    watched.context.close()
+
+
+def test_eight_checkpoints_have_four_scenes_and_a_way_to_the_others(browser, tmp_path):
+    path = tmp_path / "many.html"
+    write_report(results([f"run {n}" for n in range(8)]), path)
+    watched = Watched(browser, path.as_uri(), viewport={"width": 1280, "height": 900})
+    drawn = "[...document.querySelectorAll('.scene')].map((div) => Boolean(div.querySelector('canvas')))"
+    assert watched.get(drawn) == [True] * 4 + [False] * 4
+    assert watched.get("document.querySelectorAll('.contour .main-svg').length") >= 8
+    watched.page.click("#p0c5-scene button")
+    watched.until("Boolean(document.querySelector('#p0c5-scene canvas'))")
+    assert watched.get(drawn) == [False, True, True, True, False, True, False, False]
+    assert not watched.errors
+    watched.context.close()
+
+
+def test_an_empty_report_has_no_errors(browser, tmp_path):
+    path = tmp_path / "empty.html"
+    write_report([], path)
+    watched = Watched(browser, path.as_uri())
+    assert "landscape surface CKPT" in watched.page.inner_text("main")
+    assert not watched.errors
+    watched.context.close()
+
+
+def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
+    path = tmp_path / "degenerate.html"
+    first, *_ = results(["one"])
+    one = {"x": np.zeros(1), "y": np.zeros(1)} | dict.fromkeys(("loss", "standard_error", "accuracy"), np.ones((1, 1)))
+    lost = np.full((9, 9), np.nan)
+    hostile = {"label": '"><script>alert(1)</script>', "hash": "2"}
+    write_report(
+        [
+            Surface(**{**vars(first), **one, "status": status_of(np.ones((1, 1)))}),
+            Surface(**{**vars(first), "loss": lost, "status": status_of(lost), "checkpoint": hostile}),
+        ],
+        path,
+    )
+    watched = Watched(browser, path.as_uri())
+    assert not watched.errors
+    watched.context.close()

@@ -1,0 +1,304 @@
+import base64
+import csv
+import html
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from landscape.report import write_report
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+
+
+def bowl(label="sgd", *, split="train", centre=0.5, accuracy=0.9, steps=5, count=400, seed=0, checks=None, **settings):
+    x = np.linspace(-1, 1, steps)
+    loss = centre + 2.0 * x[:, None] ** 2 + 0.5 * x[None, :] ** 2
+    return Surface(
+        x=x,
+        y=x,
+        loss=loss,
+        standard_error=0.1 * loss,
+        accuracy=np.full_like(loss, accuracy),
+        status=status_of(loss),
+        checkpoint={"label": label, "hash": f"{label}-hash", "method": "sam", "config": {"method": "sam", "rho": 0.4}},
+        settings={"split": split, "num_examples": count, "directions": "random", "seed": seed, **settings},
+        checks={"centre_error": 3e-8, "centre_ok": True} if checks is None else checks,
+    )
+
+
+def changed(result, **values):
+    if "loss" in values and isinstance(result, Surface):
+        values["status"] = status_of(values["loss"])
+    return type(result)(**{**vars(result), **values})
+
+
+def spectrum(label="sgd", values=(4.0, 1.0), loss=0.5, converged=True, complete=True):
+    return Eigenpairs(
+        values=np.array(values),
+        vectors=None,
+        residuals=0.001 * np.abs(values),
+        converged=np.full(len(values), converged),
+        complete=complete,
+        num_matvecs=31,
+        loss=loss,
+        checkpoint={"label": label, "hash": f"{label}-hash"},
+        settings={"operator": "hessian", "split": "train"},
+    )
+
+
+def trace(label="sgd"):
+    change = np.array([0.1, 0.2])
+    return CongruenceTrace(
+        epoch=np.array([1, 2]),
+        cosine_b=0.3 + 0 * change,
+        cosine_a=0.3 + change,
+        change=change,
+        cosine_b_standard_error=0.03 + 0 * change,
+        cosine_a_standard_error=0.03 + 0 * change,
+        change_standard_error=0.03 + 0 * change,
+        learning_rate=change,
+        num_probes=np.array([3, 3]),
+        checkpoint={"label": label, "hash": f"{label}-hash"},
+        settings={"radius": 0.05, "probe_every": 2, "mode": "train"},
+    )
+
+
+@pytest.fixture
+def page(tmp_path):
+    def write(*results, **options):
+        path = tmp_path / "report.html"
+        write_report(results, path, **options)
+        return path.read_text("utf-8")
+
+    return write
+
+
+def ours(text):
+    """The page without plotly.js."""
+    return re.sub(r"<script>(?!\s*\"use strict\").*?</script>", "", text, flags=re.DOTALL)
+
+
+def visible(text):
+    """What a reader sees: no scripts, no styles, no tags."""
+    text = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
+
+
+def heading(text):
+    return visible(re.search(r"<h1>.*?</h1>", text, re.DOTALL)[0]).strip()
+
+
+def data(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_is_one_small_file_without_addresses(page):
+    text = page(bowl(), spectrum(), trace())
+    assert len(text.encode()) < 6_000_000
+    assert not re.search(r"""(src|href)=|url\(|@import|https?://""", ours(text))
+    assert "default-src 'none'" in text
+    assert '<html lang="en">' in text
+    assert "showSendToCloud: false" in text
+
+
+def test_content_comes_before_any_script(page):
+    text = page(bowl(), spectrum(), trace())
+    assert text.index("<h1>") < text.index("<table>") < text.index("</footer>") < text.index("<script")
+
+
+def test_names_titles_and_commands_are_text_never_code(page):
+    name = "\"><script>alert(1)</script> ' ${x} é 漢字 \u2028"
+    hostile = [
+        changed(one, checkpoint={"label": name, "hash": name, "method": name}) for one in (bowl(), spectrum(), trace())
+    ]
+    hostile[0] = changed(hostile[0], settings={**hostile[0].settings, "split": name, name: name, "directions": name})
+    text = page(*hostile, title=name, commands=[name])
+    assert "<script>alert" not in text
+    assert "alert(1)" not in re.sub(r"<script type.*?</script>", "", text, flags=re.DOTALL).replace(
+        "&lt;script&gt;alert(1)", ""
+    )
+    assert data(text)["planes"][0]["columns"] == [name]
+    assert html.escape(name) in text
+
+
+def test_equal_results_give_equal_bytes(page):
+    results = [bowl(), spectrum(), trace()]
+    assert page(*results) == page(*results)
+
+
+def test_an_empty_report_says_which_commands_fill_it(page):
+    text = visible(page())
+    for command in ("landscape surface CKPT", "landscape hessian CKPT", "landscape alignment RUN"):
+        assert command in text
+
+
+def test_what_is_missing_names_its_command(page):
+    text = visible(page(bowl("a"), bowl("a", split="test"), bowl("b"), spectrum("a"), trace("c")))
+    assert "No spectrum yet: landscape hessian CKPT" in text
+    assert "No surface yet: landscape surface CKPT --split test" in text
+    assert "No test surface yet: landscape surface CKPT --split test" in text
+
+
+@pytest.mark.parametrize(
+    "one", [bowl(), spectrum(), trace(), Congruence(value=float("nan"), standard_error=0.0, status="zero gradient")]
+)
+def test_results_without_any_record_are_drawn(page, one):
+    text = visible(page(changed(one, checkpoint={}, settings={}, checks={})))
+    assert "unnamed checkpoint" in text
+
+
+def test_several_test_accuracies_within_noise_are_not_called_different(page):
+    text = heading(page(bowl("a", split="test", accuracy=0.95), bowl("b", split="test", accuracy=0.97)))
+    assert text == "Test accuracies of these 2 checkpoints are within noise (95.0 ± 1.1 % to 97.0 ± 0.9 %)."
+
+
+def test_a_difference_beyond_noise_is_told_with_its_errors(page):
+    text = heading(page(bowl("a", split="test", accuracy=0.7), bowl("b", split="test", accuracy=0.95)))
+    assert text == "Test accuracy ranges from 70.0 ± 2.3 % at a to 95.0 ± 1.1 % at b."
+
+
+def test_accuracies_of_different_test_data_are_not_compared(page):
+    results = [bowl("a", split="test", accuracy=0.7), bowl("b", split="test", accuracy=0.95, data_hash="other")]
+    assert "not compared" in heading(page(*results))
+
+
+def test_curvature_is_told_with_its_train_loss_and_never_as_flatness(page):
+    text = page(
+        bowl("a", centre=0.003), bowl("b", centre=1.32), spectrum("a", (2.0,), 0.003), spectrum("b", (6.4,), 1.32)
+    )
+    assert "λmax is 2.00 at a (train loss 0.00300) and 6.40 at b (train loss 1.32)" in heading(text)
+    assert not re.search(r"\b(flat|flatter|flattest|sharper|better|worse)\b", visible(text))
+
+
+def test_curvature_without_a_loss_is_not_in_the_headline(page):
+    assert "λ" not in heading(page(spectrum("a", loss=float("nan"))))
+
+
+def test_one_run_each_speaks_of_checkpoints(page):
+    text = visible(page(bowl("a"), changed(bowl("b"), checkpoint={"label": "b", "hash": "b", "config": {"rho": 1}})))
+    assert "2 checkpoints, one run each: this compares checkpoints, not methods" in text
+
+
+def test_the_table_has_each_number_with_its_uncertainty(page):
+    text = visible(
+        page(bowl("a"), bowl("a", split="test", accuracy=0.95), spectrum("a"), spectrum("b", (8.0, 2.0), 0.1))
+    )
+    row = text[text.index("Every measure at every checkpoint") :]
+    for cell in (
+        "sam, rho 0.4",
+        "0.500 ± 0.050",
+        "90.0 ± 1.5 %",
+        "95.0 ± 1.1 %",
+        "4.0000 ± 0.0040",
+        "1.39, 0.60",
+        "8.0000 ± 0.0080",
+    ):
+        assert cell in row
+    assert re.search(
+        r"8.0000 ± 0.0080 2.08, 0.90 2.00 yes 31 2.00", row
+    )  # ln, log10, vs a, converged, products, second
+
+
+def test_the_csv_has_full_precision(page):
+    text = data(page(bowl("a", centre=0.1), spectrum("a", (1 / 3, 0.2))))["csv"]
+    (row,) = csv.DictReader(text.splitlines())
+    assert float(row["train_loss"]) == 0.1
+    assert float(row["lambda_1"]) == 1 / 3
+    assert row["test_loss"] == ""
+
+
+def test_flags_are_visible(page):
+    text = visible(page(bowl(), spectrum(converged=False, complete=False)))
+    assert "2 of 2 eigenvalues have not converged" in text
+    assert "may have been missed" in text
+    assert "NO (0 of 2), not complete" in text
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        (
+            {"centre_ok": True, "centre_error": 3e-8},
+            "✓ centre check: loss at the centre equals the checkpoint’s (relative difference 3e-08)",
+        ),
+        ({"centre_ok": False, "centre_error": 0.2}, "✗ centre check FAILED"),
+        ({}, "The centre was not checked"),
+    ],
+)
+def test_the_centre_check_is_shown(page, checks, said):
+    assert said in visible(page(bowl(checks=checks)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -2.0, 1e300, 1e-300])
+def test_surfaces_of_any_value_are_written(page, value):
+    text = page(changed(bowl(), loss=np.full((5, 5), value)))
+    assert data(text)["linear_only"] == (value in (0.0, -2.0))
+    if not np.isfinite(value):
+        assert "25 of 25 cells left out" in visible(text)
+
+
+def test_a_surface_of_one_cell_is_written(page):
+    assert len(data(page(bowl(steps=1)))["planes"][0]["sets"]["train"]["surfaces"]) == 1
+
+
+def test_different_planes_are_shown_apart(page):
+    text = page(bowl("a"), bowl("b", seed=1), bowl("c"), bowl("d", steps=3))
+    assert [plane["columns"] for plane in data(text)["planes"]] == [["a", "c"], ["b"], ["d"]]
+    assert "3 different planes or grids" in visible(text)
+
+
+def test_different_data_never_share_a_range(page):
+    found = data(page(bowl("a"), bowl("b", labels="clean", centre=100.0), bowl("a", split="test")))
+    assert [split["id"] for split in found["splits"]] == ["train", "train-2", "test"]
+    assert found["planes"][0]["sets"]["train"]["views"]["linear"]["high"] < 10
+
+
+def test_the_same_measurement_twice_is_shown_twice(page):
+    assert data(page(bowl("a"), bowl("b"), bowl("a")))["planes"][0]["columns"] == ["a", "a [2]", "b"]
+
+
+def test_packed_arrays_are_rows_of_y_and_keep_seven_digits(page):
+    surface = bowl()
+    packed = data(page(surface))["planes"][0]["sets"]["train"]["surfaces"][0]["loss"]
+    rows = np.frombuffer(base64.b64decode(packed["data"]), "<f4").reshape(packed["rows"], packed["columns"])
+    np.testing.assert_allclose(rows, surface.loss.T, rtol=1e-7)
+
+
+def test_a_large_comparison_stays_small(page):
+    surfaces = [bowl(f"run {n}", steps=51, split=split) for n in range(8) for split in ("train", "test")]
+    text = page(*surfaces, *[spectrum(f"run {n}") for n in range(8)], *[trace(f"run {n}") for n in range(8)])
+    assert len(text.encode()) < 6_000_000
+    assert len(data(text)["planes"][0]["columns"]) == 8
+
+
+def test_the_rise_is_interpolated_between_the_points(page):
+    x = np.linspace(-1, 1, 5)
+    text = visible(page(changed(bowl(), loss=np.abs(x)[:, None] + 0 * x + 0.5)))
+    assert "risen by 0.1 along x: sgd at |x| = 0.10 (centre 0.500)" in text
+
+
+def test_provenance_and_commands_are_in_the_drawers(page):
+    text = visible(page(bowl("a", versions={"torch": "2.15.0"}), commands=["landscape surface a.pt"]))
+    assert "torch 2.15.0" in text
+    assert "landscape surface a.pt" in text
+    assert "hash a-hash" in text
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    with pytest.raises(AttributeError):
+        write_report([object()], path)
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_page_is_written_without_torch(tmp_path):
+    code = (
+        "import sys, landscape.report as r; r.write_report([], sys.argv[1]); "
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "report.html")], check=True)
