@@ -1,0 +1,52 @@
+"""The same measurements on a CUDA device as on the CPU, from the same directions."""
+
+import numpy as np
+import pytest
+import torch
+from problems import build, in_batches
+from torch import nn
+
+from landscape.alignment import gradient_congruence
+from landscape.directions import random_plane
+from landscape.lanczos import top_eigenpairs
+from landscape.objective import Objective
+from landscape.operators import hessian
+from landscape.surface import loss_surface
+
+pytestmark = pytest.mark.gpu
+
+
+def objectives(name="conv_net", dtype=torch.float64):
+    net, inputs, targets = build(name, dtype)
+    batches = in_batches(inputs, targets)  # on the CPU: an objective moves them
+    on_gpu = build(name, dtype)[0].cuda()
+    return Objective(net, nn.CrossEntropyLoss(), batches), Objective(on_gpu, nn.CrossEntropyLoss(), batches)
+
+
+def test_directions_are_those_of_the_cpu():
+    cpu, gpu = objectives()
+    torch.testing.assert_close(random_plane(gpu).axes.cpu(), random_plane(cpu).axes)
+
+
+def test_the_surface_is_that_of_the_cpu():
+    cpu, gpu = (loss_surface(o, random_plane(o), steps=5) for o in objectives())
+    np.testing.assert_allclose(gpu.loss, cpu.loss, rtol=1e-10)
+    assert gpu.checks["centre_ok"]
+
+
+def test_the_eigenvalues_are_those_of_the_cpu():
+    cpu, gpu = (top_eigenpairs(hessian(o), k=3, tolerance=1e-8, max_matvecs=400) for o in objectives())
+    np.testing.assert_allclose(gpu.values, cpu.values, rtol=1e-8)
+    assert gpu.converged.all()
+
+
+def test_the_congruence_is_that_of_the_cpu():
+    cpu, gpu = (gradient_congruence(o, o) for o in objectives())
+    assert gpu.value == pytest.approx(cpu.value, rel=1e-10)
+
+
+def test_measuring_leaves_the_random_state_of_the_device():
+    before = torch.cuda.get_rng_state()
+    _, gpu = objectives()
+    loss_surface(gpu, random_plane(gpu), steps=3)
+    assert torch.cuda.get_rng_state().equal(before)
