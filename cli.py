@@ -427,8 +427,8 @@ DEMO_NOISE = 0.4
 # Chosen once by benchmarks/radii.py: the best mean accuracy on clean validation labels over three seeds.
 DEMO_METHODS = {
     "sgd": ["--method", "sgd"],
-    "sam": ["--method", "sam", "--rho", "0.6"],
-    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.4", "--rho2", "0.2"],
+    "sam": ["--method", "sam", "--rho", "0.8"],
+    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.6", "--rho2", "0.3"],
 }
 
 

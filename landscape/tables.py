@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
+from landscape.formatting import percent, plus_minus, short
+from landscape.readings import centre
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
 
 
@@ -167,35 +168,6 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(line).rstrip() for line in lines]
 
 
-def plus_minus(value: float, error: float) -> str:
-    """A value and its uncertainty with the same decimals, two digits of the uncertainty at most.
-
-    Example:
-        >>> plus_minus(0.52412, 0.00042), plus_minus(20.18, 1.3), plus_minus(2.5, float("nan"))
-        ('0.52412 ± 0.00042', '20.2 ± 1.3', '2.5')
-    """
-    if not math.isfinite(value) or not math.isfinite(error) or error <= 0:
-        return short(value)
-    decimals = min(max(1 - math.floor(math.log10(error)), 0), 8)
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
-def percent(value: float, error: float) -> str:
-    """A fraction in percent with its uncertainty; empty where there is none."""
-    return "" if math.isnan(value) else f"{100 * value:.1f} ± {100 * error:.1f} %"
-
-
-def short(value: float) -> str:
-    """Three significant digits, without an exponent where that is readable."""
-    return f"{value:.3g}" if not math.isfinite(value) or value == 0 or not 1e-3 <= abs(value) < 1e4 else _plain(value)
-
-
-def _plain(value: float) -> str:
-    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
-    text = f"{value:.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def _split(cell: str) -> tuple[str, str]:
     number = cell.split(" ")[0]
     whole, point, rest = number.partition(".")
@@ -203,20 +175,16 @@ def _split(cell: str) -> tuple[str, str]:
 
 
 def _surface_record(surface: Surface) -> Record:
-    half = len(surface.x) // 2
-    centre = (half, half)
-    loss, accuracy = float(surface.loss[centre]), float(surface.accuracy[centre])
-    count = cast(int, surface.settings.get("num_examples") or 0)
-    error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / count) if count else math.nan
+    half, at = len(surface.x) // 2, centre(surface)
     return {
         "checkpoint": _label(surface),
         "split": surface.settings.get("split"),
-        "loss": loss,
-        "loss_standard_error": float(surface.standard_error[centre]),
-        "accuracy": accuracy,
-        "accuracy_standard_error": error,
-        "rise_half_way": _ring(surface, half // 2) - loss,
-        "rise_at_edge": _ring(surface, half) - loss,
+        "loss": at.loss,
+        "loss_standard_error": at.error,
+        "accuracy": at.accuracy,
+        "accuracy_standard_error": at.accuracy_error,
+        "rise_half_way": _ring(surface, half // 2) - at.loss,
+        "rise_at_edge": _ring(surface, half) - at.loss,
         "num_nonfinite": surface.num_nonfinite,
         "centre_error": surface.checks.get("centre_error"),
         "centre_ok": surface.checks.get("centre_ok"),

@@ -55,7 +55,11 @@ def test_every_file_that_the_architecture_names_exists():
     assert len(named) > 15
     for name in named:
         assert (ROOT / name).exists(), name
-    modules = {str(p.relative_to(ROOT)) for folder in ("train", "landscape") for p in (ROOT / folder).glob("*.py")}
+    modules = {
+        str(p.relative_to(ROOT))
+        for folder in ("train", "landscape", "landscape/page")
+        for p in (ROOT / folder).glob("*.py")
+    }
     assert {m for m in modules if not m.endswith("__init__.py")} - named <= {"train/streams.py", "train/metrics.py"}
 
 

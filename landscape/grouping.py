@@ -1,0 +1,188 @@
+"""What belongs together: results of one checkpoint, surfaces that may share a scale, spectra that compare.
+
+A checkpoint has one name and one look everywhere. Surfaces share a scale only on the same plane, grid and data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+
+# Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "triangle-down", "pentagon", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+
+_SPLITS = ("train", "validation", "test")
+_PLANE = ("directions", "normalization", "seed", "unit", "batch_norm")
+_DATA = ("split", "labels", "data", "data_hash", "num_examples")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one checkpoint looks in every figure: never by colour alone."""
+
+    name: str
+    color: str
+    symbol: str
+    dash: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that was measured at one checkpoint."""
+
+    style: Style
+    record: Record
+    surfaces: list[Surface]
+    pairs: list[Eigenpairs]
+    congruences: list[Congruence]
+    traces: list[CongruenceTrace]
+
+    def surface(self, split: str) -> Surface | None:
+        """The surface on `split`, rather with the labels as trained."""
+        mine = [one for one in self.surfaces if one.settings.get("split") == split]
+        trained = [one for one in mine if "as trained" in str(one.settings.get("labels"))]
+        return next(iter(trained or mine), None)
+
+
+@dataclass(frozen=True)
+class SurfaceGroup:
+    """Surfaces that may share a scale: one column per checkpoint, one set per data they were measured on."""
+
+    name: str
+    columns: list[Style]
+    sets: dict[str, list[tuple[int, Surface]]]  # data id -> (column, surface)
+
+
+def checkpoint_key(result: Result) -> str:
+    """What makes two results belong to one checkpoint: its hash, or else its label."""
+    return str(result.checkpoint.get("hash") or result.checkpoint.get("label") or "")
+
+
+def styles(results: Sequence[Result]) -> dict[str, Style]:
+    """One style per checkpoint, by `checkpoint_key`, in order of appearance."""
+    first = {checkpoint_key(result): result.checkpoint for result in reversed(results)}
+    keys = list(dict.fromkeys(checkpoint_key(result) for result in results))
+    labels = [str(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
+    names = [
+        f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
+        for key, label in zip(keys, labels, strict=True)
+    ]
+    return {
+        key: Style(
+            name, COLORS[n % len(COLORS)], SYMBOLS[n % len(SYMBOLS)], DASHES[(n + n // len(DASHES)) % len(DASHES)]
+        )
+        for n, (key, name) in enumerate(zip(keys, names, strict=True))
+    }
+
+
+def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
+    """All that was measured, by checkpoint, in order of appearance."""
+    return [_checkpoint(key, style, results) for key, style in styles(results).items()]
+
+
+def data_sets(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
+    """For each data that surfaces were measured on: its id in the page and its name, train first."""
+    settings = {data_identity(one): one.settings for one in results if isinstance(one, Surface)}
+    keys = sorted(settings, key=lambda key: split_order(str(settings[key].get("split"))))
+    found: dict[str, tuple[str, str]] = {}
+    for key in keys:
+        split = str(settings[key].get("split") or "data")
+        same = [other for other in keys if str(settings[other].get("split") or "data") == split]
+        name = split
+        if len(same) > 1:
+            parts = [str(settings[key].get(part) or "") for part in ("labels", "data_hash")]
+            name = ", ".join([split, *(part[:40] for part in parts if part)])
+        slug = "".join(c for c in split.lower() if c.isascii() and c.isalnum()) or "data"
+        taken = [other for other, _ in found.values() if other.partition("-")[0] == slug]
+        found[key] = (slug + (f"-{len(taken) + 1}" if taken else ""), name)
+    return found
+
+
+def surface_groups(
+    results: Sequence[Result], known: dict[str, Style], splits: dict[str, tuple[str, str]]
+) -> list[SurfaceGroup]:
+    """The surfaces, by plane and grid; `splits` are the `data_sets`."""
+    grouped: dict[str, list[Surface]] = {}
+    for one in results:
+        if isinstance(one, Surface):
+            grouped.setdefault(_identity(one, _PLANE) + repr(_grid(one)), []).append(one)
+    return [_surface_group(surfaces, known, splits) for surfaces in grouped.values()]
+
+
+def data_identity(result: Result) -> str:
+    """Equal for results on equal data: others do not compare."""
+    return _identity(result, _DATA)
+
+
+def spectrum_kind(pairs: Eigenpairs) -> str:
+    """Of which operator, over which data: spectra of different kinds do not compare."""
+    parts = [str(pairs.settings[name]) for name in ("operator", "split", "labels") if pairs.settings.get(name)]
+    count = pairs.settings.get("num_examples")
+    return ", ".join([*parts, f"{count:,} examples"] if isinstance(count, int) else parts) or "unnamed operator"
+
+
+def split_order(split: str) -> int:
+    """Train, validation, test, then all others."""
+    return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
+
+
+def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint:
+    mine = [one for one in results if checkpoint_key(one) == key]
+    return Checkpoint(
+        style,
+        mine[0].checkpoint,
+        [one for one in mine if isinstance(one, Surface)],
+        [one for one in mine if isinstance(one, Eigenpairs)],
+        [one for one in mine if isinstance(one, Congruence)],
+        [one for one in mine if isinstance(one, CongruenceTrace)],
+    )
+
+
+def _surface_group(
+    surfaces: list[Surface], known: dict[str, Style], splits: dict[str, tuple[str, str]]
+) -> SurfaceGroup:
+    """Equal checkpoint and data twice in one plane: the second gets a column of its own; nothing is dropped."""
+    sets: dict[str, list[tuple[tuple[str, int], Surface]]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    for one in surfaces:
+        key, data = checkpoint_key(one), splits[data_identity(one)][0]
+        repeat = seen.get((key, data), 0)
+        seen[key, data] = repeat + 1
+        sets.setdefault(data, []).append(((key, repeat), one))
+    order = list(known)
+    columns = sorted({c for members in sets.values() for c, _ in members}, key=lambda c: (order.index(c[0]), c[1]))
+    looks = [
+        replace(known[key], name=known[key].name + (f" [{repeat + 1}]" if repeat else "")) for key, repeat in columns
+    ]
+    placed = {
+        data: sorted(((columns.index(c), one) for c, one in members), key=lambda item: item[0])
+        for data, members in sets.items()
+    }
+    return SurfaceGroup(_plane_name(surfaces[0]), looks, placed)
+
+
+def _plane_name(surface: Surface) -> str:
+    settings = surface.settings
+    directions = str(settings.get("directions") or "unnamed")
+    parts = [f"{directions} directions"]
+    if settings.get("normalization"):
+        parts.append(f"{settings['normalization']}-normalized")
+    if settings.get("seed") is not None:
+        parts.append(f"seed {settings['seed']}")
+    if settings.get("batch_norm"):
+        parts.append(f"batch norm {settings['batch_norm']}")
+    columns, left, right = _grid(surface)[0]
+    return ", ".join([*parts, f"{columns} × {len(surface.y)} points from {left:g} to {right:g}"])
+
+
+def _grid(surface: Surface) -> list[tuple[int, float, float]]:
+    return [(len(at), float(at[0]), float(at[-1])) for at in (surface.x, surface.y)]
+
+
+def _identity(result: Result, names: Iterable[str]) -> str:
+    return json.dumps([result.settings.get(name) for name in names])

@@ -1,0 +1,127 @@
+"""Every measure at every checkpoint: the table of the page, and the CSV that its button copies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from landscape.formatting import percent, plus_minus, short
+from landscape.grouping import Checkpoint, spectrum_kind
+from landscape.page.markup import escape, missing, section, table
+from landscape.readings import centre, loss_of_spectrum
+from landscape.results import Eigenpairs, Record
+
+
+def table_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """A row per checkpoint and spectrum, a column per measure."""
+    if not checkpoints:
+        return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
+    kinds = list(dict.fromkeys(spectrum_kind(one) for c in checkpoints for one in c.pairs))
+    most = min(max((len(one.values) for c in checkpoints for one in c.pairs), default=1), 5)
+    rows: list[dict[str, str]] = []
+    for c in checkpoints:
+        spectra = [_spectrum_cells(c, one, checkpoints, most, named=len(kinds) > 1) for one in c.pairs]
+        spectra = spectra or [{"λmax": "No spectrum yet: landscape hessian CKPT"}]
+        rows += [{**_checkpoint_cells(c), **cells, **_congruence_cells(c)} for cells in spectra]
+    head = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    body = _table_note(kinds)
+    made = table(list(head), [[row.get(name, "—") for name in head] for row in rows], text=2)
+    body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>'
+    body += '<button type="button" id="copy">Copy as CSV</button> <span id="copied" role="status" class="note"></span>'
+    return section("Table", "Every measure at every checkpoint", body)
+
+
+def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
+    """The table in full precision, a column per number."""
+    most = max((len(one.values) for c in checkpoints for one in c.pairs), default=0)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head = ["checkpoint", "hash", "method"]
+    for split in ("train", "test"):
+        head += [f"{split}_loss", f"{split}_loss_se", f"{split}_accuracy", f"{split}_accuracy_se"]
+    head += ["spectrum_of", "at_loss", "matvecs", "converged", "complete"]
+    writer.writerow(head + [f"lambda_{n + 1}{part}" for n in range(most) for part in ("", "_residual")])
+    for c in checkpoints:
+        start: list[object] = [c.style.name, c.record.get("hash") or "", _method(c.record)]
+        for at in (centre(c.surface("train")), centre(c.surface("test"))):
+            start += [_raw(value) for value in (at.loss, at.error, at.accuracy, at.accuracy_error)]
+        for one in c.pairs:
+            row = [
+                spectrum_kind(one),
+                _raw(loss_of_spectrum(one, c)),
+                one.num_matvecs,
+                bool(one.converged.all()),
+                one.complete,
+            ]
+            values = [_raw(float(v)) for pair in zip(one.values, one.residuals, strict=True) for v in pair]
+            writer.writerow([*start, *row, *values])
+        if not c.pairs:
+            writer.writerow(start)
+    return file.getvalue()
+
+
+def _table_note(kinds: Sequence[str]) -> str:
+    spectrum = f" λ are eigenvalues of: {kinds[0]}." if len(kinds) == 1 else ""
+    return (
+        '<p class="note">Losses and accuracies at the checkpoint itself, train with the labels as trained. ± is the '
+        "standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an eigenvalue."
+        f"{escape(spectrum)}</p>"
+    )
+
+
+def _checkpoint_cells(checkpoint: Checkpoint) -> dict[str, str]:
+    train, test = centre(checkpoint.surface("train")), centre(checkpoint.surface("test"))
+    unmeasured = "No surface yet: landscape surface CKPT"
+    return {
+        "checkpoint": checkpoint.style.name,
+        "method, radii": _method(checkpoint.record),
+        "train loss": unmeasured if math.isnan(train.loss) else plus_minus(train.loss, train.error),
+        "train accuracy": percent(train.accuracy, train.accuracy_error),
+        "test loss": f"{unmeasured} --split test" if math.isnan(test.loss) else plus_minus(test.loss, test.error),
+        "test accuracy": percent(test.accuracy, test.accuracy_error),
+    }
+
+
+def _spectrum_cells(
+    c: Checkpoint, one: Eigenpairs, checkpoints: Sequence[Checkpoint], most: int, *, named: bool
+) -> dict[str, str]:
+    kind = spectrum_kind(one)
+    cells = {"spectrum of": kind} if named else {}
+    loss = loss_of_spectrum(one, c)
+    cells["at loss"] = "—" if math.isnan(loss) else short(loss)
+    top = float(one.values[0]) if len(one.values) else math.nan
+    reference = next((p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), None)
+    comparable = reference is not None and reference.values[0] > 0
+    cells["λmax"] = plus_minus(top, one.residuals[0]) if len(one.values) else "—"
+    cells["ln, log10"] = f"{math.log(top):.2f}, {math.log10(top):.2f}" if top > 0 else "—"
+    cells[f"vs {checkpoints[0].style.name}"] = f"{top / reference.values[0]:.2f}" if reference and comparable else "—"
+    state = "yes" if one.converged.all() else f"NO ({int(one.converged.sum())} of {len(one.values)})"
+    cells["converged"] = state + ("" if one.complete else ", not complete")
+    cells["products"] = f"{one.num_matvecs:,}"
+    for n in range(1, most):
+        cells[f"λ{chr(0x2081 + n)}"] = short(float(one.values[n])) if n < len(one.values) else "—"
+    return cells
+
+
+def _congruence_cells(checkpoint: Checkpoint) -> dict[str, str]:
+    told = [
+        plus_minus(one.value, one.standard_error) if one.status == "ok" else one.status
+        for one in checkpoint.congruences
+    ]
+    return {"congruence, eval mode": "; ".join(told)} if told else {}
+
+
+def _raw(value: float) -> str:
+    return repr(value) if math.isfinite(value) else ""
+
+
+def _method(record: Record) -> str:
+    config = record.get("config")
+    config = config if isinstance(config, dict) else {}
+    method = str(record.get("method") or config.get("method") or "—")
+    radii = {"sgd": (), "sam": ("rho",), "asam": ("rho",)}.get(
+        method, ("rho1", "rho2") if "agnostic" in method else ("rho", "rho1", "rho2")
+    )
+    return ", ".join([method, *(f"{name} {config[name]}" for name in radii if config.get(name) is not None)])

@@ -1,0 +1,107 @@
+"""What is read off a result: the loss at the centre with its error, the rise towards the edge, the loss of a spectrum.
+
+Legend: n examples, p a fraction of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from landscape.grouping import Checkpoint
+from landscape.results import OK, Array, Eigenpairs, Result, Surface
+
+
+@dataclass(frozen=True)
+class Centre:
+    """What a surface knows at the checkpoint itself; NaN for what it does not."""
+
+    loss: float = math.nan
+    error: float = math.nan
+    accuracy: float = math.nan
+    accuracy_error: float = math.nan
+
+
+def centre(surface: Surface | None) -> Centre:
+    """Loss and accuracy at the checkpoint itself, as far as they are known."""
+    if surface is None:
+        return Centre()
+    cell = centre_cell(surface)
+    if cell is None:
+        loss = surface.checks.get("centre_loss")
+        return Centre(loss=float(loss)) if isinstance(loss, int | float) else Centre()
+    p = float(surface.accuracy[cell])
+    return Centre(
+        float(surface.loss[cell]), float(surface.standard_error[cell]), p, _binomial_error(p, num_examples(surface))
+    )
+
+
+def centre_cell(surface: Surface) -> tuple[int, int] | None:
+    """The cell at the plane's origin; None where the grid does not hold it."""
+    i, j = nearest(surface.x), nearest(surface.y)
+    step = max(np.ptp(surface.x), np.ptp(surface.y), 1e-300)
+    if max(abs(surface.x[i]), abs(surface.y[j])) > 1e-9 * step:
+        return None
+    return i, j
+
+
+def nearest(at: Array) -> int:
+    """The index of the coordinate nearest to 0; of two equally near, always the first."""
+    return int(np.argmin(np.round(np.abs(at), 12)))
+
+
+def measured(surface: Surface) -> Array:
+    """The loss where it is a finite number, NaN elsewhere."""
+    return np.where(np.isfinite(surface.loss) & (surface.status == OK), surface.loss, np.nan)
+
+
+def num_examples(result: Result) -> int:
+    """How many examples a result is over; 0 where that was not recorded."""
+    count = result.settings.get("num_examples")
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def edge_median(surface: Surface) -> float:
+    """The median of the finite losses on the outermost cells."""
+    edge = np.ones(surface.loss.shape, dtype=bool)
+    edge[1:-1, 1:-1] = False
+    values = measured(surface)[edge]
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else math.nan
+
+
+def rise_distance(surface: Surface, rise: float) -> float:
+    """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, linear between the points."""
+    cell = centre_cell(surface)
+    if cell is None or not math.isfinite(surface.loss[cell]):
+        return math.nan
+    i, j = cell
+    sides = ((surface.x[i:], surface.loss[i:, j]), (-surface.x[i::-1], surface.loss[i::-1, j]))
+    return float(np.min([_crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
+
+
+def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
+    """The loss that the eigenvalues belong to."""
+    if math.isfinite(pairs.loss):
+        return pairs.loss
+    split = pairs.settings.get("split")
+    return centre(checkpoint.surface(split)).loss if isinstance(split, str) else math.nan
+
+
+def _binomial_error(p: float, n: int) -> float:
+    """sqrt(p (1 - p) / n); where all or none are right it would be 0, so one example, 1/n, stands in."""
+    if not n or not math.isfinite(p):
+        return math.nan
+    return max(math.sqrt(max(p * (1 - p), 0.0) / n), 1 / n if p in (0.0, 1.0) else 0.0)
+
+
+def _crossing(at: Array, loss: Array, level: float) -> float:
+    above = np.flatnonzero(~(loss < level))
+    if not above.size:
+        return math.inf
+    n = above[0]
+    if n == 0 or not math.isfinite(loss[n]):  # 0: so large a loss that the level is lost in rounding
+        return math.nan
+    return float(at[n - 1] + (level - loss[n - 1]) / (loss[n] - loss[n - 1]) * (at[n] - at[n - 1]))
