@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
-from landscape.results import Array, Congruence, CongruenceTrace, Record
+from landscape.results import Array, Congruence, CongruenceTrace, Json, Record
 
 
 def gradient_congruence(
@@ -71,7 +71,7 @@ def congruence_trace(
     Raises:
         ValueError: If a line lacks one of the trace's fields, or no epoch was probed.
     """
-    rows: Sequence[Record] = [json.loads(line) for line in metrics if line.strip()]
+    rows = _rows([line for line in metrics if line.strip()])
     missing = {name for name in _COLUMNS for row in rows if name not in row}
     if missing or not rows:
         lacks = f"no {', '.join(sorted(missing))}" if missing else "no epoch yet"
@@ -86,6 +86,26 @@ def congruence_trace(
         settings=settings or {},
         **columns,  # type: ignore[arg-type]
     )
+
+
+def _rows(lines: Sequence[str]) -> list[Record]:
+    """The lines as records; a last line that is being written, or was torn, is dropped."""
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"line {number} is damaged ({error})") from error
+        if not isinstance(row, dict) or not all(_is_number(row.get(name)) for name in _COLUMNS):
+            raise ValueError(f"line {number} does not hold numbers: not a run of landscape train")
+        rows.append(row)
+    return rows
+
+
+def _is_number(value: Json) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 _COLUMNS = [f.name for f in dataclasses.fields(CongruenceTrace) if f.name not in ("checkpoint", "settings", "checks")]

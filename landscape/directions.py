@@ -14,6 +14,7 @@ Legend: P parameters, F filters of a tensor, W weights of a filter.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -51,6 +52,8 @@ def random_plane(objective: Objective, *, seed: int = 0, normalization: Normaliz
         raise ValueError(f"normalization must be one of {get_args(Normalization)}, got {normalization!r}")
     axes = torch.stack([_random_axis(objective, seed, axis, normalization) for axis in ("axis0", "axis1")])
     norms = axes.double().norm(dim=1)
+    if not norms.all():
+        raise ValueError("no parameter moves: all are one-dimensional, or zero; normalization='none' moves them")
     return Plane(
         objective.theta,
         axes,
@@ -62,6 +65,7 @@ def random_plane(objective: Objective, *, seed: int = 0, normalization: Normaliz
             "axis_norms": norms.tolist(),
             "axis_cosine": float(axes[0].double() @ axes[1].double() / norms.prod()),
             "theta_norm": float(objective.theta.double().norm()),
+            "whole_tensors": [*_whole_tensors(objective)] if normalization == "filter" else [],
         },
     )
 
@@ -70,8 +74,8 @@ def filters(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
     """`tensor`, parameter `name` of `module`, as rows (F, W), one for each output unit; None where it does not move.
 
     Conv and Linear: dimension 0. Transposed convolution (in, out/g, k...): one filter per group and output channel.
-    Embedding: one per token. Attention in-projections and recurrent layers: rows. Scalars, one-dimensional
-    parameters and attention's bias_k and bias_v do not move. Anything else is one filter.
+    Embedding: one per token (the padding token's does not move). Attention in-projections and recurrent layers: rows.
+    Scalars, one-dimensional parameters and attention's bias_k and bias_v do not move. Anything else is one filter.
     """
     if tensor.ndim < 2 or (isinstance(module, nn.MultiheadAttention) and name in ("bias_k", "bias_v")):
         return None
@@ -94,14 +98,26 @@ def filters(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
     return tensor.flatten(1) if isinstance(module, by_rows) else tensor.reshape(1, -1)
 
 
+def _whole_tensors(objective: Objective) -> Iterator[str]:
+    """Names of the parameters that count as one filter because nothing is known of their kind."""
+    for name, tensor in objective.named(objective.theta).items():
+        rows = filters(*_owner(objective, name), tensor)
+        if rows is not None and len(rows) == 1 and tensor.shape[0] > 1:
+            yield name
+
+
+def _owner(objective: Objective, name: str) -> tuple[nn.Module, str]:
+    owner, _, leaf = name.rpartition(".")
+    return objective.model.get_submodule(owner), leaf
+
+
 def _random_axis(objective: Objective, seed: int, axis: str, normalization: Normalization) -> Tensor:
     theta = objective.named(objective.theta)
     pieces = []
     for name, tensor in theta.items():
         raw = _gaussian(tensor, seed, f"{axis}/{name}")
-        owner, _, leaf = name.rpartition(".")
-        module = objective.model.get_submodule(owner)
-        piece = raw if normalization == "none" else _normalized(raw, module, leaf, tensor.double().cpu(), normalization)
+        known = _owner(objective, name)
+        piece = raw if normalization == "none" else _normalized(raw, *known, tensor.double().cpu(), normalization)
         pieces.append(piece.reshape(-1))
     return torch.cat(pieces).to(objective.theta)
 
@@ -121,7 +137,10 @@ def _normalized(raw: Tensor, module: nn.Module, name: str, theta: Tensor, normal
     if normalization == "layer":
         theta_rows, raw_rows = theta_rows.reshape(1, -1), raw_rows.reshape(1, -1)
     scale = theta_rows.norm(dim=1) / raw_rows.norm(dim=1)  # a filter of norm zero (pruned, padding) does not move
-    return raw * _spread(scale, module, name, raw)
+    moved = raw * _spread(scale, module, name, raw)
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+        moved[module.padding_idx] = 0.0
+    return moved
 
 
 def _spread(scale: Tensor, module: nn.Module, name: str, tensor: Tensor) -> Tensor:

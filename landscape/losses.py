@@ -71,8 +71,26 @@ def terms(loss: LossFunction, output: Tensor, target: Tensor, *, reduction: Redu
     return Terms(total.reshape(1), total.new_full((1,), num_examples), per_example=False, num_examples=num_examples)
 
 
+def check_stated_reduction(loss: LossFunction | None, reduction: Reduction | None) -> None:
+    """Refuse a reduction that is no choice, or that contradicts a loss which knows its own.
+
+    Raises:
+        ValueError: If `reduction` is neither "mean" nor "sum", or not that of one of torch's losses.
+    """
+    if reduction is None:
+        return
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+    module = known(loss) if loss is not None else None
+    if module is not None and module.reduction != reduction:
+        raise ValueError(f"reduction={reduction!r} contradicts {module}, which has reduction={module.reduction!r}")
+
+
 def check_reduction(loss: LossFunction, output: Tensor, target: Tensor, reduction: Reduction | None) -> None:
-    """Hold a stated reduction against the loss itself: a doubled batch leaves a mean as it is and doubles a sum.
+    """Hold a stated reduction against the loss itself, on a doubled batch and on the two parts of a batch.
+
+    Doubling leaves a mean as it is and doubles a sum. The parts must add up, weighted by their examples for a mean: a
+    mean over something else (valid tokens, a mask) does not, and needs `Objective.from_sums`.
 
     Raises:
         ValueError: If the reduction of an unknown loss is not given, or not what was stated.
@@ -93,6 +111,17 @@ def check_reduction(loss: LossFunction, output: Tensor, target: Tensor, reductio
         raise ValueError(
             f"{_name(loss)} is not a {reduction}: a batch gives {once.item():.6g}, the same batch twice "
             f"{twice.item():.6g}, expected {expected.item():.6g}. Say the other reduction, or use Objective.from_sums"
+        )
+    count = len(target)
+    if count < 2:
+        return
+    cut = (count + 2) // 3
+    first, second = loss(output[:cut], target[:cut]), loss(output[cut:], target[cut:])
+    parts = (cut * first + (count - cut) * second) / count if reduction == "mean" else first + second
+    if not torch.allclose(parts, once, rtol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"{_name(loss)} is not a {reduction} over examples: two parts of a batch give {parts.item():.6g} together, "
+            f"the batch {once.item():.6g}. Use Objective.from_sums, which says what the mean divides by"
         )
 
 

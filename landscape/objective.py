@@ -2,7 +2,8 @@
 
 theta is flat (P,): the trainable parameters in named_parameters() order, tied ones once. The model is read, never
 written: every pass runs on theta's views in place of the parameters and on copies of the buffers, in eval mode,
-and leaves modes, gradients, buffers and the random state as they were.
+and leaves modes, gradients, buffers and the random state as they were. Every pass starts from one fixed random state,
+so that a shuffling loader gives the same order each time; what is random in the model itself is found out and refused.
 
 Legend: P parameters, N examples.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,13 +22,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landscape.losses import LossFunction, Reduction, Terms, check_reduction, terms
+from landscape.losses import LossFunction, Reduction, Terms, check_reduction, check_stated_reduction, terms
 from landscape.results import Array, Record
 
 Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
 
+_SEED = 0  # of every pass
+
+_END = object()
 NUM_SUMS = 8  # loss, denominator, loss^2, loss * denominator, denominator^2, examples, correct, targets
+
+
+class NotRepeatableError(RuntimeError):
+    """Two passes at the same theta gave different losses or data: no measurement would mean anything."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,9 @@ class Objective:
     sums: Sums | None = None
 
     def __post_init__(self) -> None:
-        if iter(self.batches) is self.batches:
+        if isinstance(self.batches, Iterator):
             raise TypeError("batches can be read only once (an iterator); give a list or a loader")
+        check_stated_reduction(self.loss, self.reduction)
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
@@ -105,22 +114,37 @@ class Objective:
         return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
 
     @torch.no_grad()
-    def evaluation_sums(self, theta: Tensor) -> Tensor:
-        """The sums (8,) in float64 behind `evaluate`, still on the device, so that many points share one sync."""
-        total, empty = torch.zeros(NUM_SUMS, dtype=torch.float64, device=theta.device), True
-        with self.undisturbed():
-            for batch in self.batches:
+    def evaluation_sums(self, theta: Tensor, *, seed: int = _SEED) -> Tensor:
+        """The sums (8,) in float64 behind `evaluate`, still on the device, so that many points share one sync.
+
+        `seed` decides what the model may draw at random; nothing, in a model that can be measured.
+        """
+        total = torch.zeros(NUM_SUMS, dtype=torch.float64, device=theta.device)
+        for index, batch in enumerate(self.read()):
+            with self.undisturbed(seed + index):
                 total += _sums(self.terms(theta, batch))
-                empty = False
+        return total
+
+    def read(self) -> Iterator[Batch]:
+        """The batches of one pass, the same ones in each: a loader draws its order from a fixed random state."""
+        with self._random_state(_SEED):
+            batches, state = iter(self.batches), torch.get_rng_state()
+        empty = True
+        while True:
+            with self._random_state(_SEED):
+                torch.set_rng_state(state)
+                batch, state = next(batches, _END), torch.get_rng_state()
+            if batch is _END:
+                break
+            empty = False
+            yield batch
         if empty:
             raise ValueError("batches is empty: nothing to measure on")
-        return total
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
-        gradients = self.batch_gradients(theta)
-        total, denominator = next(gradients)
-        for gradient, count in gradients:
+        total, denominator = torch.zeros_like(self.theta), 0.0
+        for gradient, count in self.batch_gradients(theta):
             total += gradient
             denominator += count
         return total / denominator
@@ -128,8 +152,8 @@ class Objective:
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
         """For each batch: the gradient (P,) of its sum of losses, and its denominator."""
         leaf = (self.theta if theta is None else theta).detach().clone().requires_grad_()
-        for batch in self.batches:
-            with self.undisturbed(), torch.enable_grad():
+        for index, batch in enumerate(self.read()):
+            with self.undisturbed(_SEED + index), torch.enable_grad():
                 found = self.terms(leaf, batch)
                 gradient = torch.autograd.grad(found.loss.sum(), leaf)[0]
             yield gradient, float(found.denominator.double().sum())
@@ -142,11 +166,10 @@ class Objective:
         return found
 
     @contextlib.contextmanager
-    def undisturbed(self) -> Iterator[None]:
+    def undisturbed(self, seed: int = _SEED) -> Iterator[None]:
         """Eval mode inside; afterwards every module's mode and the random state are as they were, also on an error."""
-        devices = [self.theta.device] if self.theta.is_cuda else []
         modes = [(module, module.training) for module in self.model.modules()]
-        with torch.random.fork_rng(devices=devices):
+        with self._random_state(seed):
             try:
                 for module, _ in modes:
                     module.training = False
@@ -155,10 +178,29 @@ class Objective:
                 for module, training in modes:
                     module.training = training
 
+    @contextlib.contextmanager
+    def _random_state(self, seed: int) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[self.theta.device] if self.theta.is_cuda else []):
+            torch.manual_seed(seed)
+            yield
+
     @cached_property
     def centre(self) -> Evaluation:
-        """The evaluation at theta itself."""
-        return self.evaluate()
+        """The evaluation at theta itself, made twice from different random states.
+
+        Raises:
+            NotRepeatableError: If the two differ: the model draws at random in eval mode, or the data changes.
+        """
+        sums = [self.evaluation_sums(self.theta, seed=seed).numpy(force=True) for seed in (_SEED, _SEED + 1_000_003)]
+        first, second = (float(summarise(found)[0]) for found in sums)
+        tolerance = 1e3 * torch.finfo(self.theta.dtype).eps * abs(first)
+        if not (first == second or abs(first - second) <= tolerance or (first != first and second != second)):
+            raise NotRepeatableError(
+                f"two passes at the same weights gave {first:.9g} and {second:.9g}: the model draws at random in eval "
+                "mode (functional dropout?), or the batches change"
+            )
+        loss, standard_error, accuracy = summarise(sums[0])
+        return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[0][5]))
 
     @cached_property
     def denominator(self) -> float:
@@ -170,7 +212,7 @@ class Objective:
         total, denominator = 0.0, 0.0
         with self.undisturbed(), torch.no_grad():
             state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            for batch in self.batches:
+            for batch in self.read():
                 batch = _to(batch, self.theta.device)
                 if self.sums is not None:
                     loss, count = self.sums(self.model, batch)
@@ -200,12 +242,25 @@ class Objective:
 
     @cached_property
     def data_hash(self) -> str:
-        """SHA-256 over the shapes, dtypes and bytes of all batches, in order."""
+        """SHA-256 over the shapes, dtypes and bytes of all batches, in order.
+
+        Raises:
+            NotRepeatableError: If two passes give different batches.
+            TypeError: If a batch holds something whose content cannot be hashed.
+        """
+        first, second = self._hash_of_one_pass(), self._hash_of_one_pass()
+        if first != second:
+            raise NotRepeatableError(
+                "two passes over the data gave different batches (a loader with a generator of its own, augmentation): "
+                "give a list, or a loader that does not shuffle"
+            )
+        return first
+
+    def _hash_of_one_pass(self) -> str:
         digest = hashlib.sha256()
-        for batch in self.batches:
-            for tensor in _leaves(batch):
-                digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.numpy(force=True).tobytes())
+        for batch in self.read():
+            for content in _content(batch):
+                digest.update(content)
         return digest.hexdigest()
 
     @cached_property
@@ -213,8 +268,9 @@ class Objective:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.numpy(force=True).tobytes())
+            digest.update(name.encode())
+            for content in _content(tensor.detach()):
+                digest.update(content)
         return digest.hexdigest()
 
     @cached_property
@@ -234,7 +290,7 @@ class Objective:
         call = _TermsOfBatch(self.model, self._loss, self.reduction)
         with self.undisturbed(), torch.no_grad():
             state = [buffer.clone() for buffer in self.model.buffers()]
-            inputs, target = _to(next(iter(self.batches)), self.theta.device)
+            inputs, target = _to(next(self.read()), self.theta.device)
             check_reduction(self._loss, self.model(inputs), target, self.reduction)
             for buffer, saved in zip(self.model.buffers(), state, strict=True):
                 buffer.copy_(saved)
@@ -288,21 +344,32 @@ def _sums(found: Terms) -> Tensor:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    if isinstance(batch, Tensor):
+    if hasattr(batch, "to"):  # tensors, and the batches of tokenizers
         return batch.to(device)
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: _to(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return type(batch)(_to(value, device) for value in batch)
+        moved = [_to(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
 
 
-def _leaves(batch: Batch) -> Iterator[Tensor]:
+def _content(batch: Batch) -> Iterator[bytes]:
     if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, dict):
+        yield f"{tuple(batch.shape)} {batch.dtype}".encode()
+        yield batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(batch, np.ndarray):
+        yield f"{batch.shape} {batch.dtype}".encode()
+        yield batch.tobytes()
+    elif isinstance(batch, Mapping):
         for key in batch:
-            yield from _leaves(batch[key])
+            yield str(key).encode()
+            yield from _content(batch[key])
     elif isinstance(batch, tuple | list):
+        yield f"{len(batch)}".encode()
         for value in batch:
-            yield from _leaves(value)
+            yield from _content(value)
+    elif batch is None or isinstance(batch, bool | int | float | str | bytes):
+        yield repr(batch).encode()
+    else:
+        raise TypeError(f"a batch holds a {type(batch).__name__}: give tensors, in tuples, lists or mappings")

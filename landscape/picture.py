@@ -66,7 +66,9 @@ def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> Quad
         filled = ax.contourf(surface.x, surface.y, loss, levels=levels, cmap="viridis", vmin=view.low, vmax=view.high)
         lines = [level for level in levels[1:-1:2] if loss.min() < level < loss.max()]
         if lines:
-            drawn_lines = ax.contour(surface.x, surface.y, loss, levels=lines, colors="white", linewidths=0.6)
+            drawn_lines = ax.contour(
+                surface.x, surface.y, loss, levels=lines, colors="white", linewidths=0.6, linestyles="solid"
+            )
             ax.clabel(drawn_lines, fmt={t: tick_label(10**t if view.log else t) for t in lines}, fontsize=6)
     cells = left_out_cells(surface, view)
     if cells:

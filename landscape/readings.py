@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, Eigenpairs, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Result, Surface
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,13 @@ def _crossing(at: Array, loss: Array, level: float) -> float:
     if n == 0 or not math.isfinite(loss[n]):  # 0: so large a loss that the level is lost in rounding
         return math.nan
     return float(at[n - 1] + (level - loss[n - 1]) / (loss[n] - loss[n - 1]) * (at[n] - at[n - 1]))
+
+
+def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:
+    """Mean of "cosine_b", "cosine_a" or "change" over the probed epochs, and the standard error its probes give it."""
+    values, errors = getattr(trace, name), getattr(trace, f"{name}_standard_error")
+    probed = np.isfinite(values)
+    if not probed.any():
+        return math.nan, math.nan
+    error = float(np.sqrt(np.sum(errors[probed] ** 2)) / probed.sum())  # NaN unless every epoch has one
+    return float(values[probed].mean()), error

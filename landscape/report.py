@@ -20,7 +20,7 @@ from landscape.page.payload import json_in_html, payload
 from landscape.page.provenance import footer, provenance, told_commands
 from landscape.page.sentences import caveat, headline
 from landscape.page.table import table_csv, table_section
-from landscape.results import Result, write_atomically
+from landscape.results import PAGE_MARK, Result, write_atomically
 
 __all__ = ["write_report"]
 
@@ -32,7 +32,7 @@ def write_report(
 
     `commands` are the command lines that made the results; the page repeats them. What is missing is said in its place.
     """
-    page = _page(list(results), title, commands).encode()
+    page = _page(list(results), title, commands).encode(errors="replace")  # a folder's name need not be text
     write_atomically(Path(path), lambda file: file.write(page))
 
 
@@ -43,6 +43,7 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
     folder = importlib.resources.files("landscape") / "page"
     css, js, template = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
     return string.Template(template).substitute(
+        mark=PAGE_MARK,
         title=escape(title),
         css=css,
         js=js,

@@ -32,6 +32,7 @@ Record = dict[str, Json]
 Array = npt.NDArray[np.float64]
 
 FORMAT = 1
+PAGE_MARK = '<meta name="generator" content="landscape"'  # by which a page of ours is known
 MAX_BYTES = 1 << 30  # a results file that unpacks to more than this is refused before it is read
 
 # Status of a grid cell. Never a sentinel in the data.
@@ -167,7 +168,7 @@ def problem_of(result: Result) -> str:
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
-            return f"{label}: a fresh start found an eigenvalue above the last one; ask for more eigenvalues"
+            return f"{label}: an eigenvalue above the last one was seen, and not reached; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
@@ -214,7 +215,7 @@ def load_file(path: str | Path) -> ResultsFile:
     if "header" not in members:
         raise ResultsError(f"{path} is not a results file: it has no header. Make one with: landscape surface CKPT")
     header = _json_member(path, members, "header")
-    if not isinstance(header.get("format"), int) or not isinstance(header.get("results"), list):
+    if type(header.get("format")) is not int or cast(int, header["format"]) < 1 or not header.get("results"):
         raise ResultsError(f"{path} is not a results file: its header lacks format or results")
     if cast(int, header["format"]) > FORMAT:
         found = header["format"]
@@ -227,6 +228,7 @@ def load_file(path: str | Path) -> ResultsFile:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Fill a temporary file in the same folder, then put it in place; the old file stays until then."""
+    path = Path(os.path.realpath(path))  # through a link, to the file itself
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         if not _alive(stale.name.rsplit("-", 1)[-1]):
             stale.unlink(missing_ok=True)
@@ -266,6 +268,8 @@ def _read_members(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
+            if any(info.filename.endswith("/data.pkl") for info in infos):
+                raise ResultsError(f"{path} is a checkpoint, not results: measure it with landscape surface {path}")
             size = sum(info.file_size for info in infos)
             if size > MAX_BYTES:
                 raise ResultsError(f"{path} would unpack to {size:,} bytes, more than {MAX_BYTES:,}: refused unread")
@@ -307,6 +311,31 @@ def _result(path: Path, index: int, values: Record, members: Mapping[str, npt.ND
         kind = _TYPES[str(values.pop("type"))]
         prefix = f"{index}."
         arrays = {name.removeprefix(prefix): array for name, array in members.items() if name.startswith(prefix)}
-        return kind(**values, **arrays)  # type: ignore[arg-type]
-    except (KeyError, TypeError, AttributeError) as error:
+        result = kind(**values, **arrays)  # type: ignore[arg-type]
+        _check_shapes(result)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise ResultsError(f"{path}: result {index} is of an unknown type or lacks a part ({error})") from error
+    return result
+
+
+def _check_shapes(result: Result) -> None:
+    for name in ("checkpoint", "settings", "checks"):
+        if not isinstance(getattr(result, name), dict):
+            raise TypeError(f"{name} is not an object")
+    arrays = {f.name: v for f in dataclasses.fields(result) if isinstance(v := getattr(result, f.name), np.ndarray)}
+    if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+        raise TypeError("an array does not hold numbers")
+    if isinstance(result, Surface):
+        expected = {name: (len(result.x), len(result.y)) for name in arrays} | {
+            "x": (len(result.x),),
+            "y": (len(result.y),),
+        }
+        if not (np.isfinite(result.x).all() and np.isfinite(result.y).all() and result.loss.size):
+            raise ValueError("its coordinates are not finite")
+    elif isinstance(result, Eigenpairs):
+        expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
+    else:
+        expected = {name: (len(next(iter(arrays.values()))),) for name in arrays}
+    wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
+    if wrong:
+        raise ValueError(f"of a wrong shape: {', '.join(wrong)}")

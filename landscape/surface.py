@@ -36,6 +36,9 @@ def loss_surface(
         ValueError: If steps is not odd and positive (an even grid has no centre), or extent not finite and positive.
     """
     coordinates = grid(steps, extent)
+    if extent > torch.finfo(plane.centre.dtype).max:
+        raise ValueError(f"extent must be within the range of {plane.centre.dtype}, got {extent}")
+    settings = {**objective.describe(), **plane.settings, "steps": steps, "extent": extent}  # refuses what is random
     rows = np.empty((steps, steps, 8))
     theta = torch.empty_like(plane.centre)
     for i, a in enumerate(coordinates):
@@ -55,7 +58,7 @@ def loss_surface(
         accuracy=accuracy,
         status=status_of(loss),
         checkpoint={"hash": objective.theta_hash},
-        settings={**objective.describe(), **plane.settings, "steps": steps, "extent": extent},
+        settings=settings,
         checks=_checks(objective, loss, plane.centre),
     )
 

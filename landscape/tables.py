@@ -7,13 +7,14 @@ as plain records, so that what is printed and what a program reads are the same 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from landscape.formatting import percent, plus_minus, short
-from landscape.readings import centre
+from landscape.readings import centre, mean_over_epochs
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
 
 
@@ -29,8 +30,9 @@ class Table:
 
     def text(self) -> str:
         """The table as lines of at most about 100 columns."""
-        lines = [self.title, *aligned(self.header, self.rows), *self.notes]
-        return "\n".join(line.rstrip() for line in lines)
+        title = textwrap.wrap(self.title, 98)
+        notes = [line for note in self.notes for line in textwrap.wrap(note, 98)]
+        return "\n".join([*title, *aligned(self.header, self.rows), *notes])
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -82,6 +84,7 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     """The largest eigenvalue raw, as ln, as log10 and relative to the first, with the loss it was measured at."""
     first = float(results[0].values[0])
     records = [_eigenpairs_record(r, first) for r in results]
+    others = sorted({1, min(len(r.values) for r in results) - 1} - {0} if len(results[0].values) > 1 else {})
     rows = [
         [
             str(record["checkpoint"]),
@@ -90,15 +93,13 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
             f"{_number(record['ln']):.2f}",
             f"{_number(record['log10']):.2f}",
             f"{_number(record['relative_to_first']):.2f}",
-            short(float(result.values[1])) if len(result.values) > 1 else "",
-            short(float(result.values[-1])) if len(result.values) > 2 else "",
+            *(short(float(result.values[place])) for place in others),
             str(result.num_matvecs),
         ]
         for record, result in zip(records, results, strict=True)
     ]
-    settings, last = results[0].settings, max(len(r.values) for r in results)
-    relative = f"vs {_label(results[0])}"
-    header = ["", "loss", "lambda_1", "ln", "log10", relative, "lambda_2", f"lambda_{last}", "products"]
+    settings, relative = results[0].settings, f"vs {_label(results[0])}"
+    header = ["", "loss", "lambda_1", "ln", "log10", relative, *(f"lambda_{i + 1}" for i in others), "products"]
     parameters = settings.get("num_parameters")
     title = (
         f"Hessian of the mean {_loss_name(settings)}, {_data(settings)}, {settings.get('mode')} mode, "
@@ -130,22 +131,21 @@ def congruence_table(results: Sequence[Congruence]) -> Table:
 
 
 def trace_table(traces: Sequence[CongruenceTrace]) -> Table:
-    """Gradient congruence during training: the last probed epoch, and the mean change per step over all of them."""
-    records, rows = [], []
+    """Gradient congruence during training: means over all probes, with their standard errors over the probed epochs."""
+    records: list[Record] = []
+    rows = []
     for trace in traces:
-        last = int(np.flatnonzero(trace.num_probes)[-1])
-        probes = trace.num_probes > 0
-        mean = float(np.average(trace.change[probes], weights=trace.num_probes[probes]))
-        names = ("cosine_b", "cosine_a", "change")
-        values = {name: float(getattr(trace, name)[last]) for name in names}
-        errors = {name: float(getattr(trace, f"{name}_standard_error")[last]) for name in names}
-        record: Record = {"checkpoint": _label(trace), "epoch": int(trace.epoch[last]), "mean_change": mean}
-        records.append(record | values | {f"{name}_standard_error": errors[name] for name in names})
-        cells = [plus_minus(values[name], errors[name]) for name in names]
-        rows.append([_label(trace), str(trace.epoch[last]), *cells, f"{mean:+.5f}", str(trace.num_probes.sum())])
-    header = ["", "epoch", "cosine before", "after", "change", "mean change", "probes"]
+        record: Record = {"checkpoint": _label(trace), "num_probes": int(trace.num_probes.sum())}
+        cells = []
+        for name in ("cosine_b", "cosine_a", "change"):
+            mean, error = mean_over_epochs(trace, name)
+            record |= {name: mean, f"{name}_standard_error": error}
+            cells.append(plus_minus(mean, error))
+        records.append(record)
+        rows.append([_label(trace), *cells, str(trace.num_probes.sum())])
+    header = ["", "cosine before a step", "after it", "change", "probes"]
     title = f"Gradient congruence during training, train mode, probe radius {traces[0].settings.get('radius')}"
-    notes = ["± is one standard error over the probes of the epoch; mean change is over all probes"]
+    notes = ["means over the run's epochs; ± is one standard error, from the spread of the probes within each"]
     return Table(title, header, rows, notes, records)
 
 

@@ -137,13 +137,14 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a run's numbers."""
+    """Versions of the libraries, and the number of threads, that decide a run's last bits."""
     names = ("torch", "numpy", "scikit-learn")
-    return {name: str(importlib.metadata.version(name)) for name in names}
+    return {name: str(importlib.metadata.version(name)) for name in names} | {"threads": str(torch.get_num_threads())}
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Fill a temporary file in the same folder, then put it in place; the old file stays until then."""
+    path = Path(os.path.realpath(path))  # through a link, to the file itself
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         if not _alive(stale.name.rsplit("-", 1)[-1]):
             stale.unlink(missing_ok=True)
@@ -293,7 +294,9 @@ def _load(path: Path) -> object:
 def _checkpoint(path: Path, content: object) -> Checkpoint:
     if not isinstance(content, dict) or "format" not in content or "config" not in content:
         raise CheckpointError(f"{path} holds {_kind(content)} but not a landscape run: train one with landscape train")
-    if not isinstance(content["format"], int) or content["format"] > FORMAT:
+    if type(content["format"]) is not int or content["format"] < 1:
+        raise CheckpointError(f"{path} has no format that a landscape ever wrote: {content['format']!r}")
+    if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path} has format {content['format']}, made by a newer landscape; this one reads {FORMAT}: upgrade"
         )
@@ -301,14 +304,29 @@ def _checkpoint(path: Path, content: object) -> Checkpoint:
     if missing:
         raise CheckpointError(f"{path} is not a whole checkpoint: it lacks {', '.join(missing)}")
     kinds = {"epoch": int, "step": int}
-    wrong = [key for key in _KEYS if key != "format" and not isinstance(content[key], kinds.get(key, dict))]
+    wrong = [key for key in _KEYS if key != "format" and type(content[key]) is not kinds.get(key, dict)]
+    wrong += [f"{key}[{name!r}]" for key in ("model", "rng") if key not in wrong for name in _not_tensors(content[key])]
     if wrong:
         raise CheckpointError(f"{path} is not a whole checkpoint: of an unexpected type are {', '.join(wrong)}")
     try:
         values = {**content, "config": TrainConfig.from_dict(content["config"])}
     except ValueError as error:
         raise CheckpointError(f"{path} holds settings that cannot be used: {error}") from error
+    if not 0 <= content["epoch"] <= values["config"].epochs or content["step"] < 0:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: epoch {content['epoch']} of {values['config'].epochs}, "
+            f"step {content['step']}"
+        )
     return Checkpoint(**{item.name: values[item.name] for item in fields(Checkpoint)})
+
+
+def _not_tensors(state: dict[Any, Any]) -> list[Any]:
+    """Names in a state whose value is no dense tensor on the CPU, or that are no text."""
+
+    def dense(value: object) -> bool:
+        return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+    return [name for name, value in state.items() if not (isinstance(name, str) and dense(value))]
 
 
 def _kind(content: object) -> str:
@@ -331,12 +349,10 @@ def nonfinite_names(state: Mapping[str, Tensor]) -> list[str]:
 def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    lists = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
+    present = [(name, tensor, found[name]) for name, tensor in expected.items() if name in found]
+    shapes = [f"{name} is {tuple(f.shape)}, expected {tuple(t.shape)}" for name, t, f in present if f.shape != t.shape]
+    dtypes = [f"{name} is {f.dtype}, expected {t.dtype}" for name, t, f in present if f.dtype != t.dtype]
+    lists = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes, "wrong dtype": dtypes}
     return [f"{label} {', '.join(names)}" for label, names in lists.items() if names]
 
 

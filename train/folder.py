@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train import checkpoint as checkpoints
-from train.checkpoint import Checkpoint
+from train.checkpoint import Checkpoint, CheckpointError
 from train.config import TrainConfig, differences
 
 
@@ -56,11 +56,16 @@ def keep_metrics(folder: Path, num_epochs: int) -> float:
     """Drop metrics after epoch `num_epochs`, and a torn last line; the seconds spent until then."""
     path = folder / "metrics.jsonl"
     kept = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             line = json.loads(text)
             if line["epoch"] <= num_epochs:
                 kept.append(line)
+    if [line["epoch"] for line in kept] != list(range(1, num_epochs + 1)):
+        raise CheckpointError(
+            f"{path} does not hold the epochs 1 to {num_epochs} that last.pt has behind it: it was edited or lost. "
+            "--force starts the run anew"
+        )
     content = "".join(json.dumps(line) + "\n" for line in kept).encode()
     if not path.exists() or path.read_bytes() != content:
         checkpoints.write_atomically(path, lambda file: file.write(content))

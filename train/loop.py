@@ -59,7 +59,8 @@ class Outcome:
     """How a run ended.
 
     "diverged": a loss, gradient or weight was not finite after `epoch` whole epochs and `step` steps; `message` says
-    what, and last.pt is the last good epoch. The test numbers are None then. `metrics` are those of last.pt.
+    what, and last.pt is the last good epoch. The test numbers are None then. `metrics` are those of last.pt. A finished
+    run has a message where it was continued under other versions or threads.
     """
 
     status: Literal["finished", "diverged"]
@@ -144,8 +145,18 @@ def train(
                 metrics=last.metrics,
                 already_finished=True,
             )
-        _start(run) if last is None else _continue_from(run, last)
-        return _train_epochs(run, progress)
+        if last is None:
+            _start(run)
+            return _train_epochs(run, progress)
+        _continue_from(run, last)
+        outcome = _train_epochs(run, progress)
+        return dataclasses.replace(outcome, message=" ".join(filter(None, [outcome.message, _not_bit_identical(last)])))
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse, before anything is written, what the settings alone do not show: see `train`."""
+    _device(config.device)
+    _check_batch(config, len(load(config).train[1]))
 
 
 def gradients_per_step(config: TrainConfig) -> float:
@@ -304,13 +315,7 @@ def _device(name: str) -> torch.device:
 
 def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
     splits = load(config)
-    num_examples = len(splits.train[1])
-    if config.batch_size > num_examples:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, but there are only {num_examples} training examples: use a smaller one"
-        )
-    # every method is probed, and the probe splits; 2, since all our models have BatchNorm
-    part_sizes(config.batch_size, config.split_ratio, smallest=2)
+    _check_batch(config, len(splits.train[1]))
     data = checkpoints.describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
     model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed).to(device)
@@ -327,6 +332,15 @@ def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
         optimizer=optimizer,
         method=_method(config, model, optimizer),
     )
+
+
+def _check_batch(config: TrainConfig, num_examples: int) -> None:
+    if config.batch_size > num_examples:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but there are only {num_examples} training examples: use a smaller one"
+        )
+    # every method is probed, and the probe splits; 2, since all our models have BatchNorm
+    part_sizes(config.batch_size, config.split_ratio, smallest=2)
 
 
 def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
@@ -362,13 +376,36 @@ def _start(run: _Run) -> None:
 def _continue_from(run: _Run, last: Checkpoint) -> None:
     if last.data["hash"] != run.data["hash"]:
         raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
-    run.model.load_state_dict(last.model)
-    run.method.load_state_dict(last.optimizer)
-    torch.set_rng_state(last.rng["cpu"])
-    if "cuda" in last.rng and run.device.type == "cuda":
-        torch.cuda.set_rng_state(last.rng["cuda"], run.device)
+    try:
+        run.model.load_state_dict(last.model)
+        run.method.load_state_dict(last.optimizer)
+        for group in run.optimizer.param_groups:
+            for param in group["params"]:
+                buffer = run.optimizer.state[param].get("momentum_buffer")
+                if buffer is not None and buffer.shape != param.shape:
+                    raise ValueError(f"a momentum of shape {tuple(buffer.shape)} for {tuple(param.shape)}")
+        torch.set_rng_state(last.rng["cpu"])
+        if "cuda" in last.rng and run.device.type == "cuda":
+            torch.cuda.set_rng_state(last.rng["cuda"], run.device)
+        if not {"best_epoch", "best_val_accuracy"} <= set(last.metrics):
+            raise KeyError("best_val_accuracy")
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {error}") from error
     run.epoch, run.step, run.metrics = last.epoch, last.step, dict(last.metrics)
     run.seconds = keep_metrics(run.folder, last.epoch)
+
+
+def _not_bit_identical(last: Checkpoint) -> str:
+    """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
+    now = checkpoints.library_versions()
+    changed = [
+        f"{name} {last.versions.get(name)} then, {now[name]} now"
+        for name in now
+        if last.versions.get(name) != now[name]
+    ]
+    if not changed:
+        return ""
+    return f"Continued with {', '.join(changed)}: not bit for bit what an uninterrupted run would be."
 
 
 def _checkpoint(run: _Run) -> Checkpoint:

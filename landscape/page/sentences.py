@@ -10,11 +10,16 @@ import json
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from landscape.formatting import capital, counted, percent, plus_minus, short, signed
 from landscape.grouping import Checkpoint, Style, data_identity, spectrum_kind, split_order
-from landscape.readings import centre, edge_median, loss_of_spectrum, num_examples, rise_distance
+from landscape.readings import (
+    centre,
+    edge_median,
+    loss_of_spectrum,
+    mean_over_epochs,
+    num_examples,
+    rise_distance,
+)
 from landscape.results import Eigenpairs, Surface
 
 
@@ -107,12 +112,9 @@ def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     told = []
     for checkpoint in checkpoints:
         for trace in checkpoint.traces:
-            probed = np.isfinite(trace.change)
-            if not probed.any():
-                continue
-            errors = trace.change_standard_error[probed]
-            error = float(np.sqrt(np.sum(errors**2)) / probed.sum())  # NaN unless every epoch has one
-            told.append(f"{signed(float(trace.change[probed].mean()), error)} ({checkpoint.style.name})")
+            mean, error = mean_over_epochs(trace, "change")
+            if math.isfinite(mean):
+                told.append(f"{signed(mean, error)} ({checkpoint.style.name})")
     if not told:
         return "Gradient congruence along training: no epoch was probed"
     return "One step changes the congruence, on average over the probed epochs, by " + ", ".join(told)
@@ -134,7 +136,13 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if high.accuracy - low.accuracy <= 2 * error:
         every = f"test accuracies of these {len(ranked)} checkpoints are within noise"
         return f"{every} ({lowest} to {highest})"
-    return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}"
+    near = [
+        c.style.name
+        for c, _, at in ranked[1:]
+        if high.accuracy - at.accuracy <= 2 * math.hypot(high.accuracy_error, at.accuracy_error)
+    ]
+    others = f", {' and '.join(near)} within noise of it" if near else ""
+    return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{others}"
 
 
 def _curvatures(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Eigenpairs, float]]:

@@ -17,7 +17,7 @@ def call(*argv):
     return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def landscape():
     return call
 

@@ -4,6 +4,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,7 +135,7 @@ def test_a_bad_extent_is_refused(landscape, tmp_path, extent):
 
 def test_bad_options_of_the_iteration_are_refused(landscape, runs):
     refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "k must be in 1..")
-    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "tolerance must be positive")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "tolerance must be above 0")
     refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "max_matvecs must be at least")
     refused(landscape("alignment", runs / "sgd/last.pt", "--radius", "nan"), 2, "radius must be finite")
 
@@ -178,7 +180,7 @@ def test_the_trace_of_a_folder_without_metrics(landscape, runs):
     refused(landscape("alignment", runs / "sgd"), 3, "metrics.jsonl")
 
 
-@pytest.mark.parametrize("argv", [("train", "--epochs", 1, "--force"), ("surface", "--steps", 21, "--force")])
+@pytest.mark.parametrize("argv", [("train", "--epochs", 1, "--force"), ("surface", "--steps", 5, "--force")])
 def test_a_full_disk_keeps_what_was_there(landscape, runs, argv):
     before = None
     if argv[0] == "surface":
@@ -188,7 +190,7 @@ def test_a_full_disk_keeps_what_was_there(landscape, runs, argv):
     else:
         argv = (*argv, "--out", runs / "new")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
         done = landscape(*argv)
     finally:
@@ -229,3 +231,122 @@ def test_hostile_names_are_only_names(landscape, runs):
     assert landscape("surface", hostile / "last.pt", "--steps", 3).code == 0
     assert landscape("report", hostile).code == 0
     assert "<script>alert(1)" not in (hostile / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", [b"precious", b"<html>somebody's page</html>"])
+def test_a_report_does_not_replace_what_is_not_a_page_of_ours(landscape, runs, content):
+    landscape("surface", runs / "sgd/last.pt", "--steps", 1)
+    (runs / "mine.html").write_bytes(content)
+    refused(landscape("report", runs, "--out", runs / "mine.html"), 6, "is not a page of ours", "--force")
+    refused(landscape("report", runs, "--out", runs / "sgd/surface.npz"), 6, "--force")
+    refused(landscape("report", runs, "--out", runs / "sgd/last.pt"), 6, "--force")
+    refused(landscape("report", runs, "--out", runs / "sgd"), 2, "is a folder")
+    assert (runs / "mine.html").read_bytes() == content
+    assert landscape("report", runs, "--out", runs / "mine.html", "--force").code == 0
+    assert landscape("report", runs, "--out", runs / "mine.html").code == 0  # now it is one
+
+
+def test_a_checkpoint_given_to_report_is_named(landscape, runs):
+    refused(landscape("report", runs / "sgd/last.pt"), 3, "is a checkpoint, not results", "landscape surface")
+
+
+def spoil(path, **changes):
+    saved = torch.load(path, weights_only=True)
+    with path.open("wb") as file:
+        torch.save(saved | changes, file)
+    return saved
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": -3},
+        {"epoch": True},
+        {"epoch": 99},
+        {"step": -1},
+        {"format": 0},
+        {"format": True},
+        {"model": {"a": "text"}},
+        {"model": {"a": 1}},
+        {"model": {3: torch.zeros(1)}},
+        {"model": {"a": torch.zeros(2).to_sparse()}},
+        {"rng": {"cpu": None}},
+        {"metrics": []},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_a_wrong_type_is_refused(landscape, runs, changes):
+    spoil(runs / "sgd/last.pt", **changes)
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 3, "last.pt")
+    train = ("train", "--epochs", 2, "--label-noise", 0.2, "--out", runs / "sgd", "--resume")
+    refused(landscape(*train), 3, "last.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.complex64, torch.float16], ids=str)
+def test_weights_of_another_dtype_are_refused(landscape, runs, dtype):
+    model = torch.load(runs / "sgd/last.pt", weights_only=True)["model"]
+    name = next(iter(model))
+    spoil(runs / "sgd/last.pt", model=model | {name: model[name].to(dtype)})
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 3, "wrong dtype", name, dtype)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: {"rng": {}},
+        lambda saved: {"rng": {"cpu": saved["rng"]["cpu"][:10].clone()}},
+        lambda saved: {"optimizer": {}},
+        lambda saved: {"optimizer": {**saved["optimizer"], "optimizer": {"state": {}, "param_groups": []}}},
+        lambda saved: {"metrics": {}},
+    ],
+)
+def test_a_run_that_cannot_be_continued_says_so(landscape, tmp_path, change):
+    landscape("train", "--epochs", 2, "--out", tmp_path / "run")
+    saved = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    spoil(tmp_path / "run/last.pt", epoch=1, step=8, **change(saved))
+    done = landscape("train", "--epochs", 2, "--out", tmp_path / "run", "--resume")
+    refused(done, 3, "last.pt cannot be continued from")
+
+
+def test_metrics_that_lost_an_epoch_are_refused_on_resume(landscape, runs):
+    (runs / "sgd/metrics.jsonl").unlink()
+    done = landscape("train", "--epochs", 2, "--label-noise", 0.2, "--out", runs / "sgd", "--resume")
+    refused(done, 3, "metrics.jsonl does not hold the epochs 1 to 2")
+
+
+def test_a_trace_of_damaged_metrics(landscape, runs):
+    metrics = runs / "sgd/metrics.jsonl"
+    whole_lines = metrics.read_bytes()
+    metrics.write_bytes(whole_lines + b'{"epoch": 3, "cos\xff')  # torn: the run is still going on
+    assert landscape("alignment", runs / "sgd", "--force").code == 0
+    for damaged in (b"3\n", b'{"epoch": "hi"}\n', whole_lines.replace(b'"cosine_b": ', b'"cosine_b": 1e400, "x": ')):
+        metrics.write_bytes(damaged + whole_lines)
+        refused(landscape("alignment", runs / "sgd", "--force"), 3, "metrics.jsonl", "line 1")
+
+
+def test_an_extent_beyond_the_dtype(landscape, runs):
+    refused(landscape("surface", runs / "sgd/last.pt", "--extent", "1e39"), 2, "range of torch.float32")
+
+
+def test_resume_refuses_results_of_other_data_for_the_same_weights(landscape, tmp_path):
+    for name, noise in (("a", 0.0), ("b", 0.5)):  # both diverge at once: equal weights, other labels
+        landscape("train", "--lr", 1e30, "--epochs", 1, "--label-noise", noise, "--out", tmp_path / name)
+    out = ("--steps", 1, "--out", tmp_path / "s.npz")
+    assert landscape("surface", tmp_path / "a/last.pt", *out).code == 0
+    refused(landscape("surface", tmp_path / "b/last.pt", *out, "--resume"), 3, "other settings", "data")
+
+
+@pytest.mark.parametrize("stream", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_bug(runs, stream):
+    command = f"{sys.executable} -m cli surface {runs}/sgd/last.pt --steps 1 {stream}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert (runs / "sgd/surface.npz").exists()
+    assert "bug" not in done.stderr
+
+
+def test_a_folder_whose_name_is_no_text(landscape, runs):
+    odd = os.fsdecode(os.fsencode(runs) + b"/odd\xff")
+    shutil.copytree(runs / "sgd", odd)
+    assert landscape("surface", os.path.join(odd, "last.pt"), "--steps", 1).code == 0  # noqa: PTH118
+    assert landscape("report", odd).code == 0

@@ -74,7 +74,37 @@ def test_what_has_no_filter_does_not_move(zoo):
     still = {name for name, d in moved.items() if d.count_nonzero() == 0}
     one_dimensional = {name for name, shape in zoo.shapes.items() if len(shape) < 2}
     assert still == one_dimensional | {"attention.bias_k", "attention.bias_v"}
-    assert moved["embedding.weight"][0].count_nonzero() == 0  # the padding row: its weights are zero
+
+
+def test_the_padding_row_does_not_move_even_where_its_weights_are_not_zero():
+    net = nn.Sequential(nn.Embedding(5, 4, padding_idx=1), nn.Flatten(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].weight[1] = 1.0
+    objective = Objective(net, nn.CrossEntropyLoss(), [(torch.tensor([[0, 2]]), torch.tensor([1]))])
+    moved = objective.named(random_plane(objective).axes[0])["0.weight"]
+    assert moved[1].count_nonzero() == 0
+    assert moved[0].count_nonzero() == 4
+
+
+def test_a_tensor_of_unknown_kind_is_one_filter_and_named(zoo):
+    assert random_plane(zoo).settings["whole_tensors"] == []  # position is (1, 5, 8): one filter anyway
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.Parameter(torch.randn(3, 4, 4))
+
+        def forward(self, x):
+            return x @ self.experts.sum(0)
+
+    objective = Objective(Stack(), nn.MSELoss(), [(torch.randn(2, 4), torch.randn(2, 4))])
+    assert random_plane(objective).settings["whole_tensors"] == ["experts"]
+
+
+def test_a_plane_on_which_nothing_moves_is_refused():
+    objective = Objective(nn.LayerNorm(4), nn.MSELoss(), [(torch.randn(2, 4), torch.randn(2, 4))])
+    with pytest.raises(ValueError, match="no parameter moves"):
+        random_plane(objective)
 
 
 def test_filter_normalization_agrees_with_li_et_al_on_the_same_gaussian():

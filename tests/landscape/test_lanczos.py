@@ -4,6 +4,7 @@ import torch
 from problems import NETS, dense_hessian, objective_of
 
 from landscape.lanczos import top_eigenpairs
+from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 
 
@@ -35,19 +36,53 @@ def test_an_eigenvalue_lies_within_each_residual_and_the_flags_tell_the_truth(na
     assert pairs.converged.all()
     nearest = np.abs(values[None] - pairs.values[:, None]).min(1)
     assert (nearest <= pairs.residuals + 1e-12).all()
-    found_all = np.allclose(pairs.values, values[:5], atol=1e-5 * np.abs(values).max())
-    assert pairs.complete == found_all
-    if name != "multiple":
-        assert found_all
+    assert pairs.complete
+    np.testing.assert_allclose(pairs.values, values[:5], atol=1e-5 * np.abs(values).max())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_hidden_copy_of_an_eigenvalue_is_reported_as_incomplete(seed):
+def test_every_copy_of_an_eigenvalue_is_found(seed):
+    values = [9.0, 9.0, 9.0, 4.0, 3.0, *np.linspace(0, 1, 60)]
+    pairs = top_eigenpairs(operator_with(values), k=4, tolerance=1e-6, seed=seed, max_matvecs=400)
+    np.testing.assert_allclose(pairs.values, [9, 9, 9, 4], atol=1e-6)
+    assert pairs.converged.all()
+    assert pairs.complete
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_copy_that_there_was_no_budget_to_look_for_is_reported_as_incomplete(seed):
     values = [9.0, 9.0, 4.0, 3.0, *np.linspace(0, 1, 60)]
-    pairs = top_eigenpairs(operator_with(values), k=2, tolerance=1e-4, seed=seed)
+    pairs = top_eigenpairs(operator_with(values), k=2, tolerance=1e-4, seed=seed, max_matvecs=45)
     assert pairs.converged.all()
     np.testing.assert_allclose(pairs.values, [9, 4], atol=1e-2)  # one start vector sees one copy
     assert not pairs.complete
+    assert pairs.num_matvecs <= 45
+
+
+def test_the_threefold_eigenvalues_of_a_linear_layer_are_found():
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 3).double()
+    data = [(torch.randn(9, 4).double(), torch.randn(9, 3).double())]
+    objective = Objective(net, torch.nn.MSELoss(), data)
+    truth = torch.linalg.eigvalsh(dense_hessian(objective)).flip(0).numpy()
+    pairs = top_eigenpairs(hessian(objective), k=6, tolerance=1e-8)
+    np.testing.assert_allclose(pairs.values, truth[:6], rtol=1e-7)
+    assert pairs.complete
+
+
+def test_a_long_float32_vector_does_not_shift_an_eigenvalue():
+    """Its length in float32 is off by 7e-4 at this size: as a Rayleigh quotient 4 became 4.0027."""
+    size = 3_000_000
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linalg.qr(torch.randn(size, 3, generator=generator, dtype=torch.float64))[0]
+    values = torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64)
+    factor = (spread * values.sqrt()).float()
+    operator = SymmetricOperator(lambda v: (factor.double() @ (factor.double().T @ v.double())).float(), size)
+    truth = torch.linalg.eigvalsh(factor.double().T @ factor.double()).flip(0).numpy()
+    pairs = top_eigenpairs(operator, k=3, basis_size=6)
+    np.testing.assert_allclose(pairs.values, truth, rtol=1e-6)
+    assert (np.abs(pairs.values - truth) <= pairs.residuals + 1e-6).all()
+    assert pairs.residuals.max() < 1e-4
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -122,9 +157,20 @@ def test_the_zero_operator_has_zeros():
 
 
 def test_an_operator_that_is_not_symmetric_is_found_out():
-    matrix = torch.triu(torch.ones(20, 20, dtype=torch.float64))
-    pairs = top_eigenpairs(SymmetricOperator(lambda v: matrix @ v, 20, torch.float64), k=1)
-    assert pairs.checks["symmetric"] is False
+    """Also a large one: the usual test u'Hv = v'Hu for random u and v loses its power as 1 / sqrt(P)."""
+    size = 200_000
+    diagonal = torch.linspace(0, 1, size)
+
+    def skewed(v):
+        return diagonal * v + 0.3 * (v.roll(1) - v.roll(-1))
+
+    def symmetric(v):
+        return diagonal * v + 0.3 * (v.roll(1) + v.roll(-1))
+
+    bad, good = (top_eigenpairs(SymmetricOperator(f, size), k=1, max_matvecs=40) for f in (skewed, symmetric))
+    assert bad.checks["symmetric"] is False
+    assert good.checks["symmetric"] is True
+    assert good.checks["symmetry"] < 1e-5 < 1e-2 < bad.checks["symmetry"]
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_random_state_is_left_alone():
@@ -145,8 +191,9 @@ def test_a_product_that_is_not_finite_is_an_error():
     [
         ({"k": 0}, r"k must be in 1..10 .*got 0"),
         ({"k": 11}, r"k must be in 1..10 .*got 11"),
-        ({"k": 1, "tolerance": 0.0}, "tolerance must be positive"),
-        ({"k": 1, "tolerance": float("nan")}, "tolerance must be positive"),
+        ({"k": 1, "tolerance": 0.0}, "tolerance must be above 0 and below 1"),
+        ({"k": 1, "tolerance": float("nan")}, "tolerance must be above 0"),
+        ({"k": 1, "tolerance": float("inf")}, "tolerance must be above 0"),
         ({"k": 5, "basis_size": 6}, r"basis_size must be at least k \+ 2 = 7"),
         ({"k": 5, "max_matvecs": 10}, "max_matvecs must be at least 17"),
     ],

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from landscape.losses import check_reduction, terms
+from landscape.losses import check_reduction, check_stated_reduction, terms
 
 CLASS_LOSSES = [
     nn.CrossEntropyLoss(),
@@ -24,6 +24,10 @@ ELEMENT_LOSSES = [
 ]
 
 
+def name_of(loss):
+    return getattr(loss, "__name__", None) or str(loss)
+
+
 def mean_by_terms(loss, outputs, targets, sizes, reduction=None):
     found = [
         terms(loss, o, t, reduction=reduction) for o, t in zip(outputs.split(sizes), targets.split(sizes), strict=True)
@@ -35,7 +39,7 @@ def as_mean(loss):
     return nn.CrossEntropyLoss() if isinstance(loss, nn.Module) and loss.reduction == "sum" else loss
 
 
-@pytest.mark.parametrize("loss", CLASS_LOSSES, ids=str)
+@pytest.mark.parametrize("loss", CLASS_LOSSES, ids=name_of)
 @pytest.mark.parametrize("shape", [(), (4,)], ids=["one target", "targets at 4 places"])
 def test_sums_over_ragged_batches_are_torchs_mean_over_all(loss, shape):
     torch.manual_seed(0)
@@ -45,7 +49,7 @@ def test_sums_over_ragged_batches_are_torchs_mean_over_all(loss, shape):
     torch.testing.assert_close(mean_by_terms(loss, outputs, targets, [5, 5, 1]), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("loss", ELEMENT_LOSSES, ids=str)
+@pytest.mark.parametrize("loss", ELEMENT_LOSSES, ids=name_of)
 def test_elementwise_losses_divide_by_elements(loss):
     torch.manual_seed(0)
     outputs, targets = torch.randn(11, 3, dtype=torch.float64), torch.rand(11, 3, dtype=torch.float64)
@@ -78,6 +82,27 @@ def test_a_wrong_reduction_is_found_by_doubling_the_batch():
     outputs, targets = torch.ones(4, 3), torch.zeros(4, 3)
     with pytest.raises(ValueError, match="is not a mean: a batch gives 12, the same batch twice 24, expected 12"):
         check_reduction(lambda o, t: (o - t).abs().sum(), outputs, targets, "mean")
+
+
+def test_a_mean_over_something_else_than_examples_is_found_out():
+    def masked(output, target):
+        return ((output - target) * (target > 0)).sum() / (target > 0).sum()
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="is not a mean over examples: two parts of a batch give"):
+        check_reduction(masked, torch.randn(12, 3), torch.randn(12, 3), "mean")
+
+
+@pytest.mark.parametrize(
+    ("loss", "reduction", "message"),
+    [
+        (nn.MSELoss(), "foo", r"reduction must be one of \('mean', 'sum'\), got 'foo'"),
+        (nn.MSELoss(), "sum", r"reduction='sum' contradicts MSELoss\(\), which has reduction='mean'"),
+    ],
+)
+def test_a_stated_reduction_that_cannot_be_is_refused(loss, reduction, message):
+    with pytest.raises(ValueError, match=message):
+        check_stated_reduction(loss, reduction)
 
 
 def test_an_unknown_reduction_must_be_given():

@@ -1,16 +1,18 @@
 import copy
 import random
+from collections import UserDict, namedtuple
 
 import numpy as np
 import pytest
 import torch
 from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.alignment import gradient_congruence
 from landscape.directions import random_plane
 from landscape.lanczos import top_eigenpairs
-from landscape.objective import Objective
+from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import hessian
 from landscape.surface import loss_surface
 
@@ -65,6 +67,9 @@ def test_sums_give_the_same_loss_and_gradient_without_a_standard_error():
     assert np.isnan(by_sums.evaluate().standard_error)
     torch.testing.assert_close(by_sums.gradient(), by_loss.gradient())
     torch.testing.assert_close(hessian(by_sums).matvec(by_sums.theta), hessian(by_loss).matvec(by_sums.theta))
+
+
+Pair = namedtuple("Pair", "x y")
 
 
 def measure_everything(objective):
@@ -156,6 +161,87 @@ def test_a_module_that_writes_its_buffers_or_draws_numbers_in_eval_mode_is_put_b
     assert_same_state(before, state_of(net))
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_reading_a_loader_leaves_the_random_state_as_it_was(shuffle):
+    net, inputs, targets = build("batch_norm_net")
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=6, shuffle=shuffle)
+    before = state_of(net)
+    measure_everything(Objective(net, nn.CrossEntropyLoss(), loader))
+    assert_same_state(before, state_of(net))
+
+
+MEASUREMENTS = {
+    "surface": lambda o: loss_surface(o, random_plane(o), steps=1),
+    "hessian": hessian,
+    "congruence": lambda o: gradient_congruence(o, o),
+}
+
+
+class FunctionalDropout(nn.Linear):
+    """Random in eval mode, from torch's global generator."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+class PrivatelyRandom(nn.Linear):
+    generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return super().forward(x + torch.rand(1, generator=self.generator).double())
+
+
+@pytest.mark.parametrize("measure", MEASUREMENTS.values(), ids=MEASUREMENTS)
+@pytest.mark.parametrize("kind", [FunctionalDropout, PrivatelyRandom])
+def test_a_model_that_is_random_in_eval_mode_is_refused(measure, kind):
+    _, inputs, targets = build("tied")
+    objective = Objective(kind(5, 3).double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    with pytest.raises(NotRepeatableError, match="two passes at the same weights gave"):
+        measure(objective)
+
+
+@pytest.mark.parametrize("measure", MEASUREMENTS.values(), ids=MEASUREMENTS)
+def test_data_that_change_between_passes_are_refused(measure):
+    class Growing:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([(inputs * self.passes, targets)])
+
+    net, inputs, targets = build("tied")
+    with pytest.raises(NotRepeatableError, match="batches change"):
+        measure(Objective(net, nn.CrossEntropyLoss(), Growing()))
+
+
+def test_data_in_another_order_in_each_pass_is_refused():
+    net, inputs, targets = build("tied")
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=6, shuffle=True, generator=torch.Generator())
+    with pytest.raises(NotRepeatableError, match="gave different batches"):
+        hessian(Objective(net, nn.CrossEntropyLoss(), loader))
+
+
+@pytest.mark.parametrize("wrap", [UserDict, dict, lambda d: Pair(**d)], ids=["UserDict", "dict", "named tuple"])
+def test_batches_may_be_mappings_or_named_tuples_and_their_content_counts(wrap):
+    net, inputs, targets = build("tied")
+
+    def sums(model, batch):
+        x, y = (batch.x, batch.y) if isinstance(batch, Pair) else (batch["x"], batch["y"])
+        return nn.functional.cross_entropy(model(x), y, reduction="sum"), len(y)
+
+    one, other = (Objective.from_sums(net, sums, [wrap({"x": x, "y": targets})]) for x in (inputs, 2 * inputs))
+    assert one.evaluate().loss == pytest.approx(objective_of("tied").evaluate().loss)
+    assert one.data_hash != other.data_hash
+
+
+def test_a_batch_whose_content_cannot_be_hashed_is_refused():
+    net, inputs, targets = build("tied")
+    objective = Objective(net, nn.CrossEntropyLoss(), [(inputs, targets)])
+    object.__setattr__(objective, "batches", [(inputs, object())])
+    with pytest.raises(TypeError, match="a batch holds a object"):
+        objective.data_hash  # noqa: B018
+
+
 def test_theta_holds_a_tied_weight_once_and_moves_both_places():
     objective = objective_of("tied")
     assert objective.theta.numel() == sum(p.numel() for p in objective.model.parameters())
@@ -202,8 +288,10 @@ def test_batches_that_can_be_read_once_are_refused():
 
 
 def test_no_batches_are_refused():
-    with pytest.raises(ValueError, match="batches is empty"):
-        Objective(build("tied")[0], nn.CrossEntropyLoss(), []).evaluate()
+    empty = Objective(build("tied")[0], nn.CrossEntropyLoss(), [])
+    for measure in (empty.evaluate, empty.gradient):
+        with pytest.raises(ValueError, match="batches is empty"):
+            measure()
 
 
 def test_one_example_works():

@@ -178,7 +178,7 @@ def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
 
 
 def with_header(path, **changes):
-    header = {"format": 1, "plan": {}, "results": []} | changes
+    header = {"format": 1, "plan": {}, "results": [{}]} | changes
     write_members(path, header=npy(np.array(json.dumps({k: v for k, v in header.items() if v is not None}))))
     return path
 
@@ -188,6 +188,9 @@ def with_header(path, **changes):
     [
         ({"format": 99}, "format 99, made by a newer landscape; this one reads 1: upgrade"),
         ({"results": None}, "lacks format or results"),
+        ({"format": 0}, "lacks format or results"),
+        ({"format": True}, "lacks format or results"),
+        ({"results": []}, "lacks format or results"),
         ({"results": [{"type": "Sculpture"}]}, "result 0 is of an unknown type"),
         ({"results": [{"type": "Surface"}]}, "result 0 is of an unknown type or lacks a part"),
     ],
@@ -195,6 +198,40 @@ def with_header(path, **changes):
 def test_a_foreign_header_is_named(tmp_path, changes, message):
     with pytest.raises(ResultsError, match=message):
         load(with_header(tmp_path / "r.npz", **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": np.zeros(3)},
+        {"loss": np.zeros((3, 2))},
+        {"loss": np.array([["a"] * 3] * 3)},
+        {"x": np.array([0.0, np.nan, 1.0])},
+        {"status": np.zeros((2, 2), np.uint8)},
+        {"settings": None},
+        {"checks": []},
+    ],
+    ids=str,
+)
+def test_a_result_of_a_wrong_shape_or_type_is_named(tmp_path, changes):
+    save(dataclasses.replace(surface(), **changes), tmp_path / "r.npz")
+    with pytest.raises(ResultsError, match=r"r.npz: result 0 is of an unknown type or lacks a part"):
+        load(tmp_path / "r.npz")
+
+
+def test_a_checkpoint_given_for_results_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "last.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(ResultsError, match="is a checkpoint, not results: measure it with landscape surface"):
+        load(tmp_path / "last.pt")
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real.npz").write_bytes(b"old")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")
+    save(surface(), tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    same(surface(), load(tmp_path / "real.npz")[0])
 
 
 def test_another_npz_is_no_results_file(tmp_path):

@@ -118,6 +118,12 @@ def test_an_extent_that_is_not_positive_and_finite_is_refused(extent):
         grid(3, extent)
 
 
+def test_an_extent_beyond_the_dtype_is_refused():
+    objective = objective_of("tied", dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"extent must be within the range of torch.float32"):
+        loss_surface(objective, random_plane(objective), steps=3, extent=1e39)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 21, 51, 201])
 def test_the_grid_is_symmetric_with_an_exact_zero(steps):
     x = grid(steps, 0.7)
