@@ -56,7 +56,7 @@ def test_the_standard_error_matches_the_spread_over_fresh_data():
         targets = inputs @ teacher + 3 * torch.randn(120, 1, generator=generator, dtype=torch.float64)
         return Objective(net, nn.MSELoss(), in_batches(inputs, targets, [8] * 15))
 
-    found = [gradient_congruence(draw(), draw(), radius=0.0) for _ in range(60)]
+    found = [gradient_congruence(draw(), draw(), radius=0.0) for _ in range(40)]
     spread = np.std([f.value for f in found], ddof=1)
     stated = np.sqrt(np.mean([f.standard_error**2 for f in found]))
     assert 0.5 < stated / spread < 2.0

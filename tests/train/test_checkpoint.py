@@ -259,7 +259,7 @@ def test_content_that_is_not_ours_is_refused_part_by_part(path):
     content = raw(path)
     cases = [
         ({**content, "format": 2}, "has format 2, made by a newer landscape; this one reads 1: upgrade"),
-        ({**content, "format": "x"}, "has format x"),
+        ({**content, "format": "x"}, "has no format that a landscape ever wrote: 'x'"),
         ({key: value for key, value in content.items() if key not in ("rng", "step")}, "lacks rng, step"),
         ({**content, "epoch": "3", "model": [1]}, "of an unexpected type are model, epoch"),
         ({**content, "config": {**content["config"], "lr": -1.0}}, "settings that cannot be used: lr must be above 0"),
