@@ -4,12 +4,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := OMP_NUM_THREADS=1 # the networks of the tests are small: more threads wait for each other
+RUN := OMP_NUM_THREADS=1 # the networks of the demo and the tests are small: more threads wait for each other
 
 .PHONY: demo test check lint types contracts chromium clean
 
 demo: .venv/installed
-	$(BIN)/landscape demo
+	$(RUN) $(BIN)/landscape demo
 
 test: .venv/installed-for-development chromium
 	$(RUN) $(BIN)/python -m pytest -n 2 --dist worksteal
