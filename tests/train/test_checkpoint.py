@@ -90,11 +90,10 @@ def test_saving_replaces_the_file_whole_and_leaves_no_temporary_file(whole, path
     before = path.read_bytes()
     (path.parent / ".last.pt.tmp-999999999").write_bytes(b"of a dead process")
 
-    def fail(content, file):
-        file.write(b"half")
+    def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save(whole, path)
     assert path.read_bytes() == before
