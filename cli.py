@@ -168,7 +168,7 @@ _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default
 _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
     "data": "The data set.",
-    "model": "The network.",
+    "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "epochs": "Passes over the training data.",
     "batch_size": "Examples per step.",
     "lr": "Learning rate at the start; cosine to zero.",
@@ -835,6 +835,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 6, message, ""
     if kind in ("CheckpointError", "ResultsError", "SettingsDifferError"):
         return 3, message, ""
+    if kind == "LibraryError":
+        return 5, message, ""
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):

@@ -99,6 +99,7 @@ def restore(checkpoint: Checkpoint) -> tuple[nn.Module, Splits]:
 
     Raises:
         CheckpointError: If the weights do not fit the model, or the data is not what it was.
+        LibraryError: If the model is torchvision's or timm's, and the library is missing or does not fit torch.
     """
     config = checkpoint.config
     splits = load(config)
@@ -107,7 +108,11 @@ def restore(checkpoint: Checkpoint) -> tuple[nn.Module, Splits]:
             f"the data {config.data!r} of this machine is not what the checkpoint was trained on: its content hash "
             f"differs. The checkpoint was written with {_listed(checkpoint.versions)}"
         )
-    model = build(config.model, in_channels=splits.train[0].shape[1], num_classes=splits.num_classes, seed=config.seed)
+    in_channels = splits.train[0].shape[1]
+    try:
+        model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
+    except ValueError as error:
+        raise CheckpointError(f"the model {config.model!r} of the checkpoint cannot be built: {error}") from error
     problems = _misfits(model.state_dict(), checkpoint.model)
     if problems:
         raise CheckpointError(f"the weights do not fit the model {config.model!r}: {'; '.join(problems)}")
