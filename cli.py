@@ -169,6 +169,7 @@ _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
     "data": "The data set.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
+    "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
     "epochs": "Passes over the training data.",
     "batch_size": "Examples per step.",
     "lr": "Learning rate at the start; cosine to zero.",

@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import os
 import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from train.data import content_hash as tensors_hash
 from train.models import build
 
 FORMAT = 1
+_NUM_NAMED = 5
 
 State = dict[str, Any]  # nested dictionaries and lists of tensors and primitives
 Metrics = dict[str, int | float | None]
@@ -85,10 +87,8 @@ def read(path: str | Path, *, allow_nonfinite: bool = False) -> Checkpoint:
         CheckpointError: If the file is damaged, is something else, or holds weights that are not finite.
     """
     path = _file(Path(path))
-    _check_first_bytes(path)
-    _check_archive(path)
-    _check_safe(path)
-    checkpoint = _checkpoint(path, _load(path))
+    check_archive(path)
+    checkpoint = _checkpoint(path, load_plain(path))
     if not allow_nonfinite:
         _check_finite(path, checkpoint.model)
     return checkpoint
@@ -113,7 +113,7 @@ def restore(checkpoint: Checkpoint) -> tuple[nn.Module, Splits]:
         model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
     except ValueError as error:
         raise CheckpointError(f"the model {config.model!r} of the checkpoint cannot be built: {error}") from error
-    problems = _misfits(model.state_dict(), checkpoint.model)
+    problems = misfits(model.state_dict(), checkpoint.model)
     if problems:
         raise CheckpointError(f"the weights do not fit the model {config.model!r}: {'; '.join(problems)}")
     model.load_state_dict(checkpoint.model, strict=True)
@@ -191,6 +191,18 @@ def _file(path: Path) -> Path:
     return path
 
 
+def check_archive(path: Path) -> None:
+    """Refuse a file that is no zip of torch.save, is damaged, or names code.
+
+    Raises:
+        UnsafeCheckpointError: If the file names code. Nothing of it is run.
+        CheckpointError: If the file is damaged, or is something else.
+    """
+    _check_first_bytes(path)
+    _check_entries(path)
+    _check_safe(path)
+
+
 def _check_first_bytes(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(1024)
@@ -236,7 +248,7 @@ def _refuse_bare_pickle(path: Path) -> None:
     raise CheckpointError(f"{path} is a bare pickle, not a landscape checkpoint")
 
 
-def _check_archive(path: Path) -> None:
+def _check_entries(path: Path) -> None:
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -281,16 +293,29 @@ def _check_safe(path: Path) -> None:
     except Exception as error:  # whatever a damaged pickle can make its reader raise
         raise CheckpointError(f"{path} cannot be read: its table of contents is damaged ({error})") from error
     if names:
-        raise UnsafeCheckpointError(
-            f"{path} names code ({', '.join(sorted(names))}), which would run on loading: it was not opened. "
-            "A checkpoint holds tensors and plain values only"
-        )
+        raise _named_code(path, names)
 
 
-def _load(path: Path) -> object:
+def _named_code(path: Path, names: list[str]) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{path} names code ({', '.join(sorted(names))}), which would run on loading: it was not opened. "
+        "A checkpoint holds tensors and plain values only"
+    )
+
+
+def load_plain(path: Path) -> object:
+    """The tensors and primitives of a file of torch.save.
+
+    Raises:
+        UnsafeCheckpointError: If the file names code. Nothing of it is run.
+        CheckpointError: If torch cannot read the file.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's own advice is to load unsafely; its first line says what happened
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))  # in a file from before torch wrote zips
+        if code:
+            raise _named_code(path, [code[1]]) from error
         reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason})") from error
 
@@ -333,7 +358,8 @@ def nonfinite_names(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
 
 
-def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Which tensors are missing, unexpected or of a wrong shape, a phrase for each kind that occurs."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     shapes = [
@@ -342,7 +368,13 @@ def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> lis
         if name in found and found[name].shape != tensor.shape
     ]
     lists = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    return [f"{label} {', '.join(names)}" for label, names in lists.items() if names]
+    return [f"{label} {_first(names)}" for label, names in lists.items() if names]
+
+
+def _first(names: list[str]) -> str:
+    """Another network differs in hundreds of names."""
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _listed(versions: Mapping[str, str]) -> str:

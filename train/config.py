@@ -40,6 +40,7 @@ _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit 
 class TrainConfig:
     """The settings of one run.
 
+    `weights` is a file of pretrained weights to start from, or empty.
     `rho` is the radius of "sam" and "sam-subset"; `rho1`, `rho2` those of the two Agnostic-SAM methods. `split_ratio`
     is the share of a batch that is trained on where a method splits it. `label_noise` is the fraction of training
     labels that are changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every
@@ -59,6 +60,7 @@ class TrainConfig:
     method: str = "sgd"
     data: str = "digits"
     model: str = "resnet8"
+    weights: str = ""
     epochs: int = 40
     batch_size: int = 128
     lr: float = 0.1

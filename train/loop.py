@@ -29,6 +29,7 @@ from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none,
 from train.models import build
 from train.probe import congruence
 from train.streams import derived_seed, seeded
+from train.weights import load_weights_
 
 __all__ = [
     "Outcome",
@@ -124,15 +125,17 @@ def train(
     Raises:
         OutputExistsError: If the folder holds a run, and neither `resume` nor `force` is given.
         SettingsDifferError: If the run to resume has other settings.
-        CheckpointError: If the checkpoint to resume from is damaged.
-        ValueError: If the data or a batch is too small for the settings, or the device is missing.
+        CheckpointError: If the checkpoint to resume from, or the file of weights, is damaged or does not fit.
+        ValueError: If the data or a batch is too small for the settings, the network does not take the images, the
+            file of weights is missing, or the device is.
+        LibraryError: If the network needs torchvision or timm, and the library is missing or does not fit torch.
     """
     folder = Path(folder)
     if resume and force:
         raise ValueError("resume and force exclude each other: continue the run that is there, or replace it")
     device = _device(config.device)
     with seeded(derived_seed(config.seed, "training"), device):
-        run = _prepare(config, folder, device)
+        run = _prepare(config, folder, device, pretrained=not (resume and (folder / "last.pt").exists()))
         last = open_folder(config, folder, resume=resume, force=force)
         if last is not None and last.epoch == config.epochs:
             keep_metrics(folder, last.epoch)
@@ -302,7 +305,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
+def _prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrained: bool) -> _Run:
     splits = load(config)
     num_examples = len(splits.train[1])
     if config.batch_size > num_examples:
@@ -313,7 +316,11 @@ def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
     part_sizes(config.batch_size, config.split_ratio, smallest=2)
     data = checkpoints.describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
-    model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed).to(device)
+    model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
+    _check_images(config.model, model, splits.train[0][:2])
+    if config.weights and pretrained:
+        load_weights_(model, config.weights)
+    model.to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -327,6 +334,19 @@ def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
         optimizer=optimizer,
         method=_method(config, model, optimizer),
     )
+
+
+def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
+    """A first look in eval mode, which draws nothing and moves no statistics."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(images)
+    except (RuntimeError, ValueError, AssertionError) as error:  # what the layers of the libraries raise
+        size = "x".join(str(length) for length in images.shape[1:])
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network {name} does not take images of {size}: {reason}") from error
+    model.train()
 
 
 def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
