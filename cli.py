@@ -170,7 +170,8 @@ _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default
 _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
     "data": "The data set.",
-    "model": "The network.",
+    "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
+    "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
     "epochs": "Passes over the training data.",
     "batch_size": "Examples per step.",
     "lr": "Learning rate at the start; cosine to zero.",
@@ -633,8 +634,6 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
 
     if config.device == "cuda":
         _device("cuda")
-    with _as_usage_error():
-        loop.check(config)
     with _counting(console) as count:
 
         def progress(at: Progress) -> None:
@@ -915,8 +914,12 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return NUMBER_FAILED, message, ""
     if kind in ("UnsafeCheckpointError", "OutputExistsError"):
         return 6, message, ""
+    if kind == "SettingsError":
+        return 2, message, "See: landscape train --help"
     if kind in ("CheckpointError", "ResultsError", "SettingsDifferError"):
         return 3, message, ""
+    if kind == "LibraryError":
+        return 5, message, ""
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):

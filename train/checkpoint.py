@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import os
 import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from train.data import content_hash as tensors_hash
 from train.models import build
 
 FORMAT = 1
+_NUM_NAMED = 5
 
 State = dict[str, Any]  # nested dictionaries and lists of tensors and primitives
 Metrics = dict[str, int | float | None]
@@ -85,10 +87,8 @@ def read(path: str | Path, *, allow_nonfinite: bool = False) -> Checkpoint:
         CheckpointError: If the file is damaged, is something else, or holds weights that are not finite.
     """
     path = _file(Path(path))
-    _check_first_bytes(path)
-    _check_archive(path)
-    _check_safe(path)
-    checkpoint = _checkpoint(path, _load(path))
+    check_archive(path)
+    checkpoint = _checkpoint(path, load_plain(path))
     if not allow_nonfinite:
         _check_finite(path, checkpoint.model)
     return checkpoint
@@ -99,6 +99,7 @@ def restore(checkpoint: Checkpoint) -> tuple[nn.Module, Splits]:
 
     Raises:
         CheckpointError: If the weights do not fit the model, or the data is not what it was.
+        LibraryError: If the model is torchvision's or timm's, and the library is missing or does not fit torch.
     """
     config = checkpoint.config
     splits = load(config)
@@ -107,8 +108,12 @@ def restore(checkpoint: Checkpoint) -> tuple[nn.Module, Splits]:
             f"the data {config.data!r} of this machine is not what the checkpoint was trained on: its content hash "
             f"differs. The checkpoint was written with {_listed(checkpoint.versions)}"
         )
-    model = build(config.model, in_channels=splits.train[0].shape[1], num_classes=splits.num_classes, seed=config.seed)
-    problems = _misfits(model.state_dict(), checkpoint.model)
+    in_channels = splits.train[0].shape[1]
+    try:
+        model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
+    except ValueError as error:
+        raise CheckpointError(f"the model {config.model!r} of the checkpoint cannot be built: {error}") from error
+    problems = misfits(model.state_dict(), checkpoint.model)
     if problems:
         raise CheckpointError(f"the weights do not fit the model {config.model!r}: {'; '.join(problems)}")
     model.load_state_dict(checkpoint.model, strict=True)
@@ -187,6 +192,18 @@ def _file(path: Path) -> Path:
     return path
 
 
+def check_archive(path: Path) -> None:
+    """Refuse a file that is no zip of torch.save, is damaged, or names code.
+
+    Raises:
+        UnsafeCheckpointError: If the file names code. Nothing of it is run.
+        CheckpointError: If the file is damaged, or is something else.
+    """
+    _check_first_bytes(path)
+    _check_entries(path)
+    _check_safe(path)
+
+
 def _check_first_bytes(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(1024)
@@ -232,7 +249,7 @@ def _refuse_bare_pickle(path: Path) -> None:
     raise CheckpointError(f"{path} is a bare pickle, not a landscape checkpoint")
 
 
-def _check_archive(path: Path) -> None:
+def _check_entries(path: Path) -> None:
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -277,16 +294,29 @@ def _check_safe(path: Path) -> None:
     except Exception as error:  # whatever a damaged pickle can make its reader raise
         raise CheckpointError(f"{path} cannot be read: its table of contents is damaged ({error})") from error
     if names:
-        raise UnsafeCheckpointError(
-            f"{path} names code ({', '.join(sorted(names))}), which would run on loading: it was not opened. "
-            "A checkpoint holds tensors and plain values only"
-        )
+        raise _named_code(path, names)
 
 
-def _load(path: Path) -> object:
+def _named_code(path: Path, names: list[str]) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{path} names code ({', '.join(sorted(names))}), which would run on loading: it was not opened. "
+        "A checkpoint holds tensors and plain values only"
+    )
+
+
+def load_plain(path: Path) -> object:
+    """The tensors and primitives of a file of torch.save.
+
+    Raises:
+        UnsafeCheckpointError: If the file names code. Nothing of it is run.
+        CheckpointError: If torch cannot read the file.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's own advice is to load unsafely; its first line says what happened
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))  # in a file from before torch wrote zips
+        if code:
+            raise _named_code(path, [code[1]]) from error
         reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason})") from error
 
@@ -346,14 +376,21 @@ def nonfinite_names(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
 
 
-def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Which tensors are missing, unexpected or of a wrong shape, a phrase for each kind that occurs."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     present = [(name, tensor, found[name]) for name, tensor in expected.items() if name in found]
     shapes = [f"{name} is {tuple(f.shape)}, expected {tuple(t.shape)}" for name, t, f in present if f.shape != t.shape]
     dtypes = [f"{name} is {f.dtype}, expected {t.dtype}" for name, t, f in present if f.dtype != t.dtype]
     lists = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes, "wrong dtype": dtypes}
-    return [f"{label} {', '.join(names)}" for label, names in lists.items() if names]
+    return [f"{label} {_first(names)}" for label, names in lists.items() if names]
+
+
+def _first(names: list[str]) -> str:
+    """Another network differs in hundreds of names."""
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _listed(versions: Mapping[str, str]) -> str:

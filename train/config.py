@@ -15,10 +15,24 @@ from dataclasses import dataclass
 
 METHODS = ("sgd", "sam", "sam-subset", "agnostic-sam", "agnostic-sam-simple")
 DATA = ("digits",)
-MODELS = ("resnet8",)
+MODELS = (
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "wrn16_4",
+    "wrn40_2",
+    "wrn28_10",
+    "pyramidnet101_64",
+    "pyramidnet110_84",
+    "pyramidnet110_270",
+    "densenet121_imagenet_stem",
+    "densenet121_cifar_stem",
+)
+MODEL_LIBRARIES = ("torchvision:NAME", "timm:NAME")
 DEVICES = ("auto", "cpu", "cuda")
 
-_CHOICES = {"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES}
+_CHOICES = {"method": METHODS, "data": DATA, "model": (*MODELS, *MODEL_LIBRARIES), "device": DEVICES}
 _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
 
 
@@ -26,6 +40,7 @@ _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit 
 class TrainConfig:
     """The settings of one run.
 
+    `weights` is a file of pretrained weights to start from, or empty.
     `rho` is the radius of "sam" and "sam-subset"; `rho1`, `rho2` those of the two Agnostic-SAM methods. `split_ratio`
     is the share of a batch that is trained on where a method splits it. `label_noise` is the fraction of training
     labels that are changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every
@@ -45,6 +60,7 @@ class TrainConfig:
     method: str = "sgd"
     data: str = "digits"
     model: str = "resnet8"
+    weights: str = ""
     epochs: int = 40
     batch_size: int = 128
     lr: float = 0.1
@@ -123,10 +139,13 @@ def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a `value` that is none of the `choices`, and name the nearest.
 
+    A choice such as "timm:NAME" stands for all values that begin with "timm:", whatever follows.
+
     Raises:
         ValueError: If `value` is not among the choices.
     """
-    if value not in choices:
+    prefixes = tuple(choice.partition(":")[0] + ":" for choice in choices if ":" in choice)
+    if value not in choices and (not value.startswith(prefixes) or value in prefixes):
         raise ValueError(
             f"{name} must be one of {', '.join(choices)}; got {value!r}{_nearest(value, choices)}".rstrip(".")
         )

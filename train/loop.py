@@ -7,10 +7,11 @@ is continued from one has the same numbers, bit for bit, as one that was never s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -29,12 +30,14 @@ from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none,
 from train.models import build
 from train.probe import congruence
 from train.streams import derived_seed, seeded
+from train.weights import load_weights_
 
 __all__ = [
     "Outcome",
     "OutputExistsError",
     "Progress",
     "SettingsDifferError",
+    "SettingsError",
     "cross_entropy",
     "evaluate",
     "gradients_per_step",
@@ -105,6 +108,10 @@ class _Run:
     metrics: Metrics = field(default_factory=dict)
 
 
+class SettingsError(ValueError):
+    """Settings that the data, the network or the machine refuse."""
+
+
 class _DivergedError(Exception):
     pass
 
@@ -125,15 +132,18 @@ def train(
     Raises:
         OutputExistsError: If the folder holds a run, and neither `resume` nor `force` is given.
         SettingsDifferError: If the run to resume has other settings.
-        CheckpointError: If the checkpoint to resume from is damaged.
-        ValueError: If the data or a batch is too small for the settings, or the device is missing.
+        CheckpointError: If the checkpoint to resume from, or the file of weights, is damaged or does not fit.
+        SettingsError: If the data, a batch, the images or the device do not suit the settings.
+            file of weights is missing, or the device is.
+        LibraryError: If the network needs torchvision or timm, and the library is missing or does not fit torch.
     """
     folder = Path(folder)
     if resume and force:
-        raise ValueError("resume and force exclude each other: continue the run that is there, or replace it")
+        raise SettingsError("resume and force exclude each other: continue the run that is there, or replace it")
     device = _device(config.device)
     with seeded(derived_seed(config.seed, "training"), device):
-        run = _prepare(config, folder, device)
+        with _as_settings_error():
+            run = _prepare(config, folder, device, pretrained=not (resume and (folder / "last.pt").exists()))
         last = open_folder(config, folder, resume=resume, force=force)
         if last is not None and last.epoch == config.epochs:
             keep_metrics(folder, last.epoch)
@@ -153,10 +163,14 @@ def train(
         return dataclasses.replace(outcome, message=" ".join(filter(None, [outcome.message, _not_bit_identical(last)])))
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse, before anything is written, what the settings alone do not show: see `train`."""
-    _device(config.device)
-    _check_batch(config, len(load(config).train[1]))
+@contextlib.contextmanager
+def _as_settings_error() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:  # a damaged file, say
+            raise
+        raise SettingsError(str(error)) from error
 
 
 def gradients_per_step(config: TrainConfig) -> float:
@@ -309,16 +323,20 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here: use 'cpu' or 'auto'")
+        raise SettingsError("device is 'cuda', but torch sees no CUDA device here: use 'cpu' or 'auto'")
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def _prepare(config: TrainConfig, folder: Path, device: torch.device) -> _Run:
+def _prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrained: bool) -> _Run:
     splits = load(config)
     _check_batch(config, len(splits.train[1]))
     data = checkpoints.describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
-    model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed).to(device)
+    model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
+    _check_images(config.model, model, splits.train[0][:2])
+    if config.weights and pretrained:
+        load_weights_(model, config.weights)
+    model.to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -341,6 +359,19 @@ def _check_batch(config: TrainConfig, num_examples: int) -> None:
         )
     # every method is probed, and the probe splits; 2, since all our models have BatchNorm
     part_sizes(config.batch_size, config.split_ratio, smallest=2)
+
+
+def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
+    """A first look in eval mode, which draws nothing and moves no statistics."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(images)
+    except (RuntimeError, ValueError, AssertionError) as error:  # what the layers of the libraries raise
+        size = "x".join(str(length) for length in images.shape[1:])
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network {name} does not take images of {size}: {reason}") from error
+    model.train()
 
 
 def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:

@@ -10,7 +10,11 @@ from train.models import CONSTRUCTORS
     ("name", "value", "message"),
     [
         ("method", "agnostic", r"method must be one of sgd, sam, .*got 'agnostic'.* mean 'agnostic-sam'"),
-        ("model", "resnet9", r"model must be one of resnet8; got 'resnet9'. Did you mean 'resnet8'\?"),
+        ("model", "resnet9", r"model must be one of resnet8, .*NAME; got 'resnet9'\. Did you mean 'resnet8' or"),
+        ("model", "wrn28x10", r"got 'wrn28x10'\. Did you mean 'wrn28_10'"),
+        ("model", "torchvison:resnet18", r"got 'torchvison:resnet18'\. Did you mean 'torchvision:NAME'\?"),
+        ("model", "timm:", r"got 'timm:'\. Did you mean 'timm:NAME'\?"),
+        ("weights", 3, r"weights must be text in quotes; got 3"),
         ("data", "qqq", r"data must be one of digits; got 'qqq'$"),
         ("device", "gpu", r"device must be one of auto, cpu, cuda; got 'gpu'"),
         ("epochs", 0, "epochs must be at least 1; got 0"),
@@ -38,6 +42,11 @@ def test_a_bad_value_is_refused_in_one_line(name, value, message):
     with pytest.raises(ValueError, match=message) as caught:
         TrainConfig(**{name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "torchvision:resnet18", "timm:vit_tiny_patch16_224"])
+def test_a_model_is_one_of_ours_or_a_library_with_a_name(name):
+    assert TrainConfig(model=name).model == name
 
 
 def test_toml_and_dictionary_give_the_settings_back():
