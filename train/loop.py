@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train import checkpoint as checkpoints
 from train.batches import part_sizes
 from train.checkpoint import Checkpoint, Metrics
 from train.config import TrainConfig
-from train.data import Part, Splits, batch_order, load
+from train.data import Part, Splits, augmented, batch_order, load
 from train.folder import OutputExistsError, SettingsDifferError, append_metrics, keep_metrics, open_folder
 from train.methods import SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
@@ -223,7 +223,9 @@ def _train_steps(run: _Run) -> list[tuple[float, float]]:
     probes = []
     model.train()
     for rows in order:
-        batch = inputs[rows], targets[rows]
+        augment = config.augment == "paper"
+        images = augmented(inputs, rows, seed=config.seed, epoch=run.epoch) if augment else inputs[rows]
+        batch = images, targets[rows]
         probed = run.step % every == 0
         before = _probe(run, batch) if probed else math.nan
         started = time.perf_counter()
@@ -247,7 +249,7 @@ def probe_interval(config: TrainConfig, total_steps: int) -> int:
     return config.probe_every or min(100, max(1, total_steps // 160))
 
 
-def _probe(run: _Run, batch: Part) -> float:
+def _probe(run: _Run, batch: tuple[Tensor, Tensor]) -> float:
     config = run.config
     return congruence(
         run.model,

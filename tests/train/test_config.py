@@ -11,7 +11,7 @@ from train.models import CONSTRUCTORS
     [
         ("method", "agnostic", r"method must be one of sgd, sam, .*got 'agnostic'.* mean 'agnostic-sam'"),
         ("model", "resnet9", r"model must be one of resnet8; got 'resnet9'. Did you mean 'resnet8'\?"),
-        ("data", "qqq", r"data must be one of digits; got 'qqq'$"),
+        ("data", "qqq", r"data must be one of digits, digits32, cifar10, .*npz:PATH; got 'qqq'$"),
         ("device", "gpu", r"device must be one of auto, cpu, cuda; got 'gpu'"),
         ("epochs", 0, "epochs must be at least 1; got 0"),
         ("epochs", 2.5, r"epochs must be a whole number; got 2\.5"),
