@@ -105,7 +105,7 @@ _DATA_SETS = {
         read=fine_grained.flowers102,
         sizes=(1_836, 204, 6_149),
         num_classes=102,
-        licence="none stated; cite Nilsback and Zisserman 2008",
+        licence="none stated; cite Nilsback 2008",
         folder="flowers-102",
         files={
             "jpg": "",
@@ -154,7 +154,7 @@ _DATA_SETS = {
         read=folders.imagenet,
         sizes=(1_271_167, 10_000, 50_000),
         num_classes=1000,
-        licence="non-commercial research, by registration",
+        licence="research, by registration",
         folder="imagenet",
         files=dict.fromkeys(("train", "val"), ""),
         fix="Register at image-net.org, download it there, and unpack it into a folder for each synset",
