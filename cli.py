@@ -436,6 +436,7 @@ def report(paths: tuple[Path, ...], out: Path | None, title: str, open_it: bool,
     _writable(out)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_report(results, out, title=title, commands=[str(f.run["command"]) for f in loaded if "command" in f.run])
     console.say(f"wrote {_shown(out)}")
     if open_it:
@@ -627,6 +628,7 @@ def _measure_all(
         started = time.perf_counter()
         with _counting(console) as count:
             results = [_with_record(measure(one, count), one, split) for one in opened]
+        out.parent.mkdir(parents=True, exist_ok=True)
         save(results, out, plan=plan, run=_run_record(time.perf_counter() - started))
         console.say(f"wrote {_shown(out)}")
     else:
@@ -799,8 +801,10 @@ def _nearest_path(path: Path) -> str:
 
 
 def _writable(out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
+    there = next(
+        folder for folder in out.absolute().parents if folder.exists()
+    )  # made when there is something to write
+    if not os.access(there, os.W_OK):
         raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
