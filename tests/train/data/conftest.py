@@ -145,13 +145,13 @@ def write(tmp_path, monkeypatch):
         return tmp_path
 
     def trust(name):
-        data_set = catalogue._DATA_SETS[name]
+        data_set = catalogue.DATA_SETS[name]
         folder = tmp_path / data_set.folder
         files = {
             file: hashlib.md5((folder / file).read_bytes()).hexdigest() if md5 and (folder / file).exists() else md5
             for file, md5 in data_set.files.items()
         }
-        monkeypatch.setitem(catalogue._DATA_SETS, name, dataclasses.replace(data_set, files=files))
+        monkeypatch.setitem(catalogue.DATA_SETS, name, dataclasses.replace(data_set, files=files))
 
     make.trust = trust
     make.jpg = jpg

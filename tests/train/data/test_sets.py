@@ -44,7 +44,7 @@ def settings(name, root, **others):
 
 
 def test_every_listed_name_can_be_opened():
-    assert set(catalogue._DATA_SETS) == set(DATA)
+    assert set(catalogue.DATA_SETS) == set(DATA)
     assert set(EXPECTED) | {"digits", "digits32"} == set(DATA)
 
 
