@@ -2,10 +2,10 @@
 
 Small images (CIFAR) are mirrored with probability 1/2, padded with black by an eighth of their side (4 of 32), and
 cropped back at a random place. Images of 224 x 224 are a random crop of the file (8 to 100 % of its area, sides 3:4 to
-4:3), resized, mirrored with probability 1/2, and changed in brightness, then in contrast, by factors in 0.8..1.2; the
-crops follow arXiv:2406.07107, section 5, and its reference implementation's library, torchvision; the range of the
-factors is our choice, for neither states it. Digits and letters are not mirrored, for most would stop being what their
-label says.
+4:3), resized, mirrored with probability 1/2, and changed in brightness, then in contrast, by factors in 0.8..1.2. The
+list of changes is that of arXiv:2406.07107, the crop that of torchvision's RandomResizedCrop with its defaults; the
+range of the factors is our choice, for the paper states none. Digits and letters are not mirrored, for most would stop
+being what their label says.
 
 Legend: B rows asked for, U numbers drawn for a row; columns of a draw: flip, top, left, brightness, contrast, and four
 for each attempt at a crop.
