@@ -35,17 +35,19 @@ from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_o
 from landscape.tables import tables
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from landscape.directions import Normalization
     from landscape.objective import Objective
     from landscape.results import Record, Result
     from train.checkpoint import Checkpoint
     from train.config import TrainConfig
-    from train.data import Splits
+    from train.data import Images, Splits
+    from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
+RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
 
 Command = Callable[..., object]
@@ -117,6 +119,19 @@ class _Opened:
         }
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """A part of the data in batches, made anew on each pass."""
+
+    inputs: Images
+    targets: Tensor
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.targets), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            yield self.inputs[rows], self.targets[rows]
+
+
 # Options that several commands share
 
 
@@ -169,7 +184,9 @@ _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default
 
 _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
-    "data": "The data set.",
+    "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
+    "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
+    "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
     "epochs": "Passes over the training data.",
@@ -242,8 +259,9 @@ def app() -> None:
 
 @app.command()
 @_train_options
+@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @_output_options("runs/METHOD-seedSEED")
-def train(output: _Output, console: _Console, **options: str | float) -> Record:
+def train(output: _Output, console: _Console, download: bool, **options: str | float) -> Record:
     """Train one run: a folder with config.toml, metrics.jsonl, last.pt and best.pt.
 
     \b
@@ -257,6 +275,8 @@ def train(output: _Output, console: _Console, **options: str | float) -> Record:
     out = output.path or Path("runs") / f"{config.method}-seed{config.seed}"
     started = time.perf_counter()
     console.say(_plan_text(config))
+    if download:
+        _download(config)
     outcome = _train(config, out, output, console)
     console.table(_outcome_text(outcome))
     if outcome.status == "finished" and outcome.message:
@@ -427,12 +447,98 @@ def report(
     _refuse_to_replace(out, force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
-    _writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_report(results, out, title=title, commands=_commands_of(loaded))
     console.say(f"wrote {_shown(out)}")
     if open_it:
         webbrowser.open(out.resolve().as_uri())
     return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
+
+
+_data_root_option = click.option("--data-root", default="", help=_TRAIN_HELP["data_root"])
+
+
+@app.group()
+def data() -> None:
+    """Show which data sets are here, where they are expected, and whether they are whole.
+
+    \b
+    landscape data list
+    landscape data path cifar10
+    landscape data check cifar10
+    """
+
+
+@data.command("list")
+@_data_root_option
+@_console_options
+def data_list(data_root: str, console: _Console) -> Record:
+    """List every data set: present or absent, its sizes, its licence. Nothing is opened."""
+    from train.data import data_root as root_of
+    from train.data import records
+
+    found = records(root_of(data_root))
+    console.table(_data_table(found))
+    console.say(f"data root: {root_of(data_root)}   also: imagefolder:PATH, npz:PATH")
+    return {"data_root": str(root_of(data_root)), "data": [_data_record(one) for one in found]}
+
+
+@data.command("path")
+@click.argument("name")
+@_data_root_option
+@_console_options
+def data_path(name: str, data_root: str, console: _Console) -> Record:
+    """Print the folder where a data set is expected, whether it is there or not."""
+    from train.data import data_root as root_of
+    from train.data import record
+
+    with _as_usage_error():
+        found = record(name, root_of(data_root))
+    console.table(found.folder or "(embedded)")
+    return _data_record(found)
+
+
+@data.command("check")
+@click.argument("name")
+@_data_root_option
+@_console_options
+def data_check(name: str, data_root: str, console: _Console) -> Record:
+    """Read all of a data set: published checksums, labels, and every image. Exit code 3 if it is absent or damaged."""
+    from train.data import checked
+    from train.data import data_root as root_of
+
+    with _as_usage_error():
+        found = checked(name, root_of(data_root))
+    if found.state != "present":
+        raise _CommandError(3, found.detail)
+    console.table(f"{found.name} is whole; checksums: {found.checksums}")
+    return _data_record(found)
+
+
+def _data_table(found: Sequence[DataRecord]) -> str:
+    rows: list[tuple[str, ...]] = [("data", "state", "train", "validation", "test", "classes", "licence")]
+    for one in found:
+        sizes = [f"{size:,}" for size in one.sizes] if one.sizes else ["?"] * 3
+        rows.append((one.name, one.state, *sizes, str(one.num_classes), one.licence))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (0, 1, 6)
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{w}}" if n in left else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _data_record(one: DataRecord) -> Record:
+    return {**vars(one), "sizes": list(one.sizes) if one.sizes else None}
+
+
+def _download(config: TrainConfig) -> None:
+    from train.data import data_root, download
+
+    with contextlib.redirect_stdout(sys.stderr):  # torchvision prints
+        download(config.data, data_root(config.data_root))
 
 
 DEMO_NOISE = 0.4
@@ -554,6 +660,7 @@ def _measure_all(
         started = time.perf_counter()
         with _counting(console) as count:
             results = [_with_record(measure(one, count), one, split) for one in opened]
+        out.parent.mkdir(parents=True, exist_ok=True)
         places: Record = {one.hash: str(one.path) for one in opened}
         save(results, out, plan=plan, run={**_run_record(time.perf_counter() - started), "checkpoints": places})
         console.say(f"wrote {_shown(out)}")
@@ -624,9 +731,10 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
 
     from landscape.objective import Objective
 
-    part = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
-    inputs, targets = (torch.split(tensor.to(device), BATCH_SIZE) for tensor in part)
-    return Objective(one.model, nn.CrossEntropyLoss(), list(zip(inputs, targets, strict=True)))
+    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    batches = _Batches(inputs.to(torch.device(device)), targets.to(device))
+    resident = inputs.shape.numel() <= RESIDENT_NUMBERS
+    return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
 
 def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
@@ -758,8 +866,10 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
 
 
 def _writable(out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
+    there = next(
+        folder for folder in out.absolute().parents if folder.exists()
+    )  # made when there is something to write
+    if not os.access(there, os.W_OK):
         raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
@@ -912,11 +1022,11 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     kind = type(error).__name__
     if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
-    if kind in ("UnsafeCheckpointError", "OutputExistsError"):
+    if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):
         return 6, message, ""
     if kind == "SettingsError":
         return 2, message, "See: landscape train --help"
-    if kind in ("CheckpointError", "ResultsError", "SettingsDifferError"):
+    if kind in ("CheckpointError", "ResultsError", "SettingsDifferError", "DataError", "AbsentDataError"):
         return 3, message, ""
     if kind == "LibraryError":
         return 5, message, ""

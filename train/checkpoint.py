@@ -129,13 +129,14 @@ def content_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def describe_data(config: TrainConfig, splits: Splits) -> State:
-    """What a checkpoint keeps of its data: name, sizes, content hash, and which training labels were changed."""
+    """What a checkpoint keeps of its data: name, sizes, classes, content hash, changed training labels."""
     return {
         "name": config.data,
         "num_train": len(splits.train[1]),
         "num_validation": len(splits.validation[1]),
         "num_test": len(splits.test[1]),
         "num_classes": splits.num_classes,
+        "classes": list(splits.classes),
         "hash": splits_hash(splits),
         "noise_indices": splits.noise_indices,
     }

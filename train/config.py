@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 METHODS = ("sgd", "sam", "sam-subset", "agnostic-sam", "agnostic-sam-simple")
-DATA = ("digits",)
+DATA = (
+    *("digits", "digits32", "cifar10", "cifar100", "svhn", "mnist", "fashion-mnist", "kmnist"),
+    *("flowers102", "stanford-cars", "aircraft", "pets", "imagenet"),
+)
+OWN_DATA = ("imagefolder", "npz")  # written imagefolder:PATH, npz:PATH
 MODELS = (
     "resnet8",
     "resnet20",
@@ -31,8 +35,14 @@ MODELS = (
 )
 MODEL_LIBRARIES = ("torchvision:NAME", "timm:NAME")
 DEVICES = ("auto", "cpu", "cuda")
+AUGMENTATIONS = ("none", "paper")
 
-_CHOICES = {"method": METHODS, "data": DATA, "model": (*MODELS, *MODEL_LIBRARIES), "device": DEVICES}
+_CHOICES = {
+    "method": METHODS,
+    "model": (*MODELS, *MODEL_LIBRARIES),
+    "device": DEVICES,
+    "augment": AUGMENTATIONS,
+}
 _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
 
 
@@ -42,9 +52,11 @@ class TrainConfig:
 
     `weights` is a file of pretrained weights to start from, or empty.
     `rho` is the radius of "sam" and "sam-subset"; `rho1`, `rho2` those of the two Agnostic-SAM methods. `split_ratio`
-    is the share of a batch that is trained on where a method splits it. `label_noise` is the fraction of training
-    labels that are changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every
-    `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`.
+    is the share of a batch that is trained on where a method splits it. `data` is a name, imagefolder:PATH or npz:PATH;
+    `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
+    "paper" changes training images as arXiv:2406.07107 does. `label_noise` is the fraction of training labels that are
+    changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every `probe_every` steps
+    (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`.
 
     Raises:
         ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
@@ -70,6 +82,8 @@ class TrainConfig:
     rho1: float = 0.1
     rho2: float = 0.05
     split_ratio: float = 0.7
+    data_root: str = ""
+    augment: str = "none"
     label_noise: float = 0.0
     seed: int = 0
     data_seed: int = 0
@@ -80,6 +94,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             object.__setattr__(self, item.name, _typed(item.name, str(item.type), getattr(self, item.name)))
+        check_data(self.data)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for name, smallest in {"epochs": 1, "batch_size": 2, "probe_every": 0}.items():
@@ -149,6 +164,18 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(
             f"{name} must be one of {', '.join(choices)}; got {value!r}{_nearest(value, choices)}".rstrip(".")
         )
+
+
+def check_data(value: str) -> None:
+    """Refuse what is neither the name of a data set nor imagefolder:PATH or npz:PATH, and name the nearest.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    kind, _, path = value.partition(":")
+    if kind in OWN_DATA and path:
+        return
+    check_choice("data", kind if kind in OWN_DATA else value, (*DATA, *(f"{own}:PATH" for own in OWN_DATA)))
 
 
 def _nearest(value: str, choices: Sequence[str]) -> str:

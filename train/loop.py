@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train import checkpoint as checkpoints
 from train.batches import part_sizes
 from train.checkpoint import Checkpoint, Metrics
 from train.config import TrainConfig
-from train.data import Part, Splits, batch_order, load
+from train.data import Part, Splits, augmented, batch_order, load
 from train.folder import OutputExistsError, SettingsDifferError, append_metrics, keep_metrics, open_folder
 from train.methods import SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
@@ -134,7 +134,6 @@ def train(
         SettingsDifferError: If the run to resume has other settings.
         CheckpointError: If the checkpoint to resume from, or the file of weights, is damaged or does not fit.
         SettingsError: If the data, a batch, the images or the device do not suit the settings.
-            file of weights is missing, or the device is.
         LibraryError: If the network needs torchvision or timm, and the library is missing or does not fit torch.
     """
     folder = Path(folder)
@@ -248,7 +247,9 @@ def _train_steps(run: _Run) -> list[tuple[float, float]]:
     probes = []
     model.train()
     for rows in order:
-        batch = inputs[rows], targets[rows]
+        augment = config.augment == "paper"
+        images = augmented(inputs, rows, seed=config.seed, epoch=run.epoch) if augment else inputs[rows]
+        batch = images, targets[rows]
         probed = run.step % every == 0
         before = _probe(run, batch) if probed else math.nan
         started = time.perf_counter()
@@ -272,7 +273,7 @@ def probe_interval(config: TrainConfig, total_steps: int) -> int:
     return config.probe_every or min(100, max(1, total_steps // 160))
 
 
-def _probe(run: _Run, batch: Part) -> float:
+def _probe(run: _Run, batch: tuple[Tensor, Tensor]) -> float:
     config = run.config
     return congruence(
         run.model,

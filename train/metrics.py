@@ -18,7 +18,8 @@ from torch.nn import functional
 from train.checkpoint import Metrics
 from train.data import Part
 
-_CHUNK = 1024  # examples per evaluation pass; the loss is summed, so it does not enter the result but in rounding
+# of an evaluation pass; the loss is summed, so they do not enter the result but in rounding
+_MOST_EXAMPLES, _MOST_NUMBERS = 1024, 2**24
 
 METRIC_NAMES = (
     "epoch",
@@ -40,7 +41,7 @@ METRIC_NAMES = (
 )
 
 
-def cross_entropy(model: nn.Module, batch: Part) -> Tensor:
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Mean cross-entropy of a batch: the loss of every run here."""
     inputs, targets = batch
     return functional.cross_entropy(model(inputs), targets)
@@ -49,13 +50,14 @@ def cross_entropy(model: nn.Module, batch: Part) -> Tensor:
 def evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
     """Mean loss and accuracy over a part, in eval mode; the mode is restored."""
     inputs, targets = part
+    chunk = max(1, min(_MOST_EXAMPLES, _MOST_NUMBERS // inputs.shape[1:].numel()))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=targets.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=targets.device)
     with torch.inference_mode():
-        for start in range(0, len(targets), _CHUNK):
-            x, y = inputs[start : start + _CHUNK], targets[start : start + _CHUNK]
+        for start in range(0, len(targets), chunk):
+            x, y = inputs[start : start + chunk], targets[start : start + chunk]
             logits = model(x)
             loss += functional.cross_entropy(logits, y, reduction="none").double().sum()
             num_correct += (logits.argmax(dim=1) == y).sum()

@@ -288,7 +288,7 @@ def test_no_command_shows_the_help(landscape):
 def test_every_command_explains_itself_with_two_examples(landscape):
     import cli
 
-    assert sorted(cli.app.commands) == ["alignment", "demo", "hessian", "report", "surface", "train"]
+    assert sorted(cli.app.commands) == ["alignment", "data", "demo", "hessian", "report", "surface", "train"]
     for name in cli.app.commands:
         done = landscape(name, "--help")
         assert done.code == 0

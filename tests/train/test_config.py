@@ -15,7 +15,7 @@ from train.models import CONSTRUCTORS
         ("model", "torchvison:resnet18", r"got 'torchvison:resnet18'\. Did you mean 'torchvision:NAME'\?"),
         ("model", "timm:", r"got 'timm:'\. Did you mean 'timm:NAME'\?"),
         ("weights", 3, r"weights must be text in quotes; got 3"),
-        ("data", "qqq", r"data must be one of digits; got 'qqq'$"),
+        ("data", "qqq", r"data must be one of digits, digits32, cifar10, .*npz:PATH; got 'qqq'$"),
         ("device", "gpu", r"device must be one of auto, cpu, cuda; got 'gpu'"),
         ("epochs", 0, "epochs must be at least 1; got 0"),
         ("epochs", 2.5, r"epochs must be a whole number; got 2\.5"),

@@ -1,0 +1,30 @@
+"""The data of a run: three parts of fixed examples, the order in which training visits them, how it changes them."""
+
+from train.data.augment import augmented
+from train.data.catalogue import Record, checked, data_root, download, record, records
+from train.data.errors import AbsentDataError, DataError, LibraryError, UnsafeDataError
+from train.data.hashes import content_hash, splits_hash
+from train.data.images import Images, Part
+from train.data.splits import Splits, batch_order, flip_labels, load
+
+__all__ = [
+    "AbsentDataError",
+    "DataError",
+    "Images",
+    "LibraryError",
+    "Part",
+    "Record",
+    "Splits",
+    "UnsafeDataError",
+    "augmented",
+    "batch_order",
+    "checked",
+    "content_hash",
+    "data_root",
+    "download",
+    "flip_labels",
+    "load",
+    "record",
+    "records",
+    "splits_hash",
+]
