@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save
-from landscape.tables import tables
+from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -580,11 +580,15 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     page, picture = out / "report.html", out / "demo.png"
     title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
     _inside_demo(["report", str(out), "--out", str(page), "--title", title, "--quiet"])
-    _draw_picture([out / "surface-train.npz", out / "surface-test.npz"], picture)
+    files = [out / f"{name}.npz" for name in ("surface-train", "surface-test", "hessian")]
+    results = [result for file in files for result in load_file(file).results]
+    _draw_picture(results, picture)
+    summary = summary_table(results)
+    console.table(f"\n{summary.text()}")
     console.table(f"\nthe page: {_shown(page)}   the picture: {_shown(picture)}")
     if open_it:
         webbrowser.open(page.resolve().as_uri())
-    return {"report": str(page), "picture": str(picture), "commands": found}
+    return {"report": str(page), "picture": str(picture), "table": list(summary.records), "commands": found}
 
 
 def _inside_demo(command: list[str]) -> Json:
@@ -617,11 +621,11 @@ In that sweep SAM 94.7 ± 0.8 %, SAM on 70 % of each batch 94.7 ± 0.5 % and Agn
 each other; SGD has 73.9 ± 0.9 %. The demo shows what a pit of memorised labels looks like, not which SAM is better."""
 
 
-def _draw_picture(files: Sequence[Path], path: Path) -> None:
+def _draw_picture(results: Sequence[Result], path: Path) -> None:
     from landscape.figures import overview_picture
-    from landscape.results import load, write_atomically
+    from landscape.results import Surface, write_atomically
 
-    figure = overview_picture([result for file in files for result in load(file)])
+    figure = overview_picture([result for result in results if isinstance(result, Surface)])
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 

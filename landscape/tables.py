@@ -50,6 +50,37 @@ def tables(results: Sequence[Result]) -> list[Table]:
     return [table for table in made if table is not None]
 
 
+def summary_table(results: Sequence[Result]) -> Table:
+    """One row for each checkpoint: test accuracy, train loss, and the largest eigenvalue with that loss beside it."""
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    keys = list(dict.fromkeys(str(r.checkpoint.get("hash")) for r in results))
+    for key in keys:
+        mine = [r for r in results if r.checkpoint.get("hash") == key]
+        parts = {str(r.settings.get("split")): centre(r) for r in mine if isinstance(r, Surface)}
+        pairs = next((r for r in mine if isinstance(r, Eigenpairs)), None)
+        top = float(pairs.values[0]) if pairs else math.nan
+        record: Record = {"checkpoint": _label(mine[0]), "lambda_1": top}
+        for split, at in parts.items():
+            record |= {f"{split}_loss": at.loss, f"{split}_accuracy": at.accuracy}
+        records.append(record)
+        test, train = parts.get("test"), parts.get("train")
+        rows.append(
+            [
+                _label(mine[0]),
+                percent(test.accuracy, test.accuracy_error) if test else "",
+                plus_minus(train.loss, train.error) if train else "",
+                plus_minus(top, float(pairs.residuals[0])) if pairs else "",
+                f"{math.log(top):.2f}" if top > 0 else "",
+                f"{math.log10(top):.2f}" if top > 0 else "",
+            ]
+        )
+    title = "All checkpoints: accuracy on test data, loss on training data as labelled, curvature of that loss"
+    header = ["", "test accuracy", "train loss", "lambda_1", "ln", "log10"]
+    notes = ["lambda_1 means little without its loss: where labels were memorised, curvature falls with the loss"]
+    return Table(title, header, rows, notes, records)
+
+
 def surface_table(surfaces: Sequence[Surface]) -> Table:
     """Loss and accuracy at each centre, and the mean rise half way out and at the edge of the grid."""
     records = [_surface_record(s) for s in surfaces]

@@ -209,6 +209,16 @@ def test_the_demo_makes_everything(demo):
     assert made == {"sgd", "sam", "agnostic-sam", "report.html", "demo.png"} | results
 
 
+def test_the_demo_ends_with_a_table_of_all_checkpoints(demo):
+    folder, out = demo
+    table = out[out.index("All checkpoints:") :].splitlines()
+    assert table[1].split() == ["test", "accuracy", "train", "loss", "lambda_1", "ln", "log10"]
+    surfaces = {s.checkpoint["label"]: s for s in ls.load(folder / "surface-test.npz")}
+    for line, label in zip(table[2:5], ("sgd", "sam", "agnostic-sam"), strict=True):
+        assert line.split()[0] == label
+        assert float(line.split()[1]) == pytest.approx(100 * surfaces[label].accuracy[1, 1], abs=0.06)
+
+
 def test_a_second_demo_reuses_what_is_there(landscape, demo):
     made = {path: path.stat().st_mtime_ns for path in demo[0].rglob("*") if path.suffix in (".npz", ".pt", ".jsonl")}
     assert len(made) == 4 + 3 * 3
