@@ -182,6 +182,8 @@ _TRAIN_HELP = {
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
     "device": "auto, cpu or cuda.",
+    "eta": "What ASAM adds to the size of a weight.",
+    "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
 }

@@ -99,7 +99,7 @@ def nonoverlapping_order(seed: int, epoch: int, num_examples: int, batch_size: i
     """
     num_batches = num_examples // batch_size
     fixed = torch.randperm(num_examples, generator=generator(seed, "non-overlapping parts"))
-    parts = fixed.split(part_sizes(num_examples, split_ratio))
+    parts = torch.split(fixed, list(part_sizes(num_examples, split_ratio)))
     columns = []
     for name, part, size in zip(("Bt", "Bv"), parts, part_sizes(batch_size, split_ratio), strict=True):
         order = torch.randperm(len(part), generator=generator(seed, f"order of epoch {epoch}, {name}"))

@@ -198,7 +198,7 @@ class ASAM:
         _check_radius("eta", eta)
         self.rho, self.eta, self.m = rho, eta, m
         self._core = Core(model, optimizer, same_rng=same_rng)
-        self._names = {param: name for name, param in model.named_parameters()}
+        self._names: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
         self._check_named([param for group in optimizer.param_groups for param in group["params"]])
 
     @property

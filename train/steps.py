@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from train.batches import Weighted
 
@@ -112,7 +112,7 @@ class Core:
 
     @torch.no_grad()
     def move_adaptively_(self, radius: float, gradient: Gradient, *, scaled: Sequence[bool], eta: float) -> None:
-        """Put the parameters at theta + radius T^2 g / ||T g||, T = |theta| + eta where `scaled`, else 1; consumes g."""
+        """Put the parameters at theta + radius T^2 g / ||T g||, T = |theta| + eta where `scaled`, else 1."""
         self._return()
         used = [(p, g) for p, g, s in zip(self.params, gradient, scaled, strict=True) if g is not None and s]
         if used:
@@ -143,8 +143,8 @@ class Core:
     def _pass(self, loss: Loss[B], batches: Weighted[B], *, last: bool) -> tuple[list[Tensor], Gradient]:
         values = []
         if last and self._summed:
-            for param, gradient in zip(self.params, self._summed, strict=True):
-                param.grad = gradient  # backward adds to it
+            for param, summed in zip(self.params, self._summed, strict=True):
+                param.grad = summed  # backward adds to it
             self._summed = []
         for batch, weight in batches:
             value = loss(self.model, batch)
@@ -166,7 +166,7 @@ class Core:
         return [p for p, _ in used], [g for _, g in used]
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
-        norm = get_total_norm(grads)
+        norm = _total_norm(grads)
         self._watched.append(norm)
         return norm
 
@@ -207,7 +207,8 @@ class Core:
             param.grad = grad
         _, grads = self._used(gradient)
         norm = self._norm(grads)
-        finite = torch.isfinite(torch.stack([value.to(norm.device, torch.float64) for value in self._watched])).all()
+        wide = torch.promote_types(norm.dtype, torch.float32)
+        finite = torch.isfinite(torch.stack([value.to(norm.device, wide) for value in self._watched])).all()
         told = _takes_found_inf(self.optimizer)
         if told:
             self._num_skipped = self._num_skipped + ~finite
@@ -221,7 +222,7 @@ class Core:
             return
         if self._scaler is not None:
             self._unscale_(grads, finite)
-            norm = get_total_norm(grads) if max_grad_norm is not None else norm
+            norm = _total_norm(grads) if max_grad_norm is not None else norm
         if max_grad_norm is not None:
             clip_grads_with_norm_(self.params, max_grad_norm, norm)
         if self._scaler is not None:
@@ -246,7 +247,7 @@ class Core:
             now = [buffer for buffer in self._statistics if buffer.dtype == dtype]
             before = [buffer for buffer in self._statistics_before if buffer.dtype == dtype]
             kept = torch.where(finite, torch.cat([b.view(-1) for b in now]), torch.cat([b.view(-1) for b in before]))
-            parts = kept.split([buffer.numel() for buffer in now])
+            parts = torch.split(kept, [buffer.numel() for buffer in now])
             torch._foreach_copy_(now, [part.view_as(buffer) for part, buffer in zip(parts, now, strict=True)])
 
     @torch.no_grad()
@@ -282,8 +283,18 @@ def _frozen(norms: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _scale_(grads: list[Tensor], radius: float, norm: Tensor) -> None:
-    scale = torch.where(norm == 0, torch.zeros_like(norm), radius / norm)  # on the device: no host sync
+    scale = torch.where(norm == 0, 0.0, radius / norm)  # on the device: no host sync
     torch._foreach_mul_(grads, scale)
+
+
+def _total_norm(grads: list[Tensor]) -> Tensor:
+    if not grads:
+        return torch.zeros(())
+    norms = [norm.to(grads[0].device) for norm in torch._foreach_norm(grads)]
+    total: Tensor = torch.linalg.vector_norm(
+        torch.stack(norms)
+    )  # as torch's get_total_norm, which first sorts by dtype
+    return total
 
 
 def _copy_(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
@@ -304,7 +315,9 @@ def _takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
         return False
     for group in optimizer.param_groups:
         if group.get("momentum"):
-            fresh = [p for p in group["params"] if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None]
+            fresh = [
+                p for p in group["params"] if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None
+            ]
             if fresh and group["dampening"]:  # the first step takes the whole gradient: zeros would not be the same
                 return False
             for param in fresh:  # a skip at the very first step would leave uninitialized memory there
