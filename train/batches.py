@@ -27,8 +27,8 @@ Weighted = list[tuple[B, float]]  # batches, each with its share of the examples
 class MicroBatches(Generic[B]):
     """A batch that comes in pieces, given to `step` in the place of a batch. Means are over examples, not over pieces.
 
-    "exact" perturbs once: all pieces give the ascent gradient, all are visited again at the perturbed point; the step is
-    that of the whole batch, but for BatchNorm, which sees piece by piece. "per-micro-batch" perturbs for each piece
+    "exact" perturbs once: all pieces give the ascent gradient, all are visited again at the perturbed point; the step
+    is that of the whole batch, but for BatchNorm, which sees piece by piece. "per-micro-batch" perturbs for each piece
     alone and averages the gradients found there: sharpness on pieces (m-sharpness), with one more buffer of the size of
     the parameters. Both cost as many passes over the examples as the whole batch would.
 

@@ -13,7 +13,7 @@ from train.models import CONSTRUCTORS
         ("model", "resnet9", r"model must be one of resnet8; got 'resnet9'. Did you mean 'resnet8'\?"),
         ("data", "qqq", r"data must be one of digits; got 'qqq'$"),
         ("device", "gpu", r"device must be one of auto, cpu, cuda; got 'gpu'"),
-        ("precision", "float16", r"precision must be one of fp32, bf16, fp16; got 'float16'. Did you mean 'fp16'"),
+        ("precision", "bf", r"precision must be one of fp32, bf16, fp16; got 'bf'. Did you mean 'bf16'"),
         ("eta", -0.01, r"eta must be at least 0; got -0\.01"),
         ("epochs", 0, "epochs must be at least 1; got 0"),
         ("epochs", 2.5, r"epochs must be a whole number; got 2\.5"),

@@ -206,7 +206,7 @@ def test_m_sharpness_is_its_definition(make_net, batch, name, by):
         assert torch.allclose(before - after, gradient, rtol=0, atol=1e-12)
     whole = make_net(batch_norm=False)
     run(whole, name, [batch], torch.optim.SGD(whole.parameters(), lr=1.0))
-    assert float((whole.first.weight - model.first.weight).abs().max()) > 1e-6
+    assert float((whole.first.weight - model.first.weight).detach().abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("name", PERTURBED)
@@ -446,7 +446,7 @@ def test_parameters_of_two_dtypes_share_one_perturbation(make_net, batch):
 
 
 def extra_buffers(model, optimizer):
-    """Bytes of all tensors that are as large as some parameter, in units of the parameters; theirs and momentum aside."""
+    """Bytes of the tensors shaped as a large parameter, in units of all of them; theirs and momentum aside."""
     mine = [*model.parameters(), *model.buffers()]
     mine += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     known = {tensor.untyped_storage().data_ptr() for tensor in mine}
