@@ -13,7 +13,7 @@ demo: .venv/installed
 
 test: .venv/installed-for-development chromium
 	$(RUN) $(BIN)/python -m pytest -n 2 --dist worksteal
-	$(RUN) $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -p no:doctest notebooks
+	$(RUN) $(BIN)/python -m pytest --override-ini addopts= --nbmake --nbmake-timeout=300 notebooks
 
 check: lint types contracts test
 

@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ _device_option = click.option(
 _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 
 _TRAIN_HELP = {
-    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), agnostic-sam or agnostic-sam-simple.",
+    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
     "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
     "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
     "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
@@ -194,7 +195,7 @@ _TRAIN_HELP = {
     "lr": "Learning rate at the start; cosine to zero.",
     "momentum": "Of SGD underneath every method.",
     "weight_decay": "Of SGD underneath every method.",
-    "rho": "Radius of sam and sam-subset.",
+    "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
     "rho1": "Ascent radius of agnostic-sam.",
     "rho2": "Validation radius of agnostic-sam.",
     "split_ratio": "Share of a batch that agnostic-sam trains on.",
@@ -202,6 +203,8 @@ _TRAIN_HELP = {
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
     "device": "auto, cpu or cuda.",
+    "eta": "What ASAM adds to the size of a weight.",
+    "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
 }
@@ -762,9 +765,8 @@ def _plan_text(config: TrainConfig) -> str:
         "sgd": [],
         "sam": ["rho"],
         "sam-subset": ["rho", "split_ratio"],
-        "agnostic-sam": ["rho1", "rho2", "split_ratio"],
-        "agnostic-sam-simple": ["rho1", "rho2", "split_ratio"],
-    }[config.method]
+        "asam": ["rho", "eta"],
+    }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
     return (
@@ -982,6 +984,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
     as_json = "--json" in words
     previous = signal.signal(signal.SIGTERM, _terminate)
+    show, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         result = app.main(words, prog_name="landscape", standalone_mode=False)
         if as_json and isinstance(result, dict):
@@ -1008,6 +1011,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     finally:
         signal.signal(signal.SIGTERM, previous)
+        warnings.showwarning = show
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """One of ours is for the person who gave the options; a library's is for us."""
+    if category.__module__.startswith(("train.", "landscape.")):
+        click.echo(f"landscape: warning: {message}", err=True)
 
 
 def _explained(error: BaseException) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Train a classifier with SGD, SAM or Agnostic-SAM, and keep checkpoints that know their data and model.
+"""Train a classifier with SGD, SAM, ASAM or Agnostic-SAM, and keep checkpoints that know their data and model.
 
 `import train` is light: each name is imported when it is first used, so that settings can be checked without torch.
 """
@@ -7,12 +7,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from train.batches import MicroBatches
     from train.config import TrainConfig
-    from train.methods import SAM, AgnosticSAM
+    from train.methods import ASAM, SAM, AgnosticSAM
 
-_HOME = {"SAM": "methods", "AgnosticSAM": "methods", "TrainConfig": "config"}
+_HOME = {
+    "ASAM": "methods",
+    "AgnosticSAM": "methods",
+    "MicroBatches": "batches",
+    "SAM": "methods",
+    "TrainConfig": "config",
+}
 
-__all__ = ["SAM", "AgnosticSAM", "TrainConfig"]
+__all__ = ["ASAM", "SAM", "AgnosticSAM", "MicroBatches", "TrainConfig"]
 
 
 def __getattr__(name: str) -> object:

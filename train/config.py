@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-METHODS = ("sgd", "sam", "sam-subset", "agnostic-sam", "agnostic-sam-simple")
+METHODS = ("sgd", "sam", "sam-subset", "asam", "agnostic-sam", "agnostic-sam-simple", "agnostic-sam-nonoverlap")
 DATA = (
     *("digits", "digits32", "cifar10", "cifar100", "svhn", "mnist", "fashion-mnist", "kmnist"),
     *("flowers102", "stanford-cars", "aircraft", "pets", "imagenet"),
@@ -36,12 +36,14 @@ MODELS = (
 MODEL_LIBRARIES = ("torchvision:NAME", "timm:NAME")
 DEVICES = ("auto", "cpu", "cuda")
 AUGMENTATIONS = ("none", "paper")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 _CHOICES = {
     "method": METHODS,
     "model": (*MODELS, *MODEL_LIBRARIES),
     "device": DEVICES,
     "augment": AUGMENTATIONS,
+    "precision": PRECISIONS,
 }
 _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
 
@@ -50,13 +52,16 @@ _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit 
 class TrainConfig:
     """The settings of one run.
 
-    `weights` is a file of pretrained weights to start from, or empty.
-    `rho` is the radius of "sam" and "sam-subset"; `rho1`, `rho2` those of the two Agnostic-SAM methods. `split_ratio`
-    is the share of a batch that is trained on where a method splits it. `data` is a name, imagefolder:PATH or npz:PATH;
+    `weights` is a file of pretrained weights to start from, or empty. `data` is a name, imagefolder:PATH or npz:PATH;
     `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
-    "paper" changes training images as arXiv:2406.07107 does. `label_noise` is the fraction of training labels that are
-    changed. `data_seed` governs split and noise, `seed` the rest. The congruence probe runs every `probe_every` steps
-    (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`.
+    "paper" changes training images as arXiv:2406.07107 does.
+
+    `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
+    a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
+    trained on where a method splits it. `label_noise` is the fraction of training labels that are changed. `data_seed`
+    governs split and noise, `seed` the rest. `precision` is that of the passes, by autocast; weights are float32. The
+    congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius
+    `probe_radius`.
 
     Raises:
         ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
@@ -81,6 +86,7 @@ class TrainConfig:
     rho: float = 0.05
     rho1: float = 0.1
     rho2: float = 0.05
+    eta: float = 0.01
     split_ratio: float = 0.7
     data_root: str = ""
     augment: str = "none"
@@ -88,6 +94,7 @@ class TrainConfig:
     seed: int = 0
     data_seed: int = 0
     device: str = "cpu"
+    precision: str = "fp32"
     probe_every: int = 0
     probe_radius: float = 0.05
 
@@ -99,7 +106,7 @@ class TrainConfig:
             check_choice(name, getattr(self, name), choices)
         for name, smallest in {"epochs": 1, "batch_size": 2, "probe_every": 0}.items():
             _check(name, getattr(self, name), getattr(self, name) >= smallest, f"at least {smallest}")
-        for name in ("rho", "rho1", "rho2", "probe_radius", "weight_decay"):
+        for name in ("rho", "rho1", "rho2", "eta", "probe_radius", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +19,18 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from train import checkpoint as checkpoints
-from train.batches import part_sizes
+from train.batches import nonoverlapping_order, part_sizes
 from train.checkpoint import Checkpoint, Metrics
 from train.config import TrainConfig
 from train.data import Part, Splits, augmented, batch_order, load
 from train.folder import OutputExistsError, SettingsDifferError, append_metrics, keep_metrics, open_folder
-from train.methods import SAM, AgnosticSAM, Descent, Method, SubsetSAM
+from train.methods import ASAM, SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
 from train.models import build
+from train.precision import SMALLEST_COSINE, RoundedPerturbationWarning, surviving_perturbation
 from train.probe import congruence
 from train.streams import derived_seed, seeded
 from train.weights import load_weights_
@@ -102,6 +105,7 @@ class _Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     method: Method
+    scaler: GradScaler | None
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -180,8 +184,7 @@ def gradients_per_step(config: TrainConfig) -> float:
         (2.0, 2.0)
     """
     share = part_sizes(config.batch_size, config.split_ratio)[0] / config.batch_size
-    costs = {"sgd": 1.0, "sam": 2.0, "sam-subset": 2 * share, "agnostic-sam": 2.0, "agnostic-sam-simple": 1 + share}
-    return costs[config.method]
+    return {"sgd": 1.0, "sam-subset": 2 * share, "agnostic-sam-simple": 1 + share}.get(config.method, 2.0)
 
 
 def _train_epochs(run: _Run, progress: Callable[[Progress], None] | None) -> Outcome:
@@ -242,7 +245,7 @@ def _train_steps(run: _Run) -> list[tuple[float, float]]:
     """One epoch of steps; the congruence before and after each probed one."""
     config, model, method = run.config, run.model, run.method
     inputs, targets = run.splits.train
-    order = batch_order(config.seed, run.epoch, len(targets), config.batch_size).to(run.device)
+    order = _order(config, run.epoch, len(targets)).to(run.device)
     every = probe_interval(config, len(order) * config.epochs)
     probes = []
     model.train()
@@ -252,15 +255,56 @@ def _train_steps(run: _Run) -> list[tuple[float, float]]:
         batch = images, targets[rows]
         probed = run.step % every == 0
         before = _probe(run, batch) if probed else math.nan
+        if run.step == 0:
+            _warn_of_rounding(run, batch)
         started = time.perf_counter()
-        method.step(cross_entropy, batch)  # ends with a host sync, so the time is its own
+        method.step(_loss(config, run.device), batch, scaler=run.scaler)  # ends with a host sync: the time is its own
         run.seconds += time.perf_counter() - started
-        if method.num_skipped:
+        # in float16 a skip is how the scale finds its size; one that is still too large at 1 is no matter of scale
+        if method.num_skipped and (run.scaler is None or run.scaler.get_scale() < 1):
             raise _DivergedError(f"loss or gradient is not finite at step {run.step}: no step was taken")
         if probed:
             probes.append((before, _probe(run, batch)))
         run.step += 1
     return probes
+
+
+def _order(config: TrainConfig, epoch: int, num_examples: int) -> Tensor:
+    if config.method == "agnostic-sam-nonoverlap":
+        return nonoverlapping_order(config.seed, epoch, num_examples, config.batch_size, config.split_ratio)
+    return batch_order(config.seed, epoch, num_examples, config.batch_size)
+
+
+_Batch = tuple[Tensor, Tensor]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _loss(config: TrainConfig, device: torch.device) -> Callable[[nn.Module, _Batch], Tensor]:
+    if config.precision == "fp32":
+        return cross_entropy
+
+    def autocast_loss(model: nn.Module, batch: _Batch) -> Tensor:
+        with torch.autocast(device.type, dtype=_AUTOCAST[config.precision]):
+            logits = model(batch[0])
+        return nn.functional.cross_entropy(logits.float(), batch[1])
+
+    return autocast_loss
+
+
+def _warn_of_rounding(run: _Run, batch: _Batch) -> None:
+    config = run.config
+    radius = config.rho1 if config.method.startswith("agnostic") else config.rho
+    if config.precision == "fp32" or config.method == "sgd" or radius == 0:
+        return
+    found = surviving_perturbation(run.model, cross_entropy, batch, radius=radius, dtype=_AUTOCAST[config.precision])
+    if not found.cosine >= SMALLEST_COSINE:
+        warnings.warn(
+            f"{config.precision} rounds away much of the perturbation of radius {radius:g}: what is left has "
+            f"{found.norm_ratio:.2f} times its length and a cosine of {found.cosine:.2f} with it. "
+            f"Use precision fp32{'' if config.precision == 'fp16' else ' or fp16'}, or a larger radius",
+            RoundedPerturbationWarning,
+            stacklevel=2,
+        )
 
 
 def probe_interval(config: TrainConfig, total_steps: int) -> int:
@@ -350,6 +394,7 @@ def _prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrai
         model=model,
         optimizer=optimizer,
         method=_method(config, model, optimizer),
+        scaler=GradScaler(device.type) if config.precision == "fp16" else None,
     )
 
 
@@ -383,6 +428,8 @@ def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimi
         return SAM(model, optimizer, rho=config.rho)
     if config.method == "sam-subset":
         return SubsetSAM(model, optimizer, rho=config.rho, split_ratio=ratio)
+    if config.method == "asam":
+        return ASAM(model, optimizer, rho=config.rho, eta=config.eta)
     variant: Literal["full", "simple"] = "simple" if config.method == "agnostic-sam-simple" else "full"
     return AgnosticSAM(model, optimizer, rho1=config.rho1, rho2=config.rho2, split_ratio=ratio, variant=variant)
 
@@ -411,6 +458,8 @@ def _continue_from(run: _Run, last: Checkpoint) -> None:
     try:
         run.model.load_state_dict(last.model)
         run.method.load_state_dict(last.optimizer)
+        if run.scaler is not None:
+            run.scaler.load_state_dict(last.optimizer["scaler"])
         for group in run.optimizer.param_groups:
             for param in group["params"]:
                 buffer = run.optimizer.state[param].get("momentum_buffer")
@@ -447,7 +496,7 @@ def _checkpoint(run: _Run) -> Checkpoint:
     return Checkpoint(
         config=run.config,
         model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
-        optimizer=run.method.state_dict(),
+        optimizer=run.method.state_dict() | ({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
         schedule={"name": "cosine", "epochs": run.config.epochs, "next_epoch": run.epoch},
         rng=rng,
         data=run.data,

@@ -1,35 +1,46 @@
-"""Steps of training methods around any torch optimizer: plain descent, SAM, Agnostic-SAM.
+"""Steps of training methods around any torch optimizer: plain descent, SAM, ASAM, Agnostic-SAM.
 
     plain         g_B(theta)
     SAM           g_B(theta + rho u_B(theta))
+    ASAM          g_B(theta + rho T^2 g_B(theta) / ||T g_B(theta)||)
     Agnostic-SAM  g_Bt(theta + rho1 u_Bt(theta) - rho2 u_Bv(theta + rho2 u_Bv(theta)))
 
 is the gradient that the optimizer gets, taken at the right point and applied at theta.
 
 Legend: theta the parameters that the optimizer updates; g_B the gradient of its mean loss on B; u_B = g_B / ||g_B||
-with one 2-norm over all of theta, and 0 where that norm is 0; Bt, Bv the first and second part of B.
+with one 2-norm over all of theta, and 0 where that norm is 0; Bt, Bv the first and second part of B; T diagonal, of
+|theta| + eta for parameters with "weight" in their name, and of 1 for the others.
 
 Running statistics of BatchNorm move in the pass at theta over what is trained on (B, or Bt), and in no other. A step
-whose loss or gradient is not finite is not taken: parameters, optimizer and statistics stay as they were. Clipping
-concerns the last gradient only: the others are normalized. Schedulers belong to the optimizer that is wrapped.
+whose loss or gradient is not finite, in any of its passes, is not taken: parameters, optimizer and statistics stay as
+they were. Clipping concerns the last gradient only: the others are normalized. Schedulers belong to the optimizer that
+is wrapped.
+
+Every method takes the same options. `m` perturbs chunks of m examples, each on its own, and averages the gradients
+found there (m-sharpness, Foret et al. 2021, section 3). With `same_rng` all passes of a step draw the same dropout
+masks, and the global generators end where one pass leaves them. A batch may be `MicroBatches`.
+
+With a `scaler` (torch.amp.GradScaler, for float16), `step` does all that concerns it: directions are normalized and
+need no unscaling, the last gradient is unscaled, clipped and stepped with, and the scale is updated; if any pass was
+not finite the scale backs off. Do not call the scaler outside. Autocast belongs into `loss`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.amp.grad_scaler import GradScaler
 
-from train.batches import split
+from train.batches import MicroBatches, groups, split, weighted
+from train.steps import Core, Loss, frozen_statistics
+
+__all__ = ["ASAM", "SAM", "AgnosticSAM", "Descent", "Method", "MicroBatches", "SubsetSAM", "frozen_statistics"]
 
 B = TypeVar("B")  # a batch: a tensor, or a tuple, list or dict of tensors (or of such), examples first
-Gradient = Sequence[Tensor | None]  # one entry per parameter; None where the loss does not depend on it
 Variant = Literal["full", "simple"]
 
 
@@ -41,7 +52,14 @@ class Method(Protocol):
         """How many steps were not taken because a loss or gradient was not finite."""
         ...
 
-    def step(self, loss: Callable[[nn.Module, B], Tensor], batch: B, *, max_grad_norm: float | None = None) -> Tensor:
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """Take one step; the loss at theta, before it."""
         ...
 
@@ -58,17 +76,27 @@ class Descent:
     """The base optimizer by itself, behind the same step and the same guard as the others."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._core = _Core(model, optimizer)
+        self._core = Core(model, optimizer)
 
     @property
     def num_skipped(self) -> int:
         """How many steps were not taken because a loss or gradient was not finite."""
         return self._core.num_skipped
 
-    def step(self, loss: Callable[[nn.Module, B], Tensor], batch: B, *, max_grad_norm: float | None = None) -> Tensor:
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """Take one step with g_B(theta); the loss of B at theta."""
-        with self._core.attempt(max_grad_norm):
-            return self._core.pass_(loss, batch)[0]
+        core = self._core
+        with core.attempt(scaler, max_grad_norm):
+            for whole in weighted(groups(batch)):
+                core.pass_at_theta(loss, whole, last=True)
+        return core.loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base optimizer, and the count of skipped steps."""
@@ -98,29 +126,44 @@ class SAM:
         -0.5
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, rho: float = 0.05) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rho: float = 0.05,
+        m: int | None = None,
+        same_rng: bool = False,
+    ) -> None:
         _check_radius("rho", rho)
-        self.rho = rho
-        self._core = _Core(model, optimizer)
+        self.rho, self.m = rho, m
+        self._core = Core(model, optimizer, same_rng=same_rng)
 
     @property
     def num_skipped(self) -> int:
         """How many steps were not taken because a loss or gradient was not finite."""
         return self._core.num_skipped
 
-    def step(self, loss: Callable[[nn.Module, B], Tensor], batch: B, *, max_grad_norm: float | None = None) -> Tensor:
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """Take one step; the loss of B at theta.
 
         Raises:
             ValueError: If the optimizer holds nothing to train.
         """
         core = self._core
-        with core.attempt(max_grad_norm):
-            value, gradient = core.pass_(loss, batch)
-            with frozen_statistics(core.model):
+        with core.attempt(scaler, max_grad_norm):
+            for whole in weighted(groups(batch, m=self.m)):
+                gradient = core.pass_at_theta(loss, whole)
                 core.move_((self.rho, gradient))
-                core.pass_(loss, batch)
-        return value
+                core.pass_(loss, whole, last=True)
+        return core.loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base optimizer, and the count of skipped steps."""
@@ -129,6 +172,83 @@ class SAM:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._core.load_state_dict(state)
+
+
+class ASAM:
+    """Adaptive SAM: the perturbation of a weight grows with its size. Two passes over the batch.
+
+    Kwon et al. 2021, arXiv:2102.11600, algorithm 1, as the authors' code has it: parameters with "weight" in their name
+    are scaled (scales of norm layers too), all others are climbed as in SAM.
+
+    Raises:
+        ValueError: If `rho` or `eta` is negative or not finite, or the model has no name for one of the parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rho: float = 0.5,
+        eta: float = 0.01,
+        m: int | None = None,
+        same_rng: bool = False,
+    ) -> None:
+        _check_radius("rho", rho)
+        _check_radius("eta", eta)
+        self.rho, self.eta, self.m = rho, eta, m
+        self._core = Core(model, optimizer, same_rng=same_rng)
+        self._names: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
+        self._check_named([param for group in optimizer.param_groups for param in group["params"]])
+
+    @property
+    def scaled_names(self) -> list[str]:
+        """Names of the parameters whose perturbation is scaled by |theta| + eta."""
+        return [name for name in self._names.values() if "weight" in name]
+
+    @property
+    def num_skipped(self) -> int:
+        """How many steps were not taken because a loss or gradient was not finite."""
+        return self._core.num_skipped
+
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
+        """Take one step; the loss of B at theta.
+
+        Raises:
+            ValueError: If the optimizer holds nothing to train, or a parameter that is not of the model.
+        """
+        core = self._core
+        with core.attempt(scaler, max_grad_norm):
+            self._check_named(core.params)
+            scaled = ["weight" in self._names[param] for param in core.params]
+            for whole in weighted(groups(batch, m=self.m)):
+                gradient = core.pass_at_theta(loss, whole)
+                core.move_adaptively_(self.rho, gradient, scaled=scaled, eta=self.eta)
+                core.pass_(loss, whole, last=True)
+        return core.loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the base optimizer, and the count of skipped steps."""
+        return self._core.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._core.load_state_dict(state)
+
+    def _check_named(self, params: list[Tensor]) -> None:
+        nameless = [tuple(param.shape) for param in params if param not in self._names]
+        if nameless:
+            raise ValueError(
+                f"ASAM scales by name, but the model has no name for {len(nameless)} of the optimizer's parameters "
+                f"(the first has shape {nameless[0]}): give the model that they belong to"
+            )
 
 
 class SubsetSAM:
@@ -141,42 +261,70 @@ class SubsetSAM:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, rho: float = 0.05, split_ratio: float = 0.7
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rho: float = 0.05,
+        split_ratio: float = 0.7,
+        m: int | None = None,
+        same_rng: bool = False,
     ) -> None:
+        _check_radius("rho", rho)
         _check_ratio(split_ratio)
-        self.split_ratio = split_ratio
-        self._model = model
-        self._sam = SAM(model, optimizer, rho=rho)
+        self.rho, self.split_ratio, self.m = rho, split_ratio, m
+        self._core = Core(model, optimizer, same_rng=same_rng)
 
     @property
     def num_skipped(self) -> int:
         """How many steps were not taken because a loss or gradient was not finite."""
-        return self._sam.num_skipped
+        return self._core.num_skipped
 
-    def step(self, loss: Callable[[nn.Module, B], Tensor], batch: B, *, max_grad_norm: float | None = None) -> Tensor:
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """Take one step; the loss of Bt at theta.
 
         Raises:
             ValueError: If the batch is too small to split.
         """
-        trained, _ = split(batch, self.split_ratio, model=self._model)
-        return self._sam.step(loss, trained, max_grad_norm=max_grad_norm)
+        core = self._core
+        pieces = groups(batch, m=self.m)
+        first = [[split(piece, self.split_ratio, model=core.model)[0] for piece in group] for group in pieces]
+        with core.attempt(scaler, max_grad_norm):
+            for trained in weighted(first):
+                gradient = core.pass_at_theta(loss, trained)
+                core.move_((self.rho, gradient))
+                core.pass_(loss, trained, last=True)
+        return core.loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base optimizer, and the count of skipped steps."""
-        return self._sam.state_dict()
+        return self._core.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._sam.load_state_dict(state)
+        self._core.load_state_dict(state)
 
 
 class AgnosticSAM:
     """Agnostic-SAM: climb on Bt, descend on Bv, and step with the gradient of Bt there.
 
     arXiv:2406.07107, algorithm 1; each gradient is divided by its own 2-norm. `variant="simple"` takes u_Bv at theta
-    instead of at theta + rho2 u_Bv(theta). Bt is the first part of the batch as it comes, so batches must be shuffled.
-    Cost in passes over the whole batch: 2 (full), 1 + split_ratio (simple).
+    instead of at theta + rho2 u_Bv(theta). Bt is the first part of the batch as it comes, so batches must be shuffled;
+    for the paper's Non-overlap give batches whose parts come from two fixed halves of the data
+    (`train.batches.nonoverlapping_order`). Cost in passes over the whole batch: 2 (full), 1 + split_ratio (simple).
+
+    The paper's theorem 2 says that with unnormalized steps eta1, eta2 in the place of the radii the product
+    g_Bt(theta_t) . g_Bv(theta_v) is at least 1/2 (or 3/2, if negative) of g_Bt(theta) . g_Bv(theta_v). What holds is
+    g_Bt(theta_t) = g_Bt + H_Bt (eta1 g_Bt - eta2 g_Bv(theta_v)) up to second order in the steps, exactly on quadratics;
+    there the theorem's own steps give 3/4 and 5/4. The expansion in its proof, with 2 eta1 and one more term with H_Bv,
+    differentiates theta_t, which the algorithm does not; it is off already in first order.
 
     Raises:
         ValueError: If a radius is negative or not finite, `split_ratio` is not within (0, 1), or `variant` is unknown.
@@ -191,38 +339,51 @@ class AgnosticSAM:
         rho2: float = 0.05,
         split_ratio: float = 0.7,
         variant: Variant = "full",
+        m: int | None = None,
+        same_rng: bool = False,
     ) -> None:
         _check_radius("rho1", rho1)
         _check_radius("rho2", rho2)
         _check_ratio(split_ratio)
         if variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {get_args(Variant)}, got {variant!r}")
-        self.rho1, self.rho2, self.split_ratio, self.variant = rho1, rho2, split_ratio, variant
-        self._core = _Core(model, optimizer)
+        self.rho1, self.rho2, self.split_ratio, self.variant, self.m = rho1, rho2, split_ratio, variant, m
+        self._core = Core(model, optimizer, same_rng=same_rng)
 
     @property
     def num_skipped(self) -> int:
         """How many steps were not taken because a loss or gradient was not finite."""
         return self._core.num_skipped
 
-    def step(self, loss: Callable[[nn.Module, B], Tensor], batch: B, *, max_grad_norm: float | None = None) -> Tensor:
+    def step(
+        self,
+        loss: Loss[B],
+        batch: B | MicroBatches[B],
+        *,
+        scaler: GradScaler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Tensor:
         """Take one step; the loss of Bt at theta.
 
         Raises:
             ValueError: If the batch is too small to split.
         """
         core = self._core
-        trained, held_out = split(batch, self.split_ratio, model=core.model)
-        with core.attempt(max_grad_norm):
-            value, gradient_t = core.pass_(loss, trained)
-            with frozen_statistics(core.model):
-                _, gradient_v = core.pass_(loss, held_out)
+        parts = [
+            [split(piece, self.split_ratio, model=core.model) for piece in group] for group in groups(batch, m=self.m)
+        ]
+        first = weighted([[part[0] for part in group] for group in parts])
+        second = weighted([[part[1] for part in group] for group in parts])
+        with core.attempt(scaler, max_grad_norm):
+            for trained, held_out in zip(first, second, strict=True):
+                gradient_t = core.pass_at_theta(loss, trained)
+                gradient_v = core.pass_(loss, held_out)
                 if self.variant == "full":
                     core.move_((self.rho2, gradient_v))
-                    _, gradient_v = core.pass_(loss, held_out)
+                    gradient_v = core.pass_(loss, held_out)
                 core.move_((self.rho1, gradient_t), (-self.rho2, gradient_v))
-                core.pass_(loss, trained)
-        return value
+                core.pass_(loss, trained, last=True)
+        return core.loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of the base optimizer, and the count of skipped steps."""
@@ -231,121 +392,6 @@ class AgnosticSAM:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._core.load_state_dict(state)
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode normalizes by the batch and leaves its running statistics and counters alone.
-
-    Momentum 0 would still count batches, and would be lost if it was set twice; eval mode would change the loss.
-    """
-    moving = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for module in moving:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in moving:
-            module.track_running_stats = True
-
-
-class _Core:
-    """What every method shares: passes, moves around theta, and a step that is taken whole or not at all."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.num_skipped = 0
-        self._params: list[Tensor] = []
-        self._theta: list[Tensor] = []  # kept between steps, so that no step allocates it
-        self._statistics: list[tuple[Tensor, Tensor]] = []
-        self._values: list[Tensor] = []
-        self._gradient: Gradient = []
-
-    @contextmanager
-    def attempt(self, max_grad_norm: float | None) -> Iterator[None]:
-        """Passes and moves inside; at the end the step with the last pass's gradient, if all is finite."""
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
-        self._remember()
-        try:
-            yield
-            with torch.no_grad():
-                torch._foreach_copy_(self._params, self._theta)
-            self._finish(max_grad_norm)
-        except BaseException:
-            self._undo()
-            raise
-
-    @torch.enable_grad()
-    def pass_(self, loss: Callable[[nn.Module, B], Tensor], batch: B) -> tuple[Tensor, Gradient]:
-        """Loss and gradient of `batch` where the parameters are now."""
-        value = loss(self.model, batch)
-        value.backward(inputs=self._params)  # type: ignore[no-untyped-call]
-        gradient = [param.grad for param in self._params]
-        self._clear()
-        self._values.append(value.detach())
-        self._gradient = gradient
-        return value.detach(), gradient
-
-    @torch.no_grad()
-    def move_(self, *terms: tuple[float, Gradient]) -> None:
-        """Put the parameters at theta plus, for each term, radius * gradient / ||gradient||."""
-        torch._foreach_copy_(self._params, self._theta)
-        for radius, gradient in terms:
-            used = [(p, g) for p, g in zip(self._params, gradient, strict=True) if g is not None]
-            params, grads = [p for p, _ in used], [g for _, g in used]
-            norm = get_total_norm(grads)
-            scale = torch.where(norm == 0, torch.zeros_like(norm), radius / norm)  # on the device: no host sync
-            torch._foreach_add_(params, torch._foreach_mul(grads, scale))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "num_skipped": self.num_skipped}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_skipped = state["num_skipped"]
-
-    @torch.no_grad()
-    def _remember(self) -> None:
-        params = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ValueError("the optimizer holds no parameter with requires_grad: nothing to train")
-        if [id(p) for p in params] != [id(p) for p in self._params]:  # an unfrozen layer, a new parameter group
-            self._theta = [torch.empty_like(p) for p in params]
-        self._params = params
-        self._clear()
-        torch._foreach_copy_(self._theta, self._params)
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-        self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._values = []
-
-    def _finish(self, max_grad_norm: float | None) -> None:
-        grads = [g for g in self._gradient if g is not None]
-        norm = get_total_norm(grads)
-        finite = torch.isfinite(
-            torch.stack([norm.to(torch.float64), *(v.to(torch.float64) for v in self._values)])
-        ).all()
-        if not finite:  # the one host sync of a step
-            self._undo()
-            self.num_skipped += 1
-            return
-        for param, gradient in zip(self._params, self._gradient, strict=True):
-            param.grad = gradient
-        if max_grad_norm is not None:
-            clip_grads_with_norm_(self._params, max_grad_norm, norm)
-        self.optimizer.step()
-
-    @torch.no_grad()
-    def _undo(self) -> None:
-        torch._foreach_copy_(self._params, self._theta)
-        for buffer, before in self._statistics:
-            buffer.copy_(before)
-        self._clear()
-
-    def _clear(self) -> None:
-        for param in self._params:
-            param.grad = None
 
 
 def _check_radius(name: str, value: float) -> None:

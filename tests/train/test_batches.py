@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.batches import part_sizes, split
+from train.batches import MicroBatches, groups, nonoverlapping_order, part_sizes, split, weighted
 
 LINEAR = nn.Linear(1, 1)
 NORMED = nn.BatchNorm1d(1)
@@ -59,3 +59,53 @@ def _values(batch):
         return batch.tolist()
     found = [_values(value) for value in (batch.values() if isinstance(batch, dict) else batch)]
     return [value[0] if value and isinstance(value[0], list) else value for value in found]
+
+
+@pytest.mark.parametrize(("total", "size"), [(1078, 128), (150, 15), (40, 20), (64, 64)])
+def test_nonoverlapping_batches_have_two_fixed_sources_and_the_usual_sizes(total, size):
+    first, second = part_sizes(size, 0.7)
+    seen = [set(), set()]
+    for epoch in range(20):
+        rows = nonoverlapping_order(3, epoch, total, size, 0.7)
+        assert rows.shape == (total // size, size)
+        assert all(len(set(row.tolist())) == size for row in rows)
+        for part, columns in zip(seen, rows.split([first, second], dim=1), strict=True):
+            part |= set(columns.flatten().tolist())
+    assert not seen[0] & seen[1]
+    assert tuple(len(part) for part in seen) == part_sizes(total, 0.7)
+
+
+def test_nonoverlapping_order_is_a_function_of_seed_and_epoch():
+    first, again = (nonoverlapping_order(0, 1, 100, 10, 0.7) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, nonoverlapping_order(0, 2, 100, 10, 0.7))
+    other = nonoverlapping_order(1, 1, 100, 10, 0.7)
+    assert set(first[:, :7].flatten().tolist()) != set(other[:, :7].flatten().tolist())
+
+
+def test_groups_are_what_shares_a_perturbation():
+    pieces = [torch.arange(4), torch.arange(4, 9)]
+
+    def sizes(batch, **options):
+        return [[len(piece) for piece in group] for group in groups(batch, **options)]
+
+    assert sizes(pieces[1]) == [[5]]
+    assert sizes(pieces[1], m=2) == [[2], [2], [1]]
+    assert sizes(MicroBatches(pieces)) == [[4, 5]]
+    assert sizes(MicroBatches(pieces, "per-micro-batch")) == [[4], [5]]
+    assert sizes(MicroBatches(pieces, "per-micro-batch"), m=3) == [[3], [1], [3], [2]]
+    shares = weighted(groups(MicroBatches(pieces)))
+    assert [share for _, share in shares[0]] == [4 / 9, 5 / 9]
+    assert weighted([["anything"]]) == [[("anything", 1.0)]]
+
+
+def test_bad_groups_are_refused():
+    pieces = [torch.arange(4)]
+    with pytest.raises(ValueError, match=r"accumulation must be one of \('exact', 'per-micro-batch'\), got 'mean'"):
+        MicroBatches(pieces, "mean")
+    with pytest.raises(ValueError, match="micro-batches are empty"):
+        MicroBatches([])
+    with pytest.raises(ValueError, match="m must be at least 1, got 0"):
+        groups(pieces[0], m=0)
+    with pytest.raises(ValueError, match="m perturbs chunks apart"):
+        groups(MicroBatches(pieces), m=2)

@@ -17,6 +17,8 @@ from train.models import CONSTRUCTORS
         ("weights", 3, r"weights must be text in quotes; got 3"),
         ("data", "qqq", r"data must be one of digits, digits32, cifar10, .*npz:PATH; got 'qqq'$"),
         ("device", "gpu", r"device must be one of auto, cpu, cuda; got 'gpu'"),
+        ("precision", "bf", r"precision must be one of fp32, bf16, fp16; got 'bf'. Did you mean 'bf16'"),
+        ("eta", -0.01, r"eta must be at least 0; got -0\.01"),
         ("epochs", 0, "epochs must be at least 1; got 0"),
         ("epochs", 2.5, r"epochs must be a whole number; got 2\.5"),
         ("epochs", True, "epochs must be a whole number; got True"),

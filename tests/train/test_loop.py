@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from train.loop import (
     probe_interval,
     train,
 )
+from train.methods import AgnosticSAM
 from train.models import build
+from train.precision import RoundedPerturbationWarning
 
 KEYS = [
     *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"),
@@ -148,7 +151,7 @@ def test_another_seed_and_another_method_give_another_run(tiny, tmp_path):
     ):
         train(dataclasses.replace(tiny, epochs=1, **changes), tmp_path / str(index))
         hashes.add(content_hash(read(tmp_path / str(index)).model))
-    assert len(hashes) == 7
+    assert len(hashes) == 9
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,6 +170,63 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
     seconds = [line["seconds"] for line in lines(tmp_path / "parts")]
     assert seconds[0] == spent
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("method", ["sgd", "asam", "agnostic-sam"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_lower_precision_learns_and_resumes_bit_for_bit(tiny, tmp_path, method, precision):
+    config = dataclasses.replace(tiny, method=method, precision=precision, rho=1.0, rho1=1.0, rho2=0.5)
+    train(config, tmp_path / "whole")
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts", progress=stop_after(1))
+    train(config, tmp_path / "parts", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    assert lines(tmp_path / "whole")[-1]["train_loss"] < 2.5
+    scaler = read(tmp_path / "whole").optimizer.get("scaler")
+    assert (scaler is not None) == (precision == "fp16")
+    train(dataclasses.replace(config, precision="fp32"), tmp_path / "single")
+    assert content_hash(read(tmp_path / "whole").model) != content_hash(read(tmp_path / "single").model)
+
+
+def test_a_perturbation_that_rounding_destroys_is_warned_of_with_its_measure(tiny, tmp_path):
+    config = dataclasses.replace(tiny, method="sam", rho=0.001, precision="bf16", epochs=1)
+    with pytest.warns(RoundedPerturbationWarning, match=r"bf16 rounds away much of .* radius 0.001: .* cosine of 0\."):
+        train(config, tmp_path / "sam")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(dataclasses.replace(config, precision="fp32"), tmp_path / "single")
+        train(dataclasses.replace(config, method="sgd"), tmp_path / "sgd")
+
+
+def test_in_fp16_a_scale_that_is_too_large_is_found_by_skipping(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "GradScaler", lambda device: torch.amp.GradScaler(device, init_scale=2.0**40))
+    config = dataclasses.replace(tiny, method="sam", rho=1.0, precision="fp16", epochs=10)
+    outcome = train(config, tmp_path)
+    optimizer = read(tmp_path).optimizer
+    assert outcome.status == "finished"
+    assert optimizer["num_skipped"] > 2
+    assert optimizer["scaler"]["scale"] == 2.0 ** (40 - optimizer["num_skipped"])
+
+
+def test_nonoverlap_trains_on_two_parts_that_never_mix(tiny, tmp_path, monkeypatch):
+    seen = {"first": set(), "second": set()}
+    steps = []
+    step = AgnosticSAM.step
+
+    def record(method, loss, batch, **options):
+        images = [image.numpy().tobytes() for image in batch[0]]
+        seen["first"] |= set(images[:70])
+        seen["second"] |= set(images[70:])
+        steps.append(len(images))
+        return step(method, loss, batch, **options)
+
+    monkeypatch.setattr(AgnosticSAM, "step", record)
+    train(dataclasses.replace(tiny, method="agnostic-sam-nonoverlap", batch_size=100, epochs=3), tmp_path)
+    assert steps == [100] * 30  # floor(1078 / 100) a epoch
+    assert not seen["first"] & seen["second"]
+    assert 700 < len(seen["first"]) <= 755  # 0.7 of 1078, but for what was always in the part that is dropped
+    assert 300 < len(seen["second"]) <= 323
 
 
 def test_resume_drops_metrics_that_the_checkpoint_has_not_seen_and_a_torn_line(tiny, tmp_path):
@@ -311,7 +371,8 @@ def test_the_real_step_lies_between_the_two_probes_of_the_same_batch(tiny, tmp_p
 
 
 def test_gradients_are_counted_in_units_of_a_whole_batch(tiny, tmp_path):
-    expected = {"sgd": 1, "sam": 2, "sam-subset": 180 / 128, "agnostic-sam": 2, "agnostic-sam-simple": 1 + 90 / 128}
+    expected = {"sgd": 1, "sam": 2, "sam-subset": 180 / 128, "agnostic-sam-simple": 1 + 90 / 128}
+    expected |= dict.fromkeys(("asam", "agnostic-sam", "agnostic-sam-nonoverlap"), 2)
     assert {name: gradients_per_step(TrainConfig(method=name)) for name in METHODS} == expected
     train(dataclasses.replace(tiny, method="sam"), tmp_path)
     assert [line["num_gradients"] for line in lines(tmp_path)] == [4, 8]

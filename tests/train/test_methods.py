@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad
 from torch.nn import functional
 
-from train.methods import SAM, AgnosticSAM, Descent, SubsetSAM, frozen_statistics
+from train.methods import ASAM, SAM, AgnosticSAM, Descent, SubsetSAM, frozen_statistics
 
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
 RHO1, RHO2, NUM_FIRST = 0.2, 0.1, 14  # 14 = 0.7 of 20
@@ -28,13 +28,14 @@ def make_methods(model, optimizer, radius=0.1):
     return {
         "descent": lambda: Descent(model, optimizer),
         "sam": lambda: SAM(model, optimizer, rho=radius),
+        "asam": lambda: ASAM(model, optimizer, rho=radius),
         "subset": lambda: SubsetSAM(model, optimizer, rho=radius),
         "full": lambda: AgnosticSAM(model, optimizer, rho1=2 * radius, rho2=radius),
         "simple": lambda: AgnosticSAM(model, optimizer, rho1=2 * radius, rho2=radius, variant="simple"),
     }
 
 
-METHODS = ["descent", "sam", "subset", "full", "simple"]
+METHODS = ["descent", "sam", "asam", "subset", "full", "simple"]
 
 
 def build(name, model, optimizer=None, radius=0.1):
@@ -104,6 +105,21 @@ def sam_gradient(g, theta, batch):
     return g(moved(theta, (RHO1, unit(g(theta, batch)))), batch)
 
 
+def asam_gradient(g, theta, batch):
+    t = {n: value.abs() + 0.01 if "weight" in n else torch.ones_like(value) for n, value in theta.items()}
+    gradient = g(theta, batch)
+    length = math.sqrt(sum(float(((t[name] * gradient[name]) ** 2).sum()) for name in theta))
+    return g({name: theta[name] + RHO1 * t[name] ** 2 * gradient[name] / length for name in theta}, batch)
+
+
+def descent_gradient(g, theta, batch):
+    return g(theta, batch)
+
+
+def subset_gradient(g, theta, batch):
+    return sam_gradient(g, theta, first(batch))
+
+
 def full_gradient(g, theta, batch):
     theta_v = moved(theta, (RHO2, unit(g(theta, second(batch)))))
     u_t, u_v = unit(g(theta, first(batch))), unit(g(theta_v, second(batch)))
@@ -117,14 +133,14 @@ def simple_gradient(g, theta, batch):
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("num_steps", [1, 2])
-@pytest.mark.parametrize("name", ["sam", "full", "simple"])
+@pytest.mark.parametrize("name", METHODS)
 def test_steps_equal_the_written_out_algorithm(make_net, batch, name, num_steps, batch_norm):
     batches = [batch, tuple(tensor.flip(0) for tensor in batch)][:num_steps]
     model = make_net(batch_norm=batch_norm)
-    gradient_at = {"sam": sam_gradient, "full": full_gradient, "simple": simple_gradient}[name]
+    gradient_at = globals()[f"{name}_gradient"]
     start = tensors(model)
     expected = reference_steps(make_net(batch_norm=batch_norm), batches, gradient_at)
-    method = build(name, model, radius=RHO1 if name == "sam" else RHO2)
+    method = build(name, model, radius=RHO2 if name in ("full", "simple") else RHO1)
     for each in batches:
         method.step(loss_of, each)
     found = {key: param.detach() for key, param in model.named_parameters()}
@@ -148,6 +164,91 @@ def test_rho_zero_is_the_base_optimizer_bit_for_bit(make_net, batch):
     for _ in range(3):
         method.step(loss_of, batch)
     assert_same_bits(tensors(model), tensors(expected))
+
+
+def official_asam_step(model, optimizer, batch, rho, eta):
+    """As the authors' repository has it: ascent_step, then descent_step."""
+    optimizer.zero_grad()
+    loss_of(model, batch).backward()
+    start = {name: param.detach().clone() for name, param in model.named_parameters()}
+    with torch.no_grad():
+        norms = []
+        for name, param in model.named_parameters():
+            if "weight" in name:
+                param.grad.mul_(param.abs().add_(eta))
+            norms.append(torch.norm(param.grad, p=2))
+        norm = torch.norm(torch.stack(norms), p=2) + 1e-16
+        for name, param in model.named_parameters():
+            if "weight" in name:
+                param.grad.mul_(param.abs().add_(eta))
+            param.add_(param.grad * (rho / norm))
+    optimizer.zero_grad()
+    loss_of(model, batch).backward()
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            param.copy_(start[name])
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("rho", "eta"), [(0.5, 0.01), (2.0, 0.0), (0.1, 1.0)])
+def test_asam_is_the_official_code(make_net, batch, rho, eta):
+    model, expected = make_net(batch_norm=False), make_net(batch_norm=False)
+    method, optimizer = ASAM(model, sgd(model), rho=rho, eta=eta), sgd(expected)
+    for _ in range(3):
+        method.step(loss_of, batch)
+        official_asam_step(expected, optimizer, batch, rho, eta)
+    assert_close(tensors(model), tensors(expected))
+
+
+class Unscaled(nn.Module):
+    """A model none of whose parameters is named weight."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.matrix = nn.Parameter(net.first.weight.detach().clone())
+        self.offset = nn.Parameter(net.first.bias.detach().clone())
+
+    def forward(self, inputs):
+        return torch.tanh(inputs @ self.matrix.T + self.offset)
+
+
+def test_asam_with_unit_scaling_is_sam(make_net, batch):
+    models = [Unscaled(make_net()) for _ in range(2)]
+    asam, sam = ASAM(models[0], sgd(models[0]), rho=0.2), SAM(models[1], sgd(models[1]), rho=0.2)
+    for _ in range(3):
+        asam.step(loss_of, batch)
+        sam.step(loss_of, batch)
+    assert asam.scaled_names == []
+    assert_same_bits(tensors(models[0]), tensors(models[1]))
+
+
+def test_asam_with_weights_of_size_one_minus_eta_is_sam(make_net, batch):
+    models = [make_net(batch_norm=False) for _ in range(2)]
+    for model in models:
+        with torch.no_grad():
+            for name, param in model.named_parameters():
+                if "weight" in name:
+                    param.copy_(param.sign() * 0.75)
+    ASAM(models[0], sgd(models[0]), rho=0.2, eta=0.25).step(loss_of, batch)
+    SAM(models[1], sgd(models[1]), rho=0.2).step(loss_of, batch)
+    assert_close(tensors(models[0]), tensors(models[1]))
+
+
+def test_asam_scales_by_name_and_refuses_parameters_without_one(make_net, batch):
+    model = make_net()
+    method = ASAM(model, sgd(model))
+    assert method.scaled_names == ["first.weight", "norm.weight", "second.weight"]
+    with pytest.raises(
+        ValueError, match=r"no name for 6 of the optimizer's parameters \(the first has shape \(7, 5\)\)"
+    ):
+        ASAM(make_net(), sgd(model))
+    stranger = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    method = ASAM(model, optimizer := sgd(model))
+    optimizer.add_param_group({"params": [stranger]})
+    with pytest.raises(ValueError, match="no name for 1 of"):
+        method.step(loss_of, batch)
+    with pytest.raises(ValueError, match="eta must be finite and at least 0, got -1"):
+        ASAM(model, sgd(model), eta=-1)
 
 
 def test_descent_is_the_base_optimizer_bit_for_bit(make_net, batch):
@@ -194,7 +295,7 @@ def test_simple_with_equal_parts_is_sam_with_the_difference_of_the_radii(make_ne
 @pytest.mark.parametrize("name", METHODS)
 def test_the_returned_loss_is_that_before_the_step(make_net, batch, name):
     model = make_net()
-    trained = batch if name in ("descent", "sam") else first(batch)
+    trained = batch if name in ("descent", "sam", "asam") else first(batch)
     expected = loss_of(make_net(), trained)
     value = build(name, model).step(loss_of, batch)
     assert value == expected
@@ -215,7 +316,7 @@ def test_parameters_keep_their_storage(make_net, batch, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_running_statistics_move_once_per_step_by_the_unperturbed_pass(make_net, batch, name):
     model, expected = make_net(), make_net()
-    expected(batch[0] if name in ("descent", "sam") else first(batch)[0])
+    expected(batch[0] if name in ("descent", "sam", "asam") else first(batch)[0])
     method = build(name, model)
     method.step(loss_of, batch)
     assert int(model.norm.num_batches_tracked) == 1
@@ -259,7 +360,17 @@ class Failing:
         return value * float(self.failure)
 
 
-PASSES = [("descent", 1), ("sam", 1), ("sam", 2), ("full", 1), ("full", 2), ("full", 3), ("full", 4), ("simple", 3)]
+PASSES = [
+    ("descent", 1),
+    ("sam", 1),
+    ("sam", 2),
+    ("asam", 2),
+    ("full", 1),
+    ("full", 2),
+    ("full", 3),
+    ("full", 4),
+    ("simple", 3),
+]
 
 
 @pytest.mark.parametrize(("name", "call"), PASSES)
@@ -314,7 +425,7 @@ def test_any_optimizer_and_its_scheduler_can_be_the_base(make_net, batch, name):
     model, expected = make_net(), make_net()
     zero_radius = build(name, model, torch.optim.AdamW(model.parameters(), lr=0.01), radius=0.0)
     base = torch.optim.AdamW(expected.parameters(), lr=0.01)
-    trained = batch if name in ("descent", "sam") else first(batch)
+    trained = batch if name in ("descent", "sam", "asam") else first(batch)
     for _ in range(3):
         zero_radius.step(loss_of, batch)
     plain_steps(expected, [trained] * 3, base)
@@ -370,7 +481,7 @@ def test_clipping_concerns_the_last_gradient_only(make_net, batch, name):
     assert torch.equal(change(1e6), free)
 
 
-@pytest.mark.parametrize("name", ["sam", "full", "simple"])
+@pytest.mark.parametrize("name", ["sam", "asam", "full", "simple"])
 def test_a_zero_gradient_does_not_move_the_parameters(make_net, batch, name):
     model = make_net()
     before = tensors(model)

@@ -7,7 +7,7 @@ import train
 
 
 def test_public_names_are_these():
-    assert train.__all__ == ["SAM", "AgnosticSAM", "TrainConfig"]
+    assert train.__all__ == ["ASAM", "SAM", "AgnosticSAM", "MicroBatches", "TrainConfig"]
     assert all(getattr(train, name).__name__ == name for name in train.__all__)
 
 
