@@ -219,7 +219,7 @@ def _train_options(command: Command) -> Command:
             "--" + item.name.replace("_", "-"),
             type={"str": str, "int": int, "float": float}[str(item.type)],
             default=item.default,
-            show_default=True,
+            show_default=item.default != "",
             help=_TRAIN_HELP[item.name],
         )
         for item in dataclasses.fields(TrainConfig)
@@ -332,9 +332,9 @@ def surface(
         from landscape.surface import loss_surface
 
         objective = _objective(one, split, one.device)
-        plane = random_plane(objective, seed=seed, normalization=normalization)
         report = functools.partial(count, f"surface {one.label}", "points")
         with _as_usage_error():
+            plane = random_plane(objective, seed=seed, normalization=normalization)
             return loss_surface(objective, plane, steps=steps, extent=extent, progress=report)
 
     return _measure_all("surface", checkpoints, split, device, options, measure, output, console)
@@ -1005,9 +1005,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message, hint = _explained(error)
         if code in (130, 143) and words[0] == "train":
             hint = "whole epochs are kept: --resume goes on"
-        if as_json:
-            _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
-        click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
+        with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
+            if as_json:
+                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
+            click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
         return code
     finally:
         signal.signal(signal.SIGTERM, previous)

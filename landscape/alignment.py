@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ def congruence_trace(
 
 def _rows(lines: Sequence[str]) -> list[Record]:
     """The lines as records; a last line that is being written, or was torn, is dropped."""
-    rows = []
+    rows: list[Any] = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -100,8 +100,16 @@ def _rows(lines: Sequence[str]) -> list[Record]:
             raise ValueError(f"line {number} is damaged ({error})") from error
         if not isinstance(row, dict) or not all(_is_number(row.get(name)) for name in _COLUMNS):
             raise ValueError(f"line {number} does not hold numbers: not a run of landscape train")
+        if not (_is_count(row.get("epoch")) and row["epoch"] > (rows[-1]["epoch"] if rows else 0)):
+            raise ValueError(f"line {number} has epoch {row.get('epoch')!r} out of its order")
+        if not (row.get("num_probes") is None or _is_count(row["num_probes"])):
+            raise ValueError(f"line {number} has {row['num_probes']!r} probes")
         rows.append(row)
     return rows
+
+
+def _is_count(value: Json) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def _is_number(value: Json) -> bool:

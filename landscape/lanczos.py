@@ -100,7 +100,7 @@ def top_eigenpairs(
         checks={
             **operator.checks,
             "symmetry": asymmetry,
-            "symmetric": asymmetry <= SYMMETRY_TOLERANCE[operator.dtype],
+            "symmetric": not asymmetry > SYMMETRY_TOLERANCE[operator.dtype],
             "orthogonality": basis.orthogonality(),
             "largest_beyond": above,
         },
@@ -137,7 +137,7 @@ class _Basis:
     num: int = 0
     beta: float = 0.0
     chained: bool = False  # `next` came out of the last product
-    asymmetry: float = 0.0
+    asymmetry: float = float("nan")  # until two neighbours were seen
 
     def ritz_values(self) -> Array:
         return self._decomposed()[0]
@@ -177,10 +177,10 @@ def _extend(basis: _Basis, matvec: Matvec, random: torch.Generator) -> None:
     basis.num += 1
     v = basis.vectors[: basis.num]
     w = matvec(basis.next)
-    size = float(w.norm())
+    size = _length(w)
     w, coefficients = _orthogonalised(w, v)
     if basis.chained:
-        basis.asymmetry = max(basis.asymmetry, abs(float(coefficients[-2]) - basis.beta))
+        basis.asymmetry = float(np.fmax(basis.asymmetry, abs(float(coefficients[-2]) - basis.beta)))
     basis.matrix[: basis.num, basis.num - 1] = basis.matrix[basis.num - 1, : basis.num] = coefficients
     basis.beta = _length(w)
     basis.chained = basis.beta > 10 * torch.finfo(w.dtype).eps * size
@@ -251,6 +251,9 @@ def _largest_beyond(matvec: _Counted, vectors: Tensor, random: torch.Generator) 
         _extend(basis, deflated, random)
         if not basis.chained:
             break
+        # rounding leaks the found vectors in, on which the deflated operator is 0: above any negative eigenvalue
+        w, _ = _orthogonalised(basis.next, vectors)
+        basis.next = w / _length(w)
     return float(basis.ritz_values()[0]), basis.ritz_vectors(1)[0]
 
 

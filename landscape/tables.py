@@ -10,12 +10,15 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from landscape.formatting import percent, plus_minus, short
 from landscape.readings import centre, mean_over_epochs
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+
+R = TypeVar("R", Surface, Eigenpairs, Congruence)
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,22 @@ class Table:
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """One table for each kind of result that is there."""
-    surfaces = [r for r in results if isinstance(r, Surface)]
-    pairs = [r for r in results if isinstance(r, Eigenpairs)]
-    congruences = [r for r in results if isinstance(r, Congruence)]
+    """One table for each kind of result that is there, and for each data that it was measured on."""
     traces = [r for r in results if isinstance(r, CongruenceTrace)]
     made = [
-        surface_table(surfaces) if surfaces else None,
-        eigenpairs_table(pairs) if pairs else None,
-        congruence_table(congruences) if congruences else None,
-        trace_table(traces) if traces else None,
+        *(surface_table(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
+        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
-    return [table for table in made if table is not None]
+    return [*made, trace_table(traces)] if traces else made
+
+
+def _on_same_data(results: Sequence[R]) -> list[list[R]]:
+    names = ("split", "data_hash", "steps", "extent", "directions", "normalization", "operator")
+    groups: dict[str, list[R]] = {}
+    for result in results:
+        groups.setdefault(repr([result.settings.get(name) for name in names]), []).append(result)
+    return list(groups.values())
 
 
 def summary_table(results: Sequence[Result]) -> Table:
@@ -56,7 +63,7 @@ def summary_table(results: Sequence[Result]) -> Table:
     records: list[Record] = []
     keys = list(dict.fromkeys(str(r.checkpoint.get("hash")) for r in results))
     for key in keys:
-        mine = [r for r in results if r.checkpoint.get("hash") == key]
+        mine = [r for r in results if str(r.checkpoint.get("hash")) == key]
         parts = {str(r.settings.get("split")): centre(r) for r in mine if isinstance(r, Surface)}
         pairs = next((r for r in mine if isinstance(r, Eigenpairs)), None)
         top = float(pairs.values[0]) if pairs else math.nan
@@ -90,7 +97,7 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
             str(r["checkpoint"]),
             plus_minus(_number(r["loss"]), _number(r["loss_standard_error"])),
             percent(_number(r["accuracy"]), _number(r["accuracy_standard_error"])),
-            short(_number(r["rise_half_way"])),
+            "" if math.isnan(_number(r["rise_half_way"])) else short(_number(r["rise_half_way"])),
             short(_number(r["rise_at_edge"])),
             str(r["num_nonfinite"]),
         ]
@@ -121,9 +128,7 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
             str(record["checkpoint"]),
             short(result.loss),
             plus_minus(float(result.values[0]), float(result.residuals[0])) + _flag(result),
-            f"{_number(record['ln']):.2f}",
-            f"{_number(record['log10']):.2f}",
-            f"{_number(record['relative_to_first']):.2f}",
+            *(_two_decimals(record[name]) for name in ("ln", "log10", "relative_to_first")),
             *(short(float(result.values[place])) for place in others),
             str(result.num_matvecs),
         ]
@@ -131,12 +136,25 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     settings, relative = results[0].settings, f"vs {_label(results[0])}"
     header = ["", "loss", "lambda_1", "ln", "log10", relative, *(f"lambda_{i + 1}" for i in others), "products"]
-    parameters = settings.get("num_parameters")
-    title = (
-        f"Hessian of the mean {_loss_name(settings)}, {_data(settings)}, {settings.get('mode')} mode, "
-        f"all {parameters:,} parameters, {settings.get('dtype')}"
+    return Table(_operator_title(settings), header, rows, [_verdict(results)], records)
+
+
+def _operator_title(settings: Record) -> str:
+    """What is known of the operator; of a bare matvec, nothing is."""
+    parameters, parts = (
+        settings.get("num_parameters"),
+        [f"Largest eigenvalues of {settings.get('operator', 'an operator')}"],
     )
-    return Table(title, header, rows, [_verdict(results)], records)
+    if "loss" in settings:
+        parts = [f"Hessian of the mean {_loss_name(settings)}", _data(settings), f"{settings.get('mode')} mode"]
+    if isinstance(parameters, int):
+        parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
+    return ", ".join(parts)
+
+
+def _two_decimals(value: object) -> str:
+    number = _number(value)
+    return "" if math.isnan(number) else f"{number:.2f}"
 
 
 def congruence_table(results: Sequence[Congruence]) -> Table:
@@ -214,7 +232,7 @@ def _surface_record(surface: Surface) -> Record:
         "loss_standard_error": at.error,
         "accuracy": at.accuracy,
         "accuracy_standard_error": at.accuracy_error,
-        "rise_half_way": _ring(surface, half // 2) - at.loss,
+        "rise_half_way": _ring(surface, 0 if half % 2 else half // 2) - at.loss,
         "rise_at_edge": _ring(surface, half) - at.loss,
         "num_nonfinite": surface.num_nonfinite,
         "centre_error": surface.checks.get("centre_error"),
@@ -223,7 +241,10 @@ def _surface_record(surface: Surface) -> Record:
 
 
 def _ring(surface: Surface, distance: int) -> float:
+    """Mean loss on the square ring at `distance` steps from the centre; NaN where the grid has none there."""
     offsets = np.abs(np.arange(len(surface.x)) - len(surface.x) // 2)
+    if distance < 1:
+        return math.nan
     return float(surface.loss[np.maximum.outer(offsets, offsets) == distance].mean())
 
 
@@ -270,7 +291,9 @@ def _label(result: Result) -> str:
 def _data(settings: Record) -> str:
     labels = settings.get("labels")
     noise = f", labels {labels}" if labels and labels != "clean" else ""
-    return f"{settings.get('num_examples'):,} {settings.get('split') or ''} examples{noise}".replace("  ", " ")
+    count = settings.get("num_examples")
+    known = f"{count:,}" if isinstance(count, int) else "unknown"
+    return " ".join(filter(None, [known, str(settings.get("split") or ""), f"examples{noise}"]))
 
 
 def _loss_name(settings: Record) -> str:

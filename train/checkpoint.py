@@ -355,7 +355,9 @@ def _not_tensors(state: dict[Any, Any]) -> list[Any]:
     """Names in a state whose value is no dense tensor on the CPU, or that are no text."""
 
     def dense(value: object) -> bool:
-        return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(value, Tensor) or value.is_quantized:
+            return False
+        return value.layout == torch.strided and value.device.type == "cpu"
 
     return [name for name, value in state.items() if not (isinstance(name, str) and dense(value))]
 

@@ -453,8 +453,14 @@ def _start(run: _Run) -> None:
 
 
 def _continue_from(run: _Run, last: Checkpoint) -> None:
-    if last.data["hash"] != run.data["hash"]:
+    if last.data.get("hash") != run.data["hash"]:
         raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
+    unfit = checkpoints.misfits(run.model.state_dict(), last.model)
+    steps = len(run.splits.train[1]) // run.config.batch_size
+    if last.step != last.epoch * steps:
+        unfit.append(f"step {last.step} of epoch {last.epoch}, with {steps} steps an epoch")
+    if unfit:
+        raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {'; '.join(unfit)}")
     try:
         run.model.load_state_dict(last.model)
         run.method.load_state_dict(last.optimizer)

@@ -137,6 +137,8 @@ class Core:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if type(state["num_skipped"]) is not int:
+            raise TypeError(f"num_skipped is {state['num_skipped']!r}, not a count")
         self._num_skipped = state["num_skipped"]
 
     @torch.enable_grad()

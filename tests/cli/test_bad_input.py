@@ -273,7 +273,7 @@ def spoil(path, **changes):
         {"rng": {"cpu": None}},
         {"metrics": []},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_a_checkpoint_of_a_wrong_type_is_refused(landscape, runs, changes):
     spoil(runs / "sgd/last.pt", **changes)
@@ -294,6 +294,10 @@ def test_weights_of_another_dtype_are_refused(landscape, runs, dtype):
     "change",
     [
         lambda saved: {"rng": {}},
+        lambda saved: {"data": {}},
+        lambda saved: {"step": 9},
+        lambda saved: {"optimizer": {**saved["optimizer"], "num_skipped": "a"}},
+        lambda saved: {"model": {name: value.double() for name, value in saved["model"].items()}},
         lambda saved: {"rng": {"cpu": saved["rng"]["cpu"][:10].clone()}},
         lambda saved: {"optimizer": {}},
         lambda saved: {"optimizer": {**saved["optimizer"], "optimizer": {"state": {}, "param_groups": []}}},
@@ -303,9 +307,10 @@ def test_weights_of_another_dtype_are_refused(landscape, runs, dtype):
 def test_a_run_that_cannot_be_continued_says_so(landscape, tmp_path, change):
     landscape("train", "--epochs", 2, "--out", tmp_path / "run")
     saved = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    spoil(tmp_path / "run/last.pt", epoch=1, step=8, **change(saved))
+    spoil(tmp_path / "run/last.pt", **({"epoch": 1, "step": 8} | change(saved)))
     done = landscape("train", "--epochs", 2, "--out", tmp_path / "run", "--resume")
-    refused(done, 3, "last.pt cannot be continued from")
+    refused(done, 3, "run")
+    assert "cannot be continued from" in done.err or "not what the run was started with" in done.err
 
 
 def test_metrics_that_lost_an_epoch_are_refused_on_resume(landscape, runs):
@@ -319,9 +324,20 @@ def test_a_trace_of_damaged_metrics(landscape, runs):
     whole_lines = metrics.read_bytes()
     metrics.write_bytes(whole_lines + b'{"epoch": 3, "cos\xff')  # torn: the run is still going on
     assert landscape("alignment", runs / "sgd", "--force").code == 0
-    for damaged in (b"3\n", b'{"epoch": "hi"}\n', whole_lines.replace(b'"cosine_b": ', b'"cosine_b": 1e400, "x": ')):
+    for damaged in (
+        b"3\n",
+        *(whole_lines.replace(b'"epoch": 1', b'"epoch": ' + v) for v in (b"null", b"1.5", b"true")),
+        b'{"epoch": "hi"}\n',
+        whole_lines.replace(b'"cosine_b": ', b'"cosine_b": 1e400, "x": '),
+    ):
         metrics.write_bytes(damaged + whole_lines)
         refused(landscape("alignment", runs / "sgd", "--force"), 3, "metrics.jsonl", "line 1")
+
+
+def test_weights_that_leave_no_direction_to_move_in(landscape, runs):
+    model = torch.load(runs / "sgd/last.pt", weights_only=True)["model"]
+    spoil(runs / "sgd/last.pt", model={name: torch.zeros_like(value) for name, value in model.items()})
+    refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 2, "no parameter moves")
 
 
 def test_an_extent_beyond_the_dtype(landscape, runs):

@@ -95,6 +95,23 @@ def test_top_eigenvalues_of_a_network_are_those_of_the_dense_hessian(name):
     assert pairs.complete
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_spectrum_below_zero_is_complete(dtype, k):
+    diagonal = -torch.linspace(1, 2, 2000, dtype=dtype)
+    pairs = top_eigenpairs(SymmetricOperator(lambda v: diagonal * v, 2000, dtype), k=k, tolerance=1e-3, max_matvecs=500)
+    assert pairs.complete
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, -1, atol=2e-2)
+
+
+def test_a_large_float32_operator_does_not_overflow():
+    diagonal = torch.linspace(0, 1, 500) * 1e30
+    pairs = top_eigenpairs(SymmetricOperator(lambda v: diagonal * v, 500), k=2, max_matvecs=600)
+    assert pairs.values[0] == pytest.approx(1e30, rel=1e-3)
+    assert pairs.converged.all()
+
+
 def test_the_residual_is_the_true_one():
     operator = operator_with(SPECTRA["power law"])
     pairs = top_eigenpairs(operator, k=3, tolerance=1e-2)

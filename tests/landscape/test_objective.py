@@ -214,11 +214,40 @@ def test_data_that_change_between_passes_are_refused(measure):
         measure(Objective(net, nn.CrossEntropyLoss(), Growing()))
 
 
-def test_data_in_another_order_in_each_pass_is_refused():
+def test_a_loader_with_a_generator_of_its_own_is_read_in_one_order_and_left_as_it_was():
     net, inputs, targets = build("tied")
-    loader = DataLoader(TensorDataset(inputs, targets), batch_size=6, shuffle=True, generator=torch.Generator())
-    with pytest.raises(NotRepeatableError, match="gave different batches"):
-        hessian(Objective(net, nn.CrossEntropyLoss(), loader))
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=6, shuffle=True, generator=generator)
+    before = generator.get_state()
+    objective = Objective(net, nn.CrossEntropyLoss(), loader)
+    measure_everything(objective)
+    assert generator.get_state().equal(before)
+    first, second = ([batch[1].tolist() for batch in objective.read()] for _ in range(2))
+    assert first == second
+
+
+def test_data_in_another_order_in_each_pass_is_refused():
+    class Turning:
+        turn = 0
+
+        def __iter__(self):
+            self.turn += 1
+            order = torch.arange(21).roll(self.turn)
+            return iter(in_batches(inputs[order], targets[order]))
+
+    net, inputs, targets = build("tied")
+    with pytest.raises(NotRepeatableError, match=r"gave different batches|two passes at the same weights"):
+        hessian(Objective(net, nn.CrossEntropyLoss(), Turning()))
+
+
+def test_a_little_randomness_is_refused_too():
+    class Trembling(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1e-6 * torch.randn(len(x), 3)
+
+    _, inputs, targets = build("tied", torch.float32)
+    with pytest.raises(NotRepeatableError, match="two passes at the same weights"):
+        hessian(Objective(Trembling(5, 3), nn.CrossEntropyLoss(), in_batches(inputs, targets)))
 
 
 @pytest.mark.parametrize("wrap", [UserDict, dict, lambda d: Pair(**d)], ids=["UserDict", "dict", "named tuple"])
