@@ -192,7 +192,10 @@ _TRAIN_HELP = {
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
     "epochs": "Passes over the training data.",
     "batch_size": "Examples per step.",
-    "lr": "Learning rate at the start; cosine to zero.",
+    "lr": "Learning rate at its highest.",
+    "schedule": "Of the learning rate: cosine to zero, step (x 0.2 at 30, 60, 80 % of the epochs), or constant.",
+    "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
+    "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
     "momentum": "Of SGD underneath every method.",
     "weight_decay": "Of SGD underneath every method.",
     "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
@@ -207,6 +210,7 @@ _TRAIN_HELP = {
     "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
+    "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
 }
 
 
