@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from train.data import Images, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
+    from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
@@ -192,7 +193,10 @@ _TRAIN_HELP = {
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
     "epochs": "Passes over the training data.",
     "batch_size": "Examples per step.",
-    "lr": "Learning rate at the start; cosine to zero.",
+    "lr": "Learning rate at its highest.",
+    "schedule": "Of the learning rate: cosine to zero, step (x 0.2 at 30, 60, 80 % of the epochs), or constant.",
+    "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
+    "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
     "momentum": "Of SGD underneath every method.",
     "weight_decay": "Of SGD underneath every method.",
     "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
@@ -207,6 +211,7 @@ _TRAIN_HELP = {
     "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
+    "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
 }
 
 
@@ -262,20 +267,36 @@ def app() -> None:
 
 @app.command()
 @_train_options
+@click.option("--recipe", help="An experiment of the paper (--list-recipes): its settings, but for those given here.")
+@click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
+@click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
+@click.option("--dry-run", is_flag=True, help="Print settings, parameters and steps; write nothing.")
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
-@_output_options("runs/METHOD-seedSEED")
-def train(output: _Output, console: _Console, download: bool, **options: str | float) -> Record:
+@_output_options("runs/METHOD-seedSEED; of a recipe, runs/RECIPE/METHOD-seedSEED")
+def train(
+    output: _Output,
+    console: _Console,
+    recipe: str | None,
+    preset: Preset | None,
+    list_recipes: bool,
+    dry_run: bool,
+    download: bool,
+    **options: str | float,
+) -> Record:
     """Train one run: a folder with config.toml, metrics.jsonl, last.pt and best.pt.
 
     \b
     landscape train --method sam --rho 0.1 --out runs/sam
     landscape train --method agnostic-sam --label-noise 0.4 --epochs 40 --out runs/agnostic
+    landscape train --recipe cifar100-wrn28x10 --method agnostic-sam --seed 0 --dry-run
     """
-    from train.config import TrainConfig
-
+    if list_recipes:
+        return _list_recipes(console)
     with _as_usage_error():
-        config = TrainConfig.from_dict(options)
-    out = output.path or Path("runs") / f"{config.method}-seed{config.seed}"
+        config = _config(recipe, preset, options)
+    out = output.path or Path("runs") / (recipe or "") / f"{config.method}-seed{config.seed}"
+    if dry_run:
+        return _dry_run(config, out, console)
     started = time.perf_counter()
     console.say(_plan_text(config))
     if download:
@@ -757,6 +778,59 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
 
         return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
+
+
+def _config(recipe: str | None, preset: Preset | None, options: dict[str, str | float]) -> TrainConfig:
+    """The settings of the command line; with a recipe, only those that were typed there, over the recipe's."""
+    from train import recipes
+    from train.config import TrainConfig
+
+    if recipe is None:
+        if preset is not None:
+            raise click.UsageError("--preset is of a recipe: give --recipe NAME as well")
+        return TrainConfig.from_dict(options)
+    found = recipes.read(recipe)
+    context = click.get_current_context()
+    typed = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    if "method" not in typed:
+        raise click.UsageError(f"the recipe {recipe} has the methods {', '.join(found.methods)}: choose by --method")
+    return found.config(str(typed.pop("method")), preset=preset or "paper", changes=typed)
+
+
+def _list_recipes(console: _Console) -> Record:
+    from train import recipes
+
+    found = [recipes.read(name) for name in recipes.names()]
+    rows = [("recipe", "reproduces", "the paper has")]
+    for one in found:
+        expected = ", ".join(f"{method} {value}" for method, value in one.expected.items())
+        rows.append((one.name, one.reproduces, expected or "a picture"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    console.table("\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+    console.say(
+        "Test accuracy in %; of a hessian recipe, an eigenvalue on a log scale. --json has the source of each, "
+        "and what the paper states and what we chose"
+    )
+    return {"recipes": [cast(Json, {**vars(one), "requires": list(one.requires)}) for one in found]}
+
+
+def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
+    from train.plan import plan
+
+    with _as_usage_error():
+        found = plan(config)
+    console.table(
+        f"{config.to_toml()}\n"
+        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes\n"
+        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}\n"
+        f"{found.num_gradients:.4g} gradients of a whole batch per step\n"
+        f"would write {_shown(out)}"
+    )
+    return {"settings": cast(Json, config.to_dict()), **vars(found), "out": str(out)}
 
 
 def _plan_text(config: TrainConfig) -> str:

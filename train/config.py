@@ -37,6 +37,7 @@ MODEL_LIBRARIES = ("torchvision:NAME", "timm:NAME")
 DEVICES = ("auto", "cpu", "cuda")
 AUGMENTATIONS = ("none", "paper")
 PRECISIONS = ("fp32", "bf16", "fp16")
+SCHEDULES = ("cosine", "step", "constant")
 
 _CHOICES = {
     "method": METHODS,
@@ -44,7 +45,9 @@ _CHOICES = {
     "device": DEVICES,
     "augment": AUGMENTATIONS,
     "precision": PRECISIONS,
+    "schedule": SCHEDULES,
 }
+_SMALLEST = {"epochs": 1, "batch_size": 2, "probe_every": 0, "save_every": 0}
 _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
 
 
@@ -56,12 +59,15 @@ class TrainConfig:
     `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
     "paper" changes training images as arXiv:2406.07107 does.
 
+    `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py). `label_smoothing` is of the
+    training loss only; every loss that is reported is plain cross-entropy.
+
     `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
     a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
     trained on where a method splits it. `label_noise` is the fraction of training labels that are changed. `data_seed`
     governs split and noise, `seed` the rest. `precision` is that of the passes, by autocast; weights are float32. The
     congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius
-    `probe_radius`.
+    `probe_radius`. `save_every` epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
 
     Raises:
         ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
@@ -83,6 +89,9 @@ class TrainConfig:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
     rho: float = 0.05
     rho1: float = 0.1
     rho2: float = 0.05
@@ -97,6 +106,7 @@ class TrainConfig:
     precision: str = "fp32"
     probe_every: int = 0
     probe_radius: float = 0.05
+    save_every: int = 0
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -104,15 +114,17 @@ class TrainConfig:
         check_data(self.data)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        for name, smallest in {"epochs": 1, "batch_size": 2, "probe_every": 0}.items():
+        for name, smallest in _SMALLEST.items():
             _check(name, getattr(self, name), getattr(self, name) >= smallest, f"at least {smallest}")
         for name in ("rho", "rho1", "rho2", "eta", "probe_radius", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")
-        for name in ("momentum", "label_noise"):
+        for name in ("momentum", "label_noise", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
+        wanted = f"at least 0 and below epochs ({self.epochs})"
+        _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < self.epochs, wanted)
         _check("split_ratio", self.split_ratio, 0 < self.split_ratio < 1, "above 0 and below 1")
 
     def to_dict(self) -> dict[str, str | int | float]:

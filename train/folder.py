@@ -1,10 +1,11 @@
-"""The folder of a run: config.toml, metrics.jsonl, last.pt, best.pt; who may write into it, and where a run goes on."""
+"""The folder of a run: config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt; who may write, where it goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,9 +73,15 @@ def keep_metrics(folder: Path, num_epochs: int) -> float:
     return float(kept[-1]["seconds"]) if kept else 0.0
 
 
+def epoch_file(epoch: int) -> str:
+    """The name of the checkpoint that is kept of an epoch; names sort as their epochs do, up to 9999."""
+    return f"epoch-{epoch:04d}.pt"
+
+
 def _run_files(folder: Path) -> list[Path]:
     names = ("config.toml", "metrics.jsonl", "last.pt", "best.pt")
-    return [folder / name for name in names if (folder / name).exists()]
+    kept = [path for path in sorted(folder.glob("epoch-*.pt")) if re.fullmatch(r"epoch-\d{4,}\.pt", path.name)]
+    return [folder / name for name in names if (folder / name).exists()] + kept
 
 
 def _refuse_other_settings(config: TrainConfig, found: TrainConfig, folder: Path) -> None:

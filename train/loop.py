@@ -1,8 +1,8 @@
-"""Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt.
+"""Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt if asked for.
 
-Every method sees the same batches, the same schedule, and the same congruence probe. The learning rate of epoch e
-(from 0) of E is lr (1 + cos(pi e / E)) / 2. A checkpoint is written before the first epoch and after each; a run that
-is continued from one has the same numbers, bit for bit, as one that was never stopped, its `seconds` aside.
+Every method sees the same batches, the same schedule, and the same congruence probe. A checkpoint is written before the
+first epoch and after each; a run that is continued from one has the same numbers, bit for bit, as one that was never
+stopped, its `seconds` aside.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from train.batches import nonoverlapping_order, part_sizes
 from train.checkpoint import Checkpoint, Metrics
 from train.config import TrainConfig
 from train.data import Part, Splits, augmented, batch_order, load
-from train.folder import OutputExistsError, SettingsDifferError, append_metrics, keep_metrics, open_folder
+from train.folder import OutputExistsError, SettingsDifferError, append_metrics, epoch_file, keep_metrics, open_folder
 from train.methods import ASAM, SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
 from train.models import build
 from train.precision import SMALLEST_COSINE, RoundedPerturbationWarning, surviving_perturbation
 from train.probe import congruence
+from train.schedule import learning_rate
 from train.streams import derived_seed, seeded
 from train.weights import load_weights_
 
@@ -219,7 +220,7 @@ def _train_epochs(run: _Run, progress: Callable[[Progress], None] | None) -> Out
 
 def _train_epoch(run: _Run) -> None:
     config = run.config
-    rate = _learning_rate(config, run.epoch)
+    rate = learning_rate(config, run.epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     probes = _train_steps(run)
@@ -238,6 +239,8 @@ def _train_epoch(run: _Run) -> None:
     append_metrics(run.folder, line)
     if improved:  # before last.pt: a run killed between the two makes this epoch, and its best.pt, once more
         checkpoints.save(_checkpoint(run), run.folder / "best.pt")
+    if config.save_every and run.epoch % config.save_every == 0:
+        checkpoints.save(_checkpoint(run), run.folder / epoch_file(run.epoch))
     checkpoints.save(_checkpoint(run), run.folder / "last.pt")
 
 
@@ -281,14 +284,24 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def _loss(config: TrainConfig, device: torch.device) -> Callable[[nn.Module, _Batch], Tensor]:
     if config.precision == "fp32":
-        return cross_entropy
+        return _loss_in_float32(config)
 
     def autocast_loss(model: nn.Module, batch: _Batch) -> Tensor:
         with torch.autocast(device.type, dtype=_AUTOCAST[config.precision]):
             logits = model(batch[0])
-        return nn.functional.cross_entropy(logits.float(), batch[1])
+        return nn.functional.cross_entropy(logits.float(), batch[1], label_smoothing=config.label_smoothing)
 
     return autocast_loss
+
+
+def _loss_in_float32(config: TrainConfig) -> Callable[[nn.Module, _Batch], Tensor]:
+    if not config.label_smoothing:
+        return cross_entropy
+
+    def smoothed_loss(model: nn.Module, batch: _Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=config.label_smoothing)
+
+    return smoothed_loss
 
 
 def _warn_of_rounding(run: _Run, batch: _Batch) -> None:
@@ -296,7 +309,8 @@ def _warn_of_rounding(run: _Run, batch: _Batch) -> None:
     radius = config.rho1 if config.method.startswith("agnostic") else config.rho
     if config.precision == "fp32" or config.method == "sgd" or radius == 0:
         return
-    found = surviving_perturbation(run.model, cross_entropy, batch, radius=radius, dtype=_AUTOCAST[config.precision])
+    loss, dtype = _loss_in_float32(config), _AUTOCAST[config.precision]
+    found = surviving_perturbation(run.model, loss, batch, radius=radius, dtype=dtype)
     if not found.cosine >= SMALLEST_COSINE:
         warnings.warn(
             f"{config.precision} rounds away much of the perturbation of radius {radius:g}: what is left has "
@@ -358,10 +372,6 @@ def _test_metrics(run: _Run, *, improved: bool) -> Metrics:
         "best_test_loss": finite_or_none(best_loss),
         "best_test_accuracy": best_accuracy,
     }
-
-
-def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    return config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def _device(name: str) -> torch.device:
@@ -445,7 +455,7 @@ def _moved(splits: Splits, device: torch.device) -> Splits:
 
 def _start(run: _Run) -> None:
     run.metrics = {
-        **_measure(run, epoch=0, rate=run.config.lr, probes=[]),
+        **_measure(run, epoch=0, rate=learning_rate(run.config, 0), probes=[]),
         "best_epoch": None,
         "best_val_accuracy": None,
     }
@@ -503,7 +513,7 @@ def _checkpoint(run: _Run) -> Checkpoint:
         config=run.config,
         model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
         optimizer=run.method.state_dict() | ({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
-        schedule={"name": "cosine", "epochs": run.config.epochs, "next_epoch": run.epoch},
+        schedule={"name": run.config.schedule, "epochs": run.config.epochs, "next_epoch": run.epoch},
         rng=rng,
         data=run.data,
         epoch=run.epoch,

@@ -42,7 +42,7 @@ METRIC_NAMES = (
 
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy of a batch: the loss of every run here."""
+    """Mean cross-entropy of a batch: what every run reports, and minimises but for label smoothing."""
     inputs, targets = batch
     return functional.cross_entropy(model(inputs), targets)
 

@@ -22,6 +22,7 @@ from train.loop import (
 from train.methods import AgnosticSAM
 from train.models import build
 from train.precision import RoundedPerturbationWarning
+from train.schedule import learning_rate
 
 KEYS = [
     *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"),
@@ -170,6 +171,99 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
     seconds = [line["seconds"] for line in lines(tmp_path / "parts")]
     assert seconds[0] == spent
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "step", "epochs": 3},
+        {"schedule": "constant"},
+        {"warmup_epochs": 1},
+        {"label_smoothing": 0.1},
+        {"save_every": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_each_option_of_the_loop_resumes_bit_for_bit(tiny, tmp_path, changes):
+    config = dataclasses.replace(tiny, method="agnostic-sam", **changes)
+    train(config, tmp_path / "whole")
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts", progress=stop_after(1))
+    train(config, tmp_path / "parts", resume=True)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == names
+    for name in names:
+        if name.endswith(".pt"):
+            assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    train(dataclasses.replace(config, **{name: getattr(tiny, name) for name in changes}), tmp_path / "plain")
+    same = content_hash(read(tmp_path / "whole").model) == content_hash(read(tmp_path / "plain").model)
+    assert same == ("save_every" in changes)
+
+
+def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
+    config = dataclasses.replace(tiny, schedule="step", epochs=5, warmup_epochs=1)
+    train(config, tmp_path)
+    expected = [learning_rate(config, epoch) for epoch in range(5)]
+    assert [line["learning_rate"] for line in lines(tmp_path)] == expected
+    assert read(tmp_path).optimizer["optimizer"]["param_groups"][0]["lr"] == expected[-1]
+    assert read(tmp_path).schedule == {"name": "step", "epochs": 5, "next_epoch": 5}
+
+
+def test_label_smoothing_is_of_the_training_loss_and_not_of_what_is_reported(tiny, tmp_path):
+    config = dataclasses.replace(tiny, label_smoothing=0.3, epochs=1)
+    train(config, tmp_path)
+    splits, model = load(config), build("resnet8", in_channels=1, num_classes=10, seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for rows in batch_order(3, 0, 1078, 512):
+        optimizer.zero_grad()
+        log_probabilities = model(splits.train[0][rows]).log_softmax(1)
+        of_label = log_probabilities.gather(1, splits.train[1][rows, None])[:, 0]
+        (-0.7 * of_label - 0.3 * log_probabilities.mean(1)).mean().backward()
+        optimizer.step()
+    found = read(tmp_path).model
+    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in model.state_dict().items())
+    assert lines(tmp_path)[0]["train_loss"] == evaluate(restore(read(tmp_path))[0], splits.train)[0]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_label_smoothing_reaches_the_loss_in_lower_precision(tiny, tmp_path, precision):
+    hashes = set()
+    for smoothing in (0.0, 0.1):
+        config = dataclasses.replace(tiny, precision=precision, label_smoothing=smoothing, epochs=1)
+        train(config, tmp_path / str(smoothing))
+        hashes.add(content_hash(read(tmp_path / str(smoothing)).model))
+    assert len(hashes) == 2
+
+
+def test_every_few_epochs_a_checkpoint_is_kept_that_force_removes_with_the_run(tiny, tmp_path):
+    train(dataclasses.replace(tiny, epochs=5, save_every=2), tmp_path)
+    kept = sorted(path.name for path in tmp_path.glob("epoch-*"))
+    assert kept == ["epoch-0002.pt", "epoch-0004.pt"]
+    assert [read(tmp_path / name).epoch for name in kept] == [2, 4]
+    assert restore(read(tmp_path / kept[0]))[0].training is False
+    (tmp_path / "epoch-mine.pt").write_text("mine")
+    train(dataclasses.replace(tiny, epochs=1), tmp_path, force=True)
+    assert [path.name for path in tmp_path.glob("epoch-*")] == ["epoch-mine.pt"]
+
+
+def test_a_run_killed_between_its_epoch_file_and_last_makes_that_epoch_once_more(tiny, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny, save_every=1)
+    train(config, tmp_path / "whole")
+    save = loop.checkpoints.save
+
+    def killed(checkpoint, path):
+        if checkpoint.epoch == 2 and path.name == "last.pt":
+            raise StopError
+        save(checkpoint, path)
+
+    monkeypatch.setattr(loop.checkpoints, "save", killed)
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts")
+    monkeypatch.undo()
+    train(config, tmp_path / "parts", resume=True)
+    for name in ("last.pt", "epoch-0001.pt", "epoch-0002.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
 
 
 @pytest.mark.parametrize("method", ["sgd", "asam", "agnostic-sam"])

@@ -1,0 +1,45 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from train import loop, recipes
+from train.config import METHODS, TrainConfig
+from train.data import load
+from train.models import build
+from train.plan import plan
+
+
+@pytest.mark.parametrize("data", ["digits", "digits32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_is_what_the_loop_does(data, method):
+    config = TrainConfig(data=data, method=method, epochs=3, batch_size=100)
+    found, splits = plan(config), load(config)
+    assert found.steps_per_epoch == len(loop._order(config, 0, len(splits.train[1]))) == 10
+    assert (found.num_steps, found.num_train, found.num_classes) == (30, len(splits.train[1]), 10)
+    model = build("resnet8", in_channels=splits.train[0].shape[1], num_classes=10, seed=0)
+    assert found.num_parameters == sum(param.numel() for param in model.parameters())
+    assert found.num_gradients == loop.gradients_per_step(config)
+
+
+def test_named_data_need_not_be_there(tmp_path):
+    found = plan(TrainConfig(data="cifar10", data_root=str(tmp_path), model="resnet32"))
+    assert (found.num_train, found.steps_per_epoch, found.num_parameters) == (45_000, 351, 464_154)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_data_is_counted(tmp_path):
+    images = np.zeros((20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", x=images, y=np.arange(20) % 2)
+    config = TrainConfig(data=f"npz:{tmp_path / 'own.npz'}", batch_size=4)
+    assert plan(config).num_train == len(load(config).train[1])
+    with pytest.raises(ValueError, match=r"batch_size is 100, but there are only \d+ training examples"):
+        plan(dataclasses.replace(config, batch_size=100))
+
+
+@pytest.mark.parametrize("model", sorted({str(recipes.read(name).settings["model"]) for name in recipes.names()}))
+def test_every_network_of_a_recipe_can_be_built(model, tmp_path):
+    name = next(name for name in recipes.names() if recipes.read(name).settings["model"] == model)
+    recipe = recipes.read(name)
+    changes = {"data_root": str(tmp_path), **dict.fromkeys(recipe.requires, "weights.pth")}
+    assert plan(recipe.config("sam", changes=changes)).num_parameters > 400_000
