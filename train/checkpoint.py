@@ -142,7 +142,7 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
     }
 
 
-def library_versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
     """Versions of the libraries, and the number of threads, that decide a run's last bits."""
     names = ("torch", "numpy", "scikit-learn")
     return {name: str(importlib.metadata.version(name)) for name in names} | {"threads": str(torch.get_num_threads())}

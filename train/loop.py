@@ -494,7 +494,7 @@ def _continue_from(run: _Run, last: Checkpoint) -> None:
 
 def _not_bit_identical(last: Checkpoint) -> str:
     """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
-    now = checkpoints.library_versions()
+    now = checkpoints.versions_here()
     changed = [
         f"{name} {last.versions.get(name)} then, {now[name]} now"
         for name in now
@@ -519,5 +519,5 @@ def _checkpoint(run: _Run) -> Checkpoint:
         epoch=run.epoch,
         step=run.step,
         metrics=run.metrics,
-        versions=checkpoints.library_versions(),
+        versions=checkpoints.versions_here(),
     )

@@ -63,8 +63,9 @@ def torchvision_models() -> ModuleType:
     Raises:
         LibraryError: If torchvision is missing, or does not fit torch.
     """
-    index = " --index-url https://download.pytorch.org/whl/cpu" if torch.__version__.endswith("+cpu") else ""
-    fix = f"pip install --force-reinstall torch torchvision{index}"
+    fix = "pip install --force-reinstall torch torchvision"
+    if torch.__version__.endswith("+cpu"):
+        fix += ", both from the index that this CPU build of torch came from"
     return _imported("torchvision.models", fix)
 
 
