@@ -2,8 +2,8 @@
 
 H v for H = d^2/dtheta^2 of the mean loss: double backward, batch by batch, divided by the data's denominator, so a
 short last batch weighs what it holds (Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147). The graph of a batch's
-gradient does not depend on v: as many as the memory budget holds are kept, and cost two gradients' work per
-product less the forward pass; the other batches build theirs anew each time.
+gradient does not depend on v: as many as the memory budget holds are kept, and a product costs about two gradients
+there; the other batches build theirs anew each time, for about three.
 
 Legend: P parameters.
 """

@@ -1,8 +1,8 @@
 """Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt if asked for.
 
-Every method sees the same batches, the same schedule, and the same congruence probe. A checkpoint is written before the
-first epoch and after each; a run that is continued from one has the same numbers, bit for bit, as one that was never
-stopped, its `seconds` aside.
+Every method sees the same batches (agnostic-sam-nonoverlap draws their two parts from two fixed sets), the same
+schedule, and the same congruence probe. A checkpoint is written before the first epoch and after each; a run that is
+continued from one has the same numbers, bit for bit, as one that was never stopped, its `seconds` aside.
 """
 
 from __future__ import annotations
