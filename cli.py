@@ -219,10 +219,14 @@ def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
     from train.config import TrainConfig
 
+    def spelled(name: str, kind: str) -> str:
+        option = name.replace("_", "-")
+        return f"--{option}/--no-{option}" if kind == "bool" else f"--{option}"
+
     options = [
         click.option(
-            "--" + item.name.replace("_", "-"),
-            type={"str": str, "int": int, "float": float}[str(item.type)],
+            spelled(item.name, str(item.type)),
+            type={"str": str, "int": int, "float": float, "bool": bool}[str(item.type)],
             default=item.default,
             show_default=item.default != "",
             help=_TRAIN_HELP[item.name],

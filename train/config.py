@@ -127,7 +127,7 @@ class TrainConfig:
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < self.epochs, wanted)
         _check("split_ratio", self.split_ratio, 0 < self.split_ratio < 1, "above 0 and below 1")
 
-    def to_dict(self) -> dict[str, str | int | float]:
+    def to_dict(self) -> dict[str, str | int | float | bool]:
         """The settings as primitives."""
         return dataclasses.asdict(self)
 
@@ -203,9 +203,9 @@ def _nearest(value: str, choices: Sequence[str]) -> str:
 
 
 def _typed(name: str, kind: str, value: object) -> object:
-    accepted = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
-    if isinstance(value, bool) or not isinstance(value, accepted):
-        wanted = {"str": "text in quotes", "int": "a whole number", "float": "a number"}[kind]
+    accepted = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[kind]
+    if isinstance(value, bool) != (kind == "bool") or not isinstance(value, accepted):
+        wanted = {"str": "text in quotes", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
         choices = f", one of {', '.join(_CHOICES[name])}" if name in _CHOICES else ""
         raise ValueError(f"{name} must be {wanted}{choices}; got {value!r}")
     if kind == "float":

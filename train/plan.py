@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from train.config import TrainConfig
 from train.data import data_root, load, record
-from train.loop import gradients_per_step
 from train.models import build
+from train.run import gradients_per_step
 
 _ONE_CHANNEL = ("digits", "mnist", "fashion-mnist", "kmnist")  # of the sets with a name; all others have three
 

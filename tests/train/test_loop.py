@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from train import loop
+from train import loop, run
+from train import loss as train_loss
 from train.checkpoint import CheckpointError, content_hash, read, restore
 from train.config import METHODS, TrainConfig
 from train.data import batch_order, load
@@ -294,7 +295,7 @@ def test_a_perturbation_that_rounding_destroys_is_warned_of_with_its_measure(tin
 
 
 def test_in_fp16_a_scale_that_is_too_large_is_found_by_skipping(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "GradScaler", lambda device: torch.amp.GradScaler(device, init_scale=2.0**40))
+    monkeypatch.setattr(run, "GradScaler", lambda device: torch.amp.GradScaler(device, init_scale=2.0**40))
     config = dataclasses.replace(tiny, method="sam", rho=1.0, precision="fp16", epochs=10)
     outcome = train(config, tmp_path)
     optimizer = read(tmp_path).optimizer
@@ -409,7 +410,7 @@ def test_divergence_in_a_later_epoch_keeps_the_epochs_before(tiny, tmp_path, mon
         return cross_entropy(model, batch) * (math.nan if len(calls) == 4 else 1.0)
 
     config = dataclasses.replace(tiny, probe_every=1000)
-    monkeypatch.setattr(loop, "cross_entropy", loss)
+    monkeypatch.setattr(train_loss, "cross_entropy", loss)
     monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
     outcome = train(config, tmp_path / "run")
     assert (outcome.status, outcome.epoch, outcome.step) == ("diverged", 1, 3)

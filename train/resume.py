@@ -1,0 +1,77 @@
+"""From a run to its checkpoint, and back: what is kept, and where it goes on."""
+
+from __future__ import annotations
+
+import torch
+
+from train import checkpoint as checkpoints
+from train.checkpoint import Checkpoint
+from train.folder import keep_metrics
+from train.run import Run
+
+
+def checkpoint_of(run: Run) -> Checkpoint:
+    """The run as it is now."""
+    rng = {"cpu": torch.get_rng_state()}
+    if run.device.type == "cuda":
+        rng["cuda"] = torch.cuda.get_rng_state(run.device)
+    return Checkpoint(
+        config=run.config,
+        model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
+        optimizer=run.method.state_dict() | ({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
+        schedule={"name": run.config.schedule, "epochs": run.config.epochs, "next_epoch": run.epoch},
+        rng=rng,
+        data=run.data,
+        epoch=run.epoch,
+        step=run.step,
+        metrics=run.metrics,
+        versions=checkpoints.versions_here(),
+    )
+
+
+def continue_from(run: Run, last: Checkpoint) -> None:
+    """Put the run where the checkpoint `last` was made.
+
+    Raises:
+        CheckpointError: If the checkpoint is of other data or another network, or is damaged.
+    """
+    if last.data.get("hash") != run.data["hash"]:
+        raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
+    unfit = checkpoints.misfits(run.model.state_dict(), last.model)
+    steps = len(run.splits.train[1]) // run.config.batch_size
+    if last.step != last.epoch * steps:
+        unfit.append(f"step {last.step} of epoch {last.epoch}, with {steps} steps an epoch")
+    if unfit:
+        raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {'; '.join(unfit)}")
+    try:
+        run.model.load_state_dict(last.model)
+        run.method.load_state_dict(last.optimizer)
+        if run.scaler is not None:
+            run.scaler.load_state_dict(last.optimizer["scaler"])
+        for group in run.optimizer.param_groups:
+            for param in group["params"]:
+                buffer = run.optimizer.state[param].get("momentum_buffer")
+                if buffer is not None and buffer.shape != param.shape:
+                    raise ValueError(f"a momentum of shape {tuple(buffer.shape)} for {tuple(param.shape)}")
+        torch.set_rng_state(last.rng["cpu"])
+        if "cuda" in last.rng and run.device.type == "cuda":
+            torch.cuda.set_rng_state(last.rng["cuda"], run.device)
+        if not {"best_epoch", "best_val_accuracy"} <= set(last.metrics):
+            raise KeyError("best_val_accuracy")
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {error}") from error
+    run.epoch, run.step, run.metrics = last.epoch, last.step, dict(last.metrics)
+    run.seconds = keep_metrics(run.folder, last.epoch)
+
+
+def not_bit_identical(last: Checkpoint) -> str:
+    """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
+    now = checkpoints.versions_here()
+    changed = [
+        f"{name} {last.versions.get(name)} then, {now[name]} now"
+        for name in now
+        if last.versions.get(name) != now[name]
+    ]
+    if not changed:
+        return ""
+    return f"Continued with {', '.join(changed)}: not bit for bit what an uninterrupted run would be."
