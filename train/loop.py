@@ -213,9 +213,7 @@ def _train_steps(run: Run) -> list[tuple[float, float]]:
         if run.step == 0:
             warn_of_rounding(config, model, batch)
         started = time.perf_counter()
-        method.step(
-            training_loss(config, run.device), batch, scaler=run.scaler
-        )  # ends with a host sync: the time is its own
+        method.step(loss, batch, scaler=run.scaler)  # ends with a host sync: the time is its own
         run.seconds += time.perf_counter() - started
         # in float16 a skip is how the scale finds its size; one that is still too large at 1 is no matter of scale
         if method.num_skipped and (run.scaler is None or run.scaler.get_scale() < 1):
