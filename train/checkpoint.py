@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.data import Splits, load, splits_hash
 from train.data import content_hash as tensors_hash
+from train.distributed import workers
 from train.models import build
 
 FORMAT = 1
@@ -143,9 +144,11 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
 
 
 def versions_here() -> dict[str, str]:
-    """Versions of the libraries, and the number of threads, that decide a run's last bits."""
+    """Versions of the libraries, and the number of threads and of processes, that decide a run's last bits."""
     names = ("torch", "numpy", "scikit-learn")
-    return {name: str(importlib.metadata.version(name)) for name in names} | {"threads": str(torch.get_num_threads())}
+    versions = {name: str(importlib.metadata.version(name)) for name in names}
+    several = {"processes": str(workers().size)} if workers().size > 1 else {}
+    return versions | {"threads": str(torch.get_num_threads())} | several
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
