@@ -41,7 +41,8 @@ def gradient_congruence(
         raise ValueError("the two objectives are at different parameters: make both from one model")
     if not math.isfinite(radius) or radius < 0:
         raise ValueError(f"radius must be finite and not negative, got {radius}")
-    theta = train_objective.theta
+    num_validation_examples = validation_objective.centre.num_examples  # refuses what draws at random, as the next does
+    theta, _ = train_objective.theta, train_objective.centre
     g_v = validation_objective.gradient()
     norm = float(g_v.double().norm())
     theta_v = theta + radius * g_v / norm if norm else theta
@@ -56,7 +57,7 @@ def gradient_congruence(
         settings={
             **train_objective.describe(),
             "radius": radius,
-            "num_validation_examples": validation_objective.centre.num_examples,
+            "num_validation_examples": num_validation_examples,
             "validation_hash": validation_objective.data_hash,
         },
         checks={"train_gradient_norm": float(g_t.double().norm()), "validation_gradient_norm": norm},

@@ -11,24 +11,27 @@ Legend: P parameters, N examples.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.losses import LossFunction, Reduction, Terms, check_reduction, check_stated_reduction, terms
+from landscape.losses import LossFunction, Reduction, Terms, check_reduction, check_stated_reduction, known, terms
 from landscape.results import Array, Record
 
 Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
 
 _SEED = 0  # of every pass
+_OTHER_SEED = 1_000_003  # of passes that check it
 
 _END = object()
 NUM_SUMS = 8  # loss, denominator, loss^2, loss * denominator, denominator^2, examples, correct, targets
@@ -122,7 +125,7 @@ class Objective:
         total = torch.zeros(NUM_SUMS, dtype=torch.float64, device=theta.device)
         for index, batch in enumerate(self.read()):
             with self.undisturbed(seed + index):
-                total += _sums(self.terms(theta, batch))
+                total += sums_of(self.terms(theta, batch))
         return total
 
     def read(self) -> Iterator[Batch]:
@@ -176,14 +179,14 @@ class Objective:
         """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
         buffers = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
         parameters = {f"model.{name}": view for name, view in self.named(theta).items()}
-        found: Terms = functional_call(self._call, (parameters, buffers), (_to(batch, theta.device),))
+        found: Terms = functional_call(self.batch_terms, (parameters, buffers), (to_device(batch, theta.device),))
         return found
 
     @contextlib.contextmanager
     def undisturbed(self, seed: int = _SEED) -> Iterator[None]:
-        """Eval mode inside; afterwards every module's mode and the random state are as they were, also on an error."""
+        """Eval mode and whole float32 inside; afterwards modes and random state are as they were, also on an error."""
         modes = [(module, module.training) for module in self.model.modules()]
-        with self._random_state(seed):
+        with self._random_state(seed), float32_products("ieee") if self.theta.is_cuda else contextlib.nullcontext():
             try:
                 for module, _ in modes:
                     module.training = False
@@ -213,7 +216,7 @@ class Objective:
         Raises:
             NotRepeatableError: If the two differ: the model draws at random in eval mode, or the data changes.
         """
-        sums = [self.evaluation_sums(self.theta, seed=seed).numpy(force=True) for seed in (_SEED, _SEED + 1_000_003)]
+        sums = [self.evaluation_sums(self.theta, seed=seed).numpy(force=True) for seed in (_SEED, _OTHER_SEED)]
         first, second = (float(summarise(found)[0]) for found in sums)
         # every sum bit for bit on a CPU; a GPU may add in another order
         tolerance = 1e2 * torch.finfo(self.theta.dtype).eps if self.theta.is_cuda else 0.0
@@ -230,29 +233,62 @@ class Objective:
         """What the mean divides by: examples, valid targets or class weights, summed over the data."""
         return float(self.evaluation_sums(self.theta)[1])
 
-    def reference_loss(self) -> float:
-        """Mean loss by a plain loop over the model itself: independent of everything above, to hold it against."""
+    @cached_property
+    def num_examples(self) -> int:
+        """Examples of one pass; of an objective from sums, its counts."""
+        if self.sums is not None:
+            return self.centre.num_examples
+        return sum(len(batch[1]) for batch in self.read())
+
+    @property
+    def per_example(self) -> bool:
+        """Whether the loss of each example is known by itself."""
+        return self.loss is not None and known(self.loss) is not None
+
+    @property
+    def first_batch(self) -> Batch:
+        """The first batch of a pass."""
+        return next(self.read())
+
+    def reference_loss(
+        self, *, batch_norm: Literal["frozen", "recalibrated", "train"] = "frozen", calibration: Iterable[Batch] = ()
+    ) -> float:
+        """Mean loss by a plain loop over the model itself: independent of everything above, to hold it against.
+
+        BatchNorm uses its running statistics, those of `calibration` in their place, or those of each batch. It does
+        so in a copy of the model.
+        """
+        with self.undisturbed(_OTHER_SEED), torch.no_grad():  # so that what draws at random does not agree with itself
+            model = copy.deepcopy(self.model)
+            norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+            for norm in norms if batch_norm == "recalibrated" else []:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+                norm.train()
+            for batch in calibration:
+                model(to_device(batch, self.theta.device)[0])
+            for norm in norms:
+                norm.train(batch_norm == "train")
+            return self._plain_loop(model)
+
+    def _plain_loop(self, model: nn.Module) -> float:
         total, denominator = 0.0, 0.0
-        with self.undisturbed(), torch.no_grad():
-            state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            for batch in self.read():
-                batch = _to(batch, self.theta.device)
-                if self.sums is not None:
-                    loss, count = self.sums(self.model, batch)
-                    total, denominator = total + float(loss), denominator + float(count)
-                else:
-                    found = terms(self._loss, self.model(batch[0]), batch[1], reduction=self.reduction)
-                    total += float(found.loss.double().sum())
-                    denominator += float(found.denominator.double().sum())
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(state[name])
+        for batch in self.read():
+            batch = to_device(batch, self.theta.device)
+            if self.sums is not None:
+                loss, count = self.sums(model, batch)
+                total, denominator = total + float(loss), denominator + float(count)
+            else:
+                found = terms(self._loss, model(batch[0]), batch[1], reduction=self.reduction)
+                total += float(found.loss.double().sum())
+                denominator += float(found.denominator.double().sum())
         return total / denominator
 
     def describe(self) -> Record:
         """What is measured, on which data: the part of a result's settings that the objective decides."""
         return {
             "loss": "sums" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__),
-            "num_examples": self.centre.num_examples,
+            "num_examples": self.num_examples,
             "num_parameters": self.theta.numel(),
             "data_hash": self.data_hash,
             "batch_norm": "frozen",
@@ -307,13 +343,14 @@ class Objective:
         return self.loss
 
     @cached_property
-    def _call(self) -> nn.Module:
+    def batch_terms(self) -> nn.Module:
+        """A module from a batch to its terms, whose child `model` is the model."""
         if self.sums is not None:
             return _SumsOfBatch(self.model, self.sums)
         call = _TermsOfBatch(self.model, self._loss, self.reduction)
         with self.undisturbed(), torch.no_grad():
             state = [buffer.clone() for buffer in self.model.buffers()]
-            inputs, target = _to(next(self.read()), self.theta.device)
+            inputs, target = to_device(next(self.read()), self.theta.device)
             check_reduction(self._loss, self.model(inputs), target, self.reduction)
             for buffer, saved in zip(self.model.buffers(), state, strict=True):
                 buffer.copy_(saved)
@@ -328,7 +365,10 @@ class _TermsOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         inputs, target = batch
-        return terms(self.loss[0], self.model(inputs), target, reduction=self.reduction)
+        output = self.model(inputs)
+        if output.dtype in (torch.bfloat16, torch.float16):  # under autocast; a loss of 8 bits would be none
+            output = output.float()
+        return terms(self.loss[0], output, target, reduction=self.reduction)
 
 
 class _SumsOfBatch(nn.Module):
@@ -340,6 +380,21 @@ class _SumsOfBatch(nn.Module):
         loss, count = self.sums(self.model, batch)
         denominator = torch.as_tensor(count, dtype=loss.dtype, device=loss.device).reshape(1)
         return Terms(loss.reshape(1), denominator, per_example=False, num_examples=int(count))
+
+
+@contextlib.contextmanager
+def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Inside, products and convolutions of float32 on GPUs are made in float32, or in TF32, which keeps 10 bits."""
+    cudnn: Any = torch.backends.cudnn  # untyped in torch
+    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = precision
+        yield
+    finally:
+        for backend, was in zip(backends, before, strict=True):
+            backend.fp32_precision = was
 
 
 def summarise(sums: Array) -> tuple[Array, Array, Array]:
@@ -356,7 +411,8 @@ def summarise(sums: Array) -> tuple[Array, Array, Array]:
         return mean, standard_error, correct / targets
 
 
-def _sums(found: Terms) -> Tensor:
+def sums_of(found: Terms) -> Tensor:
+    """The sums (8,) in float64 of one batch."""
     loss, denominator = found.loss.double(), found.denominator.double()
     nan = loss.new_tensor(float("nan"))
     spread = [loss @ loss, loss @ denominator, denominator @ denominator] if found.per_example else [nan, nan, nan]
@@ -366,13 +422,14 @@ def _sums(found: Terms) -> Tensor:
     return torch.stack([loss.sum(), denominator.sum(), *spread, count, correct, targets])
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose tensors are on `device`."""
     if hasattr(batch, "to"):  # tensors, and the batches of tokenizers
         return batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: _to(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        moved = [_to(value, device) for value in batch]
+        moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
 

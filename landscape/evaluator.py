@@ -1,0 +1,400 @@
+"""The loss at many points, evaluated in one way that is chosen at the start and then never changes.
+
+An `Engine` says how: examples of a forward pass, layout of the tensors, precision, compilation, what BatchNorm does.
+Whatever of it is chosen by timing changes the last bits of a loss, so it is part of a result's settings: equal engines
+give equal bits on one device, whatever the order and the company in which the points are measured.
+
+A point is written into tensors that are made once, theta = centre + a axis0 + b axis1 from the untouched centre, and
+takes one functional call of the model over all of the data. Nothing here waits for the device but whoever reads the
+sums. Memory: one theta (two with channels_last), the data, and one forward pass; nothing grows with the points.
+
+Legend: P parameters, D axes, K points of a block, N examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.objective import NUM_SUMS, Batch, Objective, float32_products, sums_of, to_device
+from landscape.results import Record
+
+Layout = Literal["contiguous", "channels_last"]
+Precision = Literal["fp32", "tf32", "bf16"]
+BatchNorm = Literal["frozen", "recalibrated", "train"]
+
+CALIBRATION_EXAMPLES = 2048
+COMPILED_TOLERANCE = 1e-5  # relative, of the loss of a micro-batch
+_USUAL = {"cpu": 64, "cuda": 1024}  # micro-batches that stay in a CPU's cache, and fill a GPU
+_TRIED = {"cpu": (64, 128, 32, 256), "cuda": (1024, 256, 4096)}
+_WORTH_IT = 1.1  # a choice by timing leaves the usual one only for a gain that is no noise
+_COMPILE_SECONDS = 600.0  # what a surface must take before compiling, of about a minute, is tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How a point is evaluated: all that decides the last bits of its loss.
+
+    `micro_batch` examples go through the model at a time (0: the batches as they come). `precision` is of the forward
+    pass alone; weights stay as they are, and losses are summed in float64. BatchNorm is "frozen" at its running
+    statistics, has them "recalibrated" at each point on the first examples of the data, or takes those of each batch
+    ("train"), in which case the batches are part of what is measured.
+
+    Raises:
+        ValueError: If a choice is unknown, or micro_batch is negative or would cut the batches of "train".
+    """
+
+    micro_batch: int = 0
+    layout: Layout = "contiguous"
+    precision: Precision = "fp32"
+    compiled: bool = False
+    batch_norm: BatchNorm = "frozen"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("layout", Layout), ("precision", Precision), ("batch_norm", BatchNorm)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch must be at least 0, got {self.micro_batch}")
+        if self.micro_batch and self.batch_norm == "train":
+            raise ValueError("batch_norm='train' measures the batches as they are: micro_batch must be 0")
+
+    def record(self) -> Record:
+        """The settings of a result that the engine decides."""
+        return {
+            "micro_batch": self.micro_batch,
+            "layout": self.layout,
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "batch_norm": self.batch_norm,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluator:
+    """An objective, made ready for one engine. `batches` is empty where the data is read anew on each pass."""
+
+    objective: Objective
+    engine: Engine
+    theta: Tensor  # (P,), written at each point
+    params: dict[str, Tensor]  # views of theta, or copies in another layout
+    batches: list[Batch]
+    calibration: list[Batch]
+    forward: Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor] = field(repr=False)
+
+    def sums(self, centre: Tensor, axes: Tensor, points: Sequence[Sequence[float]]) -> Tensor:
+        """Sums (K, 8) in float64, still on the device, at centre + sum_d points[k][d] axes[d]."""
+        total = torch.zeros(len(points), NUM_SUMS, dtype=torch.float64, device=centre.device)
+        with torch.no_grad(), self.objective.undisturbed(), _precision(self.engine.precision, centre.device):
+            if self.batches:
+                for row, point in zip(total, points, strict=True):
+                    self._write(centre, axes, point)
+                    buffers = self._buffers()
+                    for batch in self.batches:
+                        row += self._forward(buffers, batch)
+                return total
+            buffers_of = []
+            for point in points if self.engine.batch_norm == "recalibrated" else []:
+                self._write(centre, axes, point)
+                buffers_of.append(self._buffers())
+            for batch in _prepared(self.objective, self.engine):  # read once for all points of the block
+                for k, point in enumerate(points):
+                    self._write(centre, axes, point)
+                    total[k] += self._forward(buffers_of[k] if buffers_of else self._buffers(), batch)
+        return total
+
+    def _write(self, centre: Tensor, axes: Tensor, point: Sequence[float]) -> None:
+        torch.add(centre, axes[0], alpha=point[0], out=self.theta)
+        for axis, coordinate in zip(axes[1:], point[1:], strict=True):
+            self.theta.add_(axis, alpha=coordinate)
+        if self.engine.layout == "channels_last":
+            for name, view in self.objective.named(self.theta).items():
+                self.params[name].copy_(view)
+
+    def _forward(self, buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+        with _norms(self.objective.model, train=self.engine.batch_norm == "train"):
+            return self.forward(self.params, buffers, batch)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Copies of the model's buffers, which a pass may write; recalibrated for the parameters as they are now."""
+        buffers = {name: buffer.clone() for name, buffer in self.objective.model.named_buffers()}
+        if self.engine.batch_norm == "recalibrated":
+            for name, _ in _batch_norms(self.objective.model):
+                for statistic, start in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+                    buffers[f"{name}.{statistic}" if name else statistic].fill_(start)
+            with _norms(self.objective.model, train=True, cumulative=True):
+                for batch in self.calibration:
+                    _call(self.objective, self.params, buffers, batch)
+        return buffers
+
+
+def prepare(objective: Objective, engine: Engine) -> Evaluator:
+    """An objective made ready for an engine: data and parameters in its layout, the forward pass compiled or not.
+
+    Raises:
+        ValueError: If the engine does not suit the objective: tf32 without a GPU, recalibration without BatchNorm.
+    """
+    model, theta = objective.model, objective.theta.clone()
+    if engine.precision == "tf32" and not theta.is_cuda:
+        raise ValueError("precision tf32 is of GPUs: use fp32 or bf16")
+    if engine.precision != "fp32" and theta.dtype != torch.float32:
+        raise ValueError(f"precision {engine.precision} is of a float32 model, this one is {theta.dtype}")
+    if engine.batch_norm == "recalibrated" and not _batch_norms(model):
+        raise ValueError("there is no BatchNorm with running statistics to recalibrate: use batch_norm='frozen'")
+    if engine.micro_batch and not may_cut(objective):
+        raise ValueError("these batches cannot be cut: examples are not told apart in them. Use micro_batch=0")
+    params = objective.named(theta)
+    if engine.layout == "channels_last":
+        params = {name: _in_layout(view, engine.layout) for name, view in params.items()}
+    resident = isinstance(objective.batches, list | tuple)
+    return Evaluator(
+        objective=objective,
+        engine=engine,
+        theta=theta,
+        params=params,
+        batches=list(_prepared(objective, engine)) if resident else [],
+        calibration=_calibration(objective, engine),
+        forward=_compiled(objective, engine) if engine.compiled else _eager(objective),
+    )
+
+
+def choose(objective: Objective, engine: Engine, *, num_points: int) -> tuple[Engine, Record]:
+    """`engine` with the micro-batch and layout that are fastest here, found by timing, and what was timed.
+
+    The usual choice is left only for one that is a tenth faster. Costs about one pass over the data. Compiles where the
+    surface is long enough to repay it, and the compiled pass agrees with the plain one.
+    """
+    if not may_cut(objective) or engine.batch_norm == "train":
+        return replace(engine, micro_batch=0), {}
+    device = objective.theta.device.type
+    usual, tried = _USUAL.get(device, 64), _TRIED.get(device, (64,))
+    layouts: list[Layout] = ["contiguous"]
+    images = _sample(objective, max(tried))
+    if _has_images(objective, images):
+        layouts = ["channels_last", "contiguous"]
+    budget = objective.num_examples
+    timed: Record = {}
+    best, best_seconds = replace(engine, micro_batch=usual, layout=layouts[0]), math.inf
+    sizes = [(usual, layout) for layout in layouts] + [(size, None) for size in tried if size != usual]
+    for size, layout in sizes:
+        candidate = replace(best, micro_batch=size, layout=layout or best.layout)
+        batch = _sample(objective, size)
+        cost = 2 * _count(batch)
+        if timed and (cost > budget or _count(batch) < size):
+            continue
+        budget -= cost
+        seconds, _ = _timed(objective, candidate, batch)
+        timed[f"{size} {candidate.layout}"] = seconds
+        if seconds * _WORTH_IT < best_seconds:
+            best, best_seconds = candidate, seconds
+    if best_seconds * objective.num_examples * num_points > _COMPILE_SECONDS:
+        best, compiling = _try_compiling(objective, best, best_seconds)
+        return best, {"seconds_per_example": timed, "compile": compiling}
+    return best, {"seconds_per_example": timed}
+
+
+def backed_off(objective: Objective, engine: Engine) -> Engine:
+    """The engine for a device that ran out of memory: half the micro-batch.
+
+    Raises:
+        MemoryError: If less cannot be had.
+    """
+    size = (engine.micro_batch or _count(objective.first_batch)) // 2
+    if size < 1 or not may_cut(objective) or engine.batch_norm == "train":
+        raise MemoryError("out of memory, and the batches cannot be made smaller")
+    return replace(engine, micro_batch=size)
+
+
+def reference_loss(objective: Objective, engine: Engine) -> float:
+    """The loss at the centre by a plain loop over a copy of the model, in full precision, with the same BatchNorm."""
+    return objective.reference_loss(
+        batch_norm=engine.batch_norm, calibration=_calibration(objective, replace(engine, layout="contiguous"))
+    )
+
+
+def may_cut(objective: Objective) -> bool:
+    """Whether an example's loss is its own, so that batches may be cut anywhere."""
+    if objective.sums is not None or not objective.per_example:
+        return False
+    of_batches = [m for m in objective.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
+    return not of_batches and _count(objective.first_batch) > 0
+
+
+def _batch_norms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [(name, module) for name, module in found if module.running_mean is not None]
+
+
+@contextlib.contextmanager
+def _norms(model: nn.Module, *, train: bool, cumulative: bool = False) -> Iterator[None]:
+    """Inside, BatchNorm takes the statistics of its batch, and (`cumulative`) averages all of them."""
+    if not train:
+        yield
+        return
+    modules = [module for _, module in _batch_norms(model)]
+    before = [(module.training, module.momentum) for module in modules]
+    try:
+        for module in modules:
+            module.training = True
+            if cumulative:
+                module.momentum = None
+        yield
+    finally:
+        for module, (training, momentum) in zip(modules, before, strict=True):
+            module.training, module.momentum = training, momentum
+
+
+@contextlib.contextmanager
+def _precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+        return
+    with float32_products("tf32") if precision == "tf32" else contextlib.nullcontext():
+        yield
+
+
+def _prepared(objective: Objective, engine: Engine) -> Iterator[Batch]:
+    """The data on the device, in micro-batches and layout of the engine."""
+    for batch in objective.read():
+        for piece in _cut(to_device(batch, objective.theta.device), engine.micro_batch):
+            yield _laid_out(piece, engine.layout)
+
+
+def _cut(batch: Batch, size: int) -> Iterator[Batch]:
+    if not size:
+        yield batch
+        return
+    for start in range(0, _count(batch), size):
+        rows = slice(start, start + size)
+        yield _mapped(batch, operator.itemgetter(rows))
+
+
+def _laid_out(batch: Batch, layout: Layout) -> Batch:
+    if layout == "contiguous":
+        return batch
+
+    def laid_out(tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+    return (_mapped(batch[0], laid_out), batch[1])  # the target keeps its layout: a loss may reshape it
+
+
+def _in_layout(tensor: Tensor, layout: Layout) -> Tensor:
+    image = tensor.ndim == 4 and layout == "channels_last"
+    return tensor.clone(memory_format=torch.channels_last if image else torch.contiguous_format)
+
+
+def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {name: _mapped(value, change) for name, value in batch.items()}
+    values = [_mapped(value, change) for value in batch]
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+
+
+def _count(batch: Batch) -> int:
+    """Examples of a batch of tensors; 0 where its tensors do not agree, or it holds something else."""
+    lengths: set[int] = set()
+
+    def note(value: Batch) -> None:
+        if isinstance(value, Tensor):
+            lengths.add(len(value) if value.ndim else -1)
+        elif type(value) is dict:
+            for inner in value.values():
+                note(inner)
+        elif isinstance(value, tuple | list):
+            for inner in value:
+                note(inner)
+        else:
+            lengths.add(-1)
+
+    note(batch)
+    return max(lengths) if len(lengths) == 1 and lengths != {-1} else 0
+
+
+def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
+    if engine.batch_norm != "recalibrated":
+        return []
+    found, num_examples = [], 0
+    for batch in objective.read():
+        found.append(_laid_out(to_device(batch, objective.theta.device), engine.layout))
+        num_examples += _count(batch)
+        if num_examples >= CALIBRATION_EXAMPLES:
+            break
+    return found
+
+
+def _call(objective: Objective, params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+    named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
+    return sums_of(functional_call(objective.batch_terms, named, (batch,)))
+
+
+def _eager(objective: Objective) -> Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]:
+    return lambda params, buffers, batch: _call(objective, params, buffers, batch)
+
+
+def _compiled(objective: Objective, engine: Engine) -> Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]:
+    plain = _eager(objective)
+    compiled = torch.compile(plain, dynamic=False)
+
+    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+        whole = _count(batch) == engine.micro_batch  # a short last one would be compiled for itself
+        found: Tensor = (compiled if whole else plain)(params, buffers, batch)
+        return found
+
+    return forward
+
+
+def _sample(objective: Objective, size: int) -> Batch:
+    return next(_cut(to_device(objective.first_batch, objective.theta.device), size))
+
+
+def _has_images(objective: Objective, batch: Batch) -> bool:
+    """Whether channels_last can make a difference: 4-d weights, and a 4-d input."""
+    weights = any(len(shape) == 4 for shape in objective.shapes.values())
+    return weights and isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].ndim == 4
+
+
+def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, Tensor]:
+    """Seconds for an example, of the second of two passes over one micro-batch, and its sums."""
+    forward = _compiled(objective, engine) if engine.compiled else _eager(objective)
+    batch = _laid_out(batch, engine.layout)
+    params = {name: _in_layout(view, engine.layout) for name, view in objective.named(objective.theta).items()}
+    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+    with torch.no_grad(), objective.undisturbed(), _precision(engine.precision, objective.theta.device):
+        forward(params, buffers, batch).tolist()
+        started = time.perf_counter()
+        found = forward(params, buffers, batch)
+        found.tolist()  # waits for the device
+        return (time.perf_counter() - started) / max(_count(batch), 1), found
+
+
+def _try_compiling(objective: Objective, engine: Engine, seconds: float) -> tuple[Engine, Record]:
+    """The compiled engine, where it can be had, is faster, and agrees with the plain one on a micro-batch."""
+    batch, compiled = _sample(objective, engine.micro_batch), replace(engine, compiled=True)
+    if _count(batch) < engine.micro_batch:
+        return engine, {"used": False, "reason": "the data is smaller than a micro-batch"}
+    _, expected = _timed(objective, engine, batch)
+    try:
+        compiled_seconds, found = _timed(objective, compiled, batch)
+    except Exception as error:  # whatever a compiler may raise, the plain pass is there
+        return engine, {"used": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+    difference = float((found[0] - expected[0]).abs() / expected[0].abs())
+    used = difference <= COMPILED_TOLERANCE and compiled_seconds * _WORTH_IT < seconds
+    return (compiled if used else engine), {
+        "used": used,
+        "difference": difference,
+        "seconds_per_example": compiled_seconds,
+    }
