@@ -301,7 +301,7 @@ class Objective:
 
     @cached_property
     def data_hash(self) -> str:
-        """SHA-256 over the shapes, dtypes and bytes of all batches, in order.
+        """SHA-256 over the shapes, dtypes and bytes of all examples, in order, however they are cut into batches.
 
         Raises:
             NotRepeatableError: If two passes give different batches.
@@ -316,20 +316,23 @@ class Objective:
         return first
 
     def _hash_of_one_pass(self) -> str:
-        digest = hashlib.sha256()
+        digests: dict[str, tuple[object, hashlib._Hash]] = {}  # by place in a batch: where batches end does not matter
         for batch in self.read():
-            for content in _content(batch):
+            for place, kind, content in _content(batch):
+                known_kind, digest = digests.get(place, (None, hashlib.sha256(place.encode())))
+                if kind != known_kind:
+                    digest.update(repr(kind).encode())
                 digest.update(content)
-        return digest.hexdigest()
+                digests[place] = kind, digest
+        return hashlib.sha256("".join(digest.hexdigest() for _, digest in digests.values()).encode()).hexdigest()
 
     @cached_property
     def theta_hash(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            digest.update(name.encode())
-            for content in _content(tensor.detach()):
-                digest.update(content)
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(_bytes(tensor))
         return digest.hexdigest()
 
     @cached_property
@@ -434,22 +437,23 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
-def _content(batch: Batch) -> Iterator[bytes]:
-    if isinstance(batch, Tensor):
-        yield f"{tuple(batch.shape)} {batch.dtype}".encode()
-        yield batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(batch, np.ndarray):
-        yield f"{batch.shape} {batch.dtype}".encode()
-        yield batch.tobytes()
+def _content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]]:
+    """What a batch holds: for each of its tensors the place in it, the kind (shape of an example, dtype), the bytes."""
+    if isinstance(batch, Tensor | np.ndarray):
+        yield place, (tuple(batch.shape[1:]), str(batch.dtype)), _bytes(batch)
     elif isinstance(batch, Mapping):
         for key in batch:
-            yield str(key).encode()
-            yield from _content(batch[key])
+            yield from _content(batch[key], f"{place}/{key}")
     elif isinstance(batch, tuple | list):
-        yield f"{len(batch)}".encode()
-        for value in batch:
-            yield from _content(value)
+        for index, value in enumerate(batch):
+            yield from _content(value, f"{place}/{index}")
     elif batch is None or isinstance(batch, bool | int | float | str | bytes):
-        yield repr(batch).encode()
+        yield place, type(batch).__name__, repr(batch).encode()
     else:
         raise TypeError(f"a batch holds a {type(batch).__name__}: give tensors, in tuples, lists or mappings")
+
+
+def _bytes(array: Tensor | Array) -> bytes:
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return array.tobytes()

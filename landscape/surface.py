@@ -79,7 +79,8 @@ def loss_surface(
         NotRepeatableError: If the model draws at random in eval mode, or the data changes from pass to pass.
     """
     plan = plan_surface(objective, plane, steps=steps, extent=extent, engine=engine)
-    return surface_of(plan, measure(objective, plane, plan, progress=progress))
+    sums, micro_batches = measure(objective, plane, plan, progress=progress)
+    return surface_of(plan, sums, micro_batches)
 
 
 def plan_surface(
@@ -116,10 +117,11 @@ def measure(
     points: Sequence[int] | None = None,
     memory: Memory | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[int, Sums]:
+) -> tuple[dict[int, Sums], list[int]]:
     """The sums of the points of a planned surface, or of some of its points, in the order given; by default all.
 
-    Points that `memory` knows are not measured again. A device that runs out of memory is given half the micro-batch.
+    Points that `memory` knows are not measured again. A device that runs out of memory is given half the micro-batch,
+    and half of that; the second value lists the micro-batches that were used.
 
     Raises:
         NotRepeatableError: If the centre differs from the plain loop, because the model draws at random.
@@ -128,6 +130,7 @@ def measure(
     found = dict(memory.known()) if memory is not None else {}
     waiting = [point for point in points if point not in found]
     evaluator, coordinates = prepare(objective, plan.engine), grid(plan.steps, plan.extent)
+    micro_batches = [plan.engine.micro_batch]
     while waiting:
         block = waiting[: plan.steps]  # a row's worth: one wait for the device
         places = [[float(coordinates[i]) for i in np.unravel_index(point, (plan.steps,) * 2)] for point in block]
@@ -136,6 +139,7 @@ def measure(
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             evaluator = prepare(objective, backed_off(objective, evaluator.engine))
+            micro_batches.append(evaluator.engine.micro_batch)
             continue
         new = dict(zip(block, rows, strict=True))
         _refuse_noise(objective, plan, new)
@@ -145,10 +149,10 @@ def measure(
         waiting = waiting[len(block) :]
         if progress is not None:
             progress(len(points) - len(waiting), len(points))
-    return {point: found[point] for point in points}
+    return {point: found[point] for point in points}, micro_batches
 
 
-def surface_of(plan: SurfacePlan, sums: Mapping[int, Sums]) -> Surface:
+def surface_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence[int] = ()) -> Surface:
     """The surface of a plan from the sums of its points; a point without any is missing."""
     shape = (plan.steps, plan.steps)
     rows = np.full((plan.steps**2, NUM_SUMS), np.nan)
@@ -167,7 +171,12 @@ def surface_of(plan: SurfacePlan, sums: Mapping[int, Sums]) -> Surface:
         status=status,
         checkpoint=plan.checkpoint,
         settings=plan.settings,
-        checks={**plan.checks, **_checks(plan, loss), "num_nonfinite": int((status > OK).sum())},
+        checks={
+            **plan.checks,
+            **_checks(plan, loss),
+            "num_nonfinite": int((status > OK).sum()),
+            **({"micro_batches": list(micro_batches)} if len(micro_batches) > 1 else {}),
+        },
     )
 
 

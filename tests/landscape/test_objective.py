@@ -335,4 +335,5 @@ def test_the_data_hash_tells_other_data_apart():
     first = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
     second = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs + 1e-6, targets))
     assert first.data_hash == Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)).data_hash
+    assert first.data_hash == Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets, (20, 1))).data_hash
     assert first.data_hash != second.data_hash
