@@ -393,8 +393,4 @@ def _try_compiling(objective: Objective, engine: Engine, seconds: float) -> tupl
         return engine, {"used": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     difference = float((found[0] - expected[0]).abs() / expected[0].abs())
     used = difference <= COMPILED_TOLERANCE and compiled_seconds * _WORTH_IT < seconds
-    return (compiled if used else engine), {
-        "used": used,
-        "difference": difference,
-        "seconds_per_example": compiled_seconds,
-    }
+    return (compiled if used else engine), {"used": used, "difference": difference}

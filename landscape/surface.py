@@ -97,7 +97,9 @@ def plan_surface(
         raise ValueError(f"extent must be within the range of {plane.centre.dtype}, got {extent}")
     checks: Record = {}
     if engine is None:
-        engine, checks["engine_choice"] = choose(objective, Engine(), num_points=steps**2)
+        engine, chosen = choose(objective, Engine(), num_points=steps**2)
+        if engine.compiled:
+            checks["compiling"] = chosen["compile"]
     return SurfacePlan(
         steps=steps,
         extent=extent,

@@ -210,7 +210,7 @@ def test_data_that_change_between_passes_are_refused(measure):
             return iter([(inputs * self.passes, targets)])
 
     net, inputs, targets = build("tied")
-    with pytest.raises(NotRepeatableError, match="different batches|batches change"):
+    with pytest.raises(NotRepeatableError, match=r"different batches|batches change"):
         measure(Objective(net, nn.CrossEntropyLoss(), Growing()))
 
 
