@@ -39,8 +39,8 @@ class Memory(Protocol):
         """The points that are there already."""
         ...
 
-    def add(self, points: Mapping[int, Sums]) -> None:
-        """Keep points; they are safe when this returns."""
+    def add(self, points: Mapping[int, Sums], micro_batch: int) -> None:
+        """Keep points, measured with that micro-batch; they are safe when this returns."""
         ...
 
 
@@ -147,7 +147,7 @@ def measure(
         _refuse_noise(objective, plan, new)
         found |= new
         if memory is not None:
-            memory.add(new)
+            memory.add(new, evaluator.engine.micro_batch)
         waiting = waiting[len(block) :]
         if progress is not None:
             progress(len(points) - len(waiting), len(points))

@@ -1,0 +1,234 @@
+"""What is measured of a surface while it runs, kept so that nothing is lost and several workers can share the work.
+
+A folder OUT.journal beside the results file OUT:
+
+    plan.json          written before the first point, whole: all that decides the numbers, the engine included
+    1-of-3.jsonl       one file for each shard, append-only; a line: CRC-32 of the rest, a space, and
+                       {"surface": 0, "micro_batch": 64, "points": {"12": [eight sums]}}
+
+Each line is on the disk before the next points are measured. A torn last line (the power went) is dropped, a damaged
+one in the middle is an error. One process at a time writes a shard. Numbers are written so that they are read back bit
+for bit; those that are not finite are strings.
+
+Legend: a shard is one of n workers, 1 to n; a surface is one of those of a command, 0 to m - 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from landscape.results import Json, Record, write_atomically
+
+FORMAT = 1
+Sums = Sequence[float]
+
+
+class JournalError(ValueError):
+    """A journal that cannot be read, or that is of other work than the one that is to go on."""
+
+
+class JournalBusyError(RuntimeError):
+    """Another process writes the same shard."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Points of one surface with their sums, and the micro-batches that they were measured with."""
+
+    points: dict[int, Sums] = field(default_factory=dict)
+    micro_batches: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFile:
+    """The memory of one surface in one shard's file (landscape.surface.Memory)."""
+
+    file: BinaryIO
+    surface: int
+    kept: Kept
+
+    def known(self) -> Mapping[int, Sums]:
+        """The points that were there when the shard was opened."""
+        return self.kept.points
+
+    def add(self, points: Mapping[int, Sums], micro_batch: int) -> None:
+        """Append a line; it is on the disk when this returns."""
+        body: Record = {
+            "surface": self.surface,
+            "micro_batch": micro_batch,
+            "points": {str(point): [_written(value) for value in sums] for point, sums in points.items()},
+        }
+        text = json.dumps(body, allow_nan=False).encode()
+        self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def folder_of(out: Path) -> Path:
+    """The journal of a results file."""
+    return out.with_name(f"{out.name}.journal")
+
+
+def write_plan(folder: Path, plan: Record) -> Record:
+    """Put a plan in place, unless another worker did so first; the plan that is there now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, "plan": plan}, indent=1, allow_nan=False).encode()
+    with _locked(folder / "plan.lock", wait=True):
+        if not (folder / "plan.json").exists():
+            write_atomically(folder / "plan.json", lambda file: file.write(text))
+    return read_plan(folder)
+
+
+def read_plan(folder: Path) -> Record:
+    """The plan of a journal.
+
+    Raises:
+        JournalError: If there is none, or it is no plan.
+    """
+    path, content = folder / "plan.json", None
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        content = json.loads(path.read_text())
+    if (
+        not isinstance(content, dict)
+        or type(content.get("format")) is not int
+        or not isinstance(content.get("plan"), dict)
+    ):
+        raise JournalError(f"{path} is not the plan of a journal: --force starts anew")
+    if content["format"] > FORMAT:
+        raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")
+    return cast(Record, content["plan"])
+
+
+@contextlib.contextmanager
+def opened(folder: Path, shard: tuple[int, int], num_surfaces: int) -> Iterator[list[ShardFile]]:
+    """Inside, a memory for each surface, backed by the file of one shard, which nobody else may write meanwhile.
+
+    Raises:
+        JournalBusyError: If another process writes it.
+        JournalError: If a line of it is damaged.
+    """
+    path = folder / _shard_name(shard)
+    with _locked(path, wait=False) as file:
+        known, whole = _read(path)
+        file.truncate(whole)  # a torn last line
+        file.seek(whole)
+        yield [ShardFile(file, index, known.get(index, Kept())) for index in range(num_surfaces)]
+
+
+def merged(folder: Path, num_surfaces: int) -> list[Kept]:
+    """The points of all shards, for each surface.
+
+    Raises:
+        JournalError: If a line is damaged, or two shards have other numbers for one point.
+    """
+    found = [Kept() for _ in range(num_surfaces)]
+    for path in shard_files(folder):
+        for surface, kept in _read(path)[0].items():
+            if surface >= num_surfaces:
+                raise JournalError(f"{path} has points of surface {surface}, and the plan has {num_surfaces}")
+            for point, sums in kept.points.items():
+                if not _same(found[surface].points.setdefault(point, sums), sums):
+                    raise JournalError(f"{path} has other numbers for point {point} than another shard: --force anew")
+            new = [size for size in kept.micro_batches if size not in found[surface].micro_batches]
+            found[surface].micro_batches.extend(new)
+    return found
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The files of all shards that have begun."""
+    return sorted(path for path in folder.glob("*.jsonl") if re.fullmatch(r"\d+-of-\d+\.jsonl", path.name))
+
+
+def remove(folder: Path) -> None:
+    """Delete a journal; of a folder that holds anything else, only what is a journal's."""
+    for path in [*shard_files(folder), folder / "plan.json", folder / "plan.lock"]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """A shard from "i/n", or from a SLURM job array's variables where `text` is "slurm".
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_shard("2/3", {})
+        (2, 3)
+        >>> array = {"SLURM_ARRAY_TASK_ID": "6", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "3"}
+        >>> parse_shard("slurm", array | {"SLURM_ARRAY_TASK_STEP": "1"})
+        (3, 3)
+    """
+    if text == "slurm":
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+        missing = [name for name in names if not environment.get(name, "").isdigit()]
+        if missing:
+            raise ValueError(f"shard slurm needs a job array (sbatch --array): {', '.join(missing)} is not set")
+        task, first, count = (int(environment[name]) for name in names)
+        step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
+        return (task - first) // step + 1, count
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    shard = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard must be i/n with 1 <= i <= n, or slurm; got {text!r}")
+    return shard
+
+
+def _shard_name(shard: tuple[int, int]) -> str:
+    return f"{shard[0]}-of-{shard[1]}.jsonl"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
+    with path.open("ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalBusyError(f"another process writes {path}: wait for it, or give it another shard") from error
+        yield file  # closing unlocks
+
+
+def _read(path: Path) -> tuple[dict[int, Kept], int]:
+    """What is kept of each surface, and how many bytes of whole lines there are."""
+    found: dict[int, Kept] = {}
+    whole, lines = 0, path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        body = _body(line)
+        if body is None and number == len(lines) - 1:
+            break
+        if body is None:
+            raise JournalError(f"{path}: line {number} is damaged. Delete the file to measure its points again")
+        kept = found.setdefault(body["surface"], Kept())
+        kept.points.update({int(point): [float(v) for v in sums] for point, sums in body["points"].items()})
+        if body["micro_batch"] not in kept.micro_batches:
+            kept.micro_batches.append(body["micro_batch"])
+        whole += len(line) + 1
+    return found, whole
+
+
+def _body(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, if its checksum is right; then it is as we wrote it."""
+    check, _, text = line.partition(b" ")
+    with contextlib.suppress(ValueError):
+        if int(check, 16) == zlib.crc32(text):
+            return cast(dict[str, Any], json.loads(text))
+    return None
+
+
+def _written(value: float) -> Json:
+    return value if math.isfinite(value) else str(value)
+
+
+def _same(a: Sums, b: Sums) -> bool:
+    return all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,147 @@
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from landscape import journal
+from landscape.journal import JournalBusyError, JournalError, folder_of, merged, opened, parse_shard, read_plan
+
+SUMS = [0.1, 1 / 3, 1e-300, math.nan, math.inf, -math.inf, 21.0, -0.0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = folder_of(tmp_path / "surface.npz")
+    assert journal.write_plan(folder, {"steps": 3}) == {"steps": 3}
+    return folder
+
+
+def same(a, b):
+    return [repr(value) for value in a] == [repr(value) for value in b]
+
+
+def test_numbers_come_back_bit_for_bit(folder):
+    with opened(folder, (1, 1), 2) as (first, second):
+        assert first.known() == {}
+        first.add({4: SUMS, 0: SUMS}, 64)
+        second.add({1: SUMS[::-1]}, 64)
+    with opened(folder, (1, 1), 2) as (first, second):
+        assert list(first.known()) == [4, 0]
+        assert same(first.known()[4], SUMS)
+        assert same(second.known()[1], SUMS[::-1])
+    found = merged(folder, 2)
+    assert [sorted(one.points) for one in found] == [[0, 4], [1]]
+    assert [one.micro_batches for one in found] == [[64], [64]]
+
+
+def test_a_torn_last_line_is_dropped_and_written_anew(folder):
+    with opened(folder, (1, 1), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+        memory.add({1: SUMS}, 64)
+    path = folder / "1-of-1.jsonl"
+    whole = path.read_bytes()
+    for cut in (1, 5, 40):
+        path.write_bytes(whole[:-cut])
+        with opened(folder, (1, 1), 1) as (memory,):
+            assert list(memory.known()) == [0]
+            memory.add({1: SUMS}, 64)
+        assert path.read_bytes() == whole
+
+
+def test_a_last_line_whose_content_is_damaged_is_dropped_too(folder):
+    with opened(folder, (1, 1), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+    path = folder / "1-of-1.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"21.0", b"22.0"))
+    with opened(folder, (1, 1), 1) as (memory,):
+        assert memory.known() == {}
+
+
+def test_a_damaged_line_in_the_middle_is_refused_with_its_number(folder):
+    with opened(folder, (1, 1), 1) as (memory,):
+        for point in range(3):
+            memory.add({point: SUMS}, 64)
+    path = folder / "1-of-1.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(b"21.0", b"22.0") + lines[2])
+    with pytest.raises(JournalError, match="line 2 is damaged"), opened(folder, (1, 1), 1):
+        pass
+    with pytest.raises(JournalError, match="line 2 is damaged"):
+        merged(folder, 1)
+
+
+def test_a_shard_has_one_writer_and_another_shard_another(folder):
+    refused = pytest.raises(JournalBusyError, match=r"another process writes .*1-of-2.jsonl")
+    with opened(folder, (1, 2), 1), opened(folder, (2, 2), 1), refused, opened(folder, (1, 2), 1):
+        pass
+    with opened(folder, (1, 2), 1):
+        pass
+
+
+def test_a_writer_that_was_killed_leaves_its_lines_and_no_lock(folder):
+    script = (
+        "import os, sys; from pathlib import Path; from landscape.journal import opened\n"
+        "with opened(Path(sys.argv[1]), (1, 1), 1) as (memory,):\n"
+        "    memory.add({7: [1.0] * 8}, 64); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
+    assert done.returncode == -9
+    with opened(folder, (1, 1), 1) as (memory,):
+        assert memory.known() == {7: [1.0] * 8}
+
+
+def test_the_first_plan_stays(folder):
+    assert journal.write_plan(folder, {"steps": 5}) == {"steps": 3}
+
+
+def test_shards_that_disagree_are_refused(folder):
+    with opened(folder, (1, 2), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+    with opened(folder, (2, 2), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+    assert same(merged(folder, 1)[0].points[0], SUMS)
+    with opened(folder, (2, 2), 1) as (memory,):
+        memory.add({0: [0.2, *SUMS[1:]]}, 32)
+    with pytest.raises(JournalError, match="other numbers for point 0"):
+        merged(folder, 1)
+    with pytest.raises(JournalError, match=r"points of surface 0, and the plan has 0"):
+        merged(folder, 0)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"plan": {}}', '{"format": 1, "plan": 3}', '{"format": "1"}'])
+def test_what_is_no_plan_is_refused(folder, content):
+    (folder / "plan.json").write_text(content)
+    with pytest.raises(JournalError, match="is not the plan of a journal"):
+        read_plan(folder)
+
+
+def test_a_plan_of_a_newer_format_is_refused(folder):
+    (folder / "plan.json").write_text(json.dumps({"format": 2, "plan": {}}))
+    with pytest.raises(JournalError, match="format 2, made by a newer landscape"):
+        read_plan(folder)
+
+
+def test_removing_leaves_what_is_not_the_journals(folder):
+    with opened(folder, (1, 1), 1):
+        pass
+    (folder / "notes.txt").write_text("mine")
+    journal.remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    journal.remove(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/4", ""])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="shard must be i/n with 1 <= i <= n, or slurm"):
+        parse_shard(text, {})
+
+
+def test_slurm_without_a_job_array_is_refused():
+    with pytest.raises(ValueError, match=r"needs a job array \(sbatch --array\): .*SLURM_ARRAY_TASK_COUNT is not set"):
+        parse_shard("slurm", {"SLURM_ARRAY_TASK_ID": "3"})
+    every_second = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert parse_shard("slurm", {**every_second, "SLURM_ARRAY_TASK_STEP": "2"}) == (3, 4)
