@@ -82,7 +82,7 @@ def folder_of(out: Path) -> Path:
 def write_plan(folder: Path, plan: Record) -> Record:
     """Put a plan in place, unless another worker did so first; the plan that is there now."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "plan": plan}, indent=1, allow_nan=False).encode()
+    text = json.dumps({"format": FORMAT, "plan": plan}, indent=1).encode()
     with _locked(folder / "plan.lock", wait=True):
         if not (folder / "plan.json").exists():
             write_atomically(folder / "plan.json", lambda file: file.write(text))
@@ -98,11 +98,8 @@ def read_plan(folder: Path) -> Record:
     path, content = folder / "plan.json", None
     with contextlib.suppress(ValueError, FileNotFoundError):
         content = json.loads(path.read_text())
-    if (
-        not isinstance(content, dict)
-        or type(content.get("format")) is not int
-        or not isinstance(content.get("plan"), dict)
-    ):
+    known = isinstance(content, dict) and type(content.get("format")) is int and isinstance(content.get("plan"), dict)
+    if content is None or not known:
         raise JournalError(f"{path} is not the plan of a journal: --force starts anew")
     if content["format"] > FORMAT:
         raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")

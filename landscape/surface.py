@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,6 +27,7 @@ from landscape.results import MISSING, OK, Array, Record, Surface, status_of
 # relative, against the plain loop; what a lower precision of the forward pass may lose is larger
 CENTRE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 PRECISION_TOLERANCE = {"tf32": 1e-2, "bf16": 5e-2}
+_SECONDS_OF_A_BLOCK = 2.0
 _COARSE = (3, 5, 11, 21)  # points along an axis of the first pictures
 
 
@@ -133,8 +135,10 @@ def measure(
     waiting = [point for point in points if point not in found]
     evaluator, coordinates = prepare(objective, plan.engine), grid(plan.steps, plan.extent)
     micro_batches = [plan.engine.micro_batch]
+    size = 1 if evaluator.batches else plan.steps
     while waiting:
-        block = waiting[: plan.steps]  # a row's worth: one wait for the device
+        block = waiting[:size]  # one wait for the device, and one line of a journal
+        started = time.perf_counter()
         places = [[float(coordinates[i]) for i in np.unravel_index(point, (plan.steps,) * 2)] for point in block]
         try:
             rows = evaluator.sums(plane.centre, plane.axes, places).tolist()
@@ -149,6 +153,9 @@ def measure(
         if memory is not None:
             memory.add(new, evaluator.engine.micro_batch)
         waiting = waiting[len(block) :]
+        if evaluator.batches:  # data that is read anew is read for a whole row
+            per_point = (time.perf_counter() - started) / len(block)
+            size = min(plan.steps, max(1, int(_SECONDS_OF_A_BLOCK / per_point)))
         if progress is not None:
             progress(len(points) - len(waiting), len(points))
     return {point: found[point] for point in points}, micro_batches
