@@ -20,12 +20,13 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import time
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from landscape.directions import Normalization
+    from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.objective import Objective
     from landscape.results import Record, Result
+    from landscape.survey import Subject
     from train.checkpoint import Checkpoint
     from train.config import TrainConfig
     from train.data import Images, Splits
@@ -50,12 +53,16 @@ if TYPE_CHECKING:
     from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
+SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
 
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
 _INSIDE_DEMO = "inside demo"
+_CONTENT_ERRORS = (
+    *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
+)
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -128,10 +135,11 @@ class _Batches:
 
     inputs: Images
     targets: Tensor
+    size: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.targets), BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
+        for start in range(0, len(self.targets), self.size):
+            rows = slice(start, start + self.size)
             yield self.inputs[rows], self.targets[rows]
 
 
@@ -338,6 +346,24 @@ def train(
 @_seed_option
 @_split_option
 @_device_option
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["frozen", "recalibrated", "train"]),
+    default="frozen",
+    show_default=True,
+    help="Running statistics as they are, recomputed at each point, or those of each batch.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the forward pass; the error at the centre is stored.",
+)
+@click.option("--micro-batch", type=click.IntRange(1), help="Examples of a forward pass.  [default: by timing]")
+@click.option("--layout", type=click.Choice(["contiguous", "channels_last"]), help="Of images.  [default: by timing]")
+@click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
+@click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @_output_options("surface.npz beside the checkpoints")
 def surface(
     checkpoints: tuple[Path, ...],
@@ -347,6 +373,12 @@ def surface(
     seed: int,
     split: str,
     device: str,
+    batch_norm: BatchNorm,
+    precision: Precision,
+    micro_batch: int | None,
+    layout: Layout | None,
+    shard: str | None,
+    devices: str | None,
     output: _Output,
     console: _Console,
 ) -> Record:
@@ -355,21 +387,76 @@ def surface(
     \b
     landscape surface runs/sam/last.pt
     landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
+    landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
     _check_grid(steps, extent)
-    options: Record = {"steps": steps, "extent": extent, "normalization": normalization, "seed": seed}
+    options: Record = {
+        **{"steps": steps, "extent": extent, "normalization": normalization, "seed": seed},
+        **{"batch_norm": batch_norm, "precision": precision, "micro_batch": micro_batch, "layout": layout},
+    }
+    work = _Work.of("surface", checkpoints, split, device, options, output)
+    if (done := work.done(output)) is not None:
+        return _told(work.out, done, console, there=True)
+    if devices is not None:
+        return _on_devices(work, devices, output, console)
+    from landscape import journal, survey
 
-    def measure(one: _Opened, count: Count) -> Result:
+    with _as_usage_error():
+        part = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
+    folder = work.journal(output, part)
+    started = time.perf_counter()
+
+    def subject(one: _Opened) -> survey.Subject:
         from landscape.directions import random_plane
-        from landscape.surface import loss_surface
 
-        objective = _objective(one, split, one.device)
-        report = functools.partial(count, f"surface {one.label}", "points")
+        objective = _objective(one, split, one.device, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
         with _as_usage_error():
             plane = random_plane(objective, seed=seed, normalization=normalization)
-            return loss_surface(objective, plane, steps=steps, extent=extent, progress=report)
+        described = _described(one, split)
+        return survey.Subject(
+            label=one.label, objective=objective, plane=plane, checkpoint=one.record(), settings=described
+        )
 
-    return _measure_all("surface", checkpoints, split, device, options, measure, output, console)
+    subjects = [subject(one) for one in work.opened]
+    with _counting(console) as count, _as_usage_error():
+        engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, steps)
+        plans = survey.plan_all(folder, work.plan, subjects, steps=steps, extent=extent, engine=engine)
+        survey.run_shard(
+            folder,
+            plans,
+            subjects,
+            part,
+            progress=lambda label, done, total: count(f"surface {label}", "points", done, total),
+        )
+    if part != (1, 1):
+        console.say(f"shard {part[0]}/{part[1]} is measured")
+        console.next(f"landscape merge {_shown(work.out)}   once all shards are")
+        return {"journal": str(folder), "shard": list(part)}
+    return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
+
+
+@app.command()
+@click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--partial", is_flag=True, help="Though points are missing: they stay missing in the file.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@_console_options
+def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
+    """Put the shards of a surface together: FILE is the results file that they were to make.
+
+    \b
+    landscape merge runs/surface.npz
+    landscape merge runs/surface.npz --partial      what is there so far; the shards may go on
+    """
+    from landscape import journal
+
+    folder = journal.folder_of(out)
+    if not folder.is_dir():
+        raise _CommandError(
+            2, f"{folder} is not there{_nearest_path(folder)}", "shards make it: landscape surface --shard"
+        )
+    if out.exists() and not force:
+        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
+    return _merged(out, console, partial=partial)
 
 
 @app.command()
@@ -667,6 +754,60 @@ def _draw_picture(results: Sequence[Result], path: Path) -> None:
 # Measuring: what surface, hessian and alignment have in common
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Checkpoints to be measured, where the results go, and all that decides them."""
+
+    opened: list[_Opened]
+    out: Path
+    plan: Record
+
+    @classmethod
+    def of(
+        cls, command: str, paths: Sequence[Path], split: str, device: str, options: Record, output: _Output
+    ) -> _Work:
+        device = _device(device)
+        paths = list(dict.fromkeys(paths))
+        opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
+        plan: Record = {
+            "command": command,
+            "checkpoints": [one.hash for one in opened],
+            "labels": [one.label for one in opened],
+            "data": [str(one.checkpoint.data["hash"]) for one in opened],
+            "split": split,
+            "device": device,
+            "batch_size": BATCH_SIZE,
+            "versions": _versions(),
+            **options,
+        }
+        return cls(opened, output.path or _common_folder(paths) / f"{command}.npz", plan)
+
+    def places(self) -> Record:
+        return {one.hash: str(one.path) for one in self.opened}
+
+    def done(self, output: _Output) -> list[Result] | None:
+        """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
+        results = _already_measured(self.out, self.plan, output)
+        if results is None:
+            _writable(self.out)
+        return results
+
+    def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
+        """The folder of the journal: empty, or one to go on with."""
+        from landscape import journal
+
+        folder = journal.folder_of(self.out)
+        begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
+        others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
+        if output.force and shard == (1, 1):
+            journal.remove(folder)
+        elif others:
+            raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
+        elif begun.exists() and not output.resume:
+            raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
+        return folder
+
+
 def _measure_all(
     command: str,
     paths: Sequence[Path],
@@ -678,32 +819,28 @@ def _measure_all(
     console: _Console,
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there."""
-    device = _device(device)
-    paths = list(dict.fromkeys(paths))
-    opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
-    out = output.path or _common_folder(paths) / f"{command}.npz"
-    plan: Record = {
-        "command": command,
-        "checkpoints": [one.hash for one in opened],
-        "labels": [one.label for one in opened],
-        "data": [str(one.checkpoint.data["hash"]) for one in opened],
-        "split": split,
-        "device": device,
-        "batch_size": BATCH_SIZE,
-        "versions": _versions(),
-        **options,
-    }
-    results = _already_measured(out, plan, output)
-    if results is None:
-        _writable(out)
-        started = time.perf_counter()
-        with _counting(console) as count:
-            results = [_with_record(measure(one, count), one, split) for one in opened]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        places: Record = {one.hash: str(one.path) for one in opened}
-        save(results, out, plan=plan, run={**_run_record(time.perf_counter() - started), "checkpoints": places})
-        console.say(f"wrote {_shown(out)}")
-    else:
+    work = _Work.of(command, paths, split, device, options, output)
+    results = work.done(output)
+    if results is not None:
+        return _told(work.out, results, console, there=True)
+    started = time.perf_counter()
+    with _counting(console) as count:
+        results = [_with_record(measure(one, count), one, split) for one in work.opened]
+    return _saved(work.out, results, console, work.plan, time.perf_counter() - started, work.places())
+
+
+def _saved(
+    out: Path, results: Sequence[Result], console: _Console, plan: Record, seconds: float, places: Record
+) -> Record:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(results, out, plan=plan, run={**_run_record(seconds), "checkpoints": places})
+    console.say(f"wrote {_shown(out)}")
+    return _told(out, results, console)
+
+
+def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
+    """The table of results that are in a file, or the check that one of them failed."""
+    if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n".join(table.text() for table in made))
@@ -714,14 +851,95 @@ def _measure_all(
     return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
 
 
-def _with_record(result: Result, one: _Opened, split: str) -> Result:
+def _merged(
+    out: Path, console: _Console, *, partial: bool = False, seconds: float = 0.0, places: Record | None = None
+) -> Record:
+    from landscape import journal, survey
+
+    folder = journal.folder_of(out)
+    plan, surfaces = survey.merge(folder, partial=partial)
+    results: list[Result] = list(surfaces)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(results, out, plan=plan, run={**_run_record(seconds), "checkpoints": places or {}})
+    if not partial:
+        journal.remove(folder)
+    console.say(f"wrote {_shown(out)}")
+    return _told(out, results, console)
+
+
+def _engine(
+    subjects: Sequence[Subject],
+    batch_norm: BatchNorm,
+    precision: Precision,
+    micro_batch: int | None,
+    layout: Layout | None,
+    steps: int,
+) -> Engine:
+    """One engine for all checkpoints: what was not given is found by timing."""
+    from landscape.evaluator import Engine, choose
+
+    given = Engine(batch_norm=batch_norm, precision=precision)
+    if micro_batch is None or layout is None:
+        given, _ = choose(subjects[0].objective, given, num_points=steps**2 * len(subjects))
+    return dataclasses.replace(
+        given, micro_batch=micro_batch or given.micro_batch, layout=layout if layout is not None else given.layout
+    )
+
+
+def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
+    """One process for each device, each a shard; then all of it merged."""
+    names = [name.strip() for name in devices.split(",")]
+    if not all(name == "cpu" or name.isdigit() for name in names):
+        raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
+    if output.force:
+        work.journal(output, (1, 1))
+    words = _without(_words(), {"--devices": 1, "--force": 0, "--resume": 0, "--json": 0, "--quiet": 0, "--debug": 0})
+    started = time.perf_counter()
+    running = []
+    for index, name in enumerate(names, 1):
+        device, visible = ("cpu", "") if name == "cpu" else ("cuda", name)
+        own = ["--shard", f"{index}/{len(names)}", "--resume", "--device", device, "--out", str(work.out), "--quiet"]
+        command = [sys.executable, str(Path(__file__).resolve()), *words, *own]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    try:
+        told = [process.communicate()[1].decode(errors="replace").splitlines() for process in running]
+    finally:
+        for process in running:
+            process.terminate()  # of those that go on when one is interrupted
+    for name, process, lines in zip(names, running, told, strict=True):
+        if process.returncode:
+            reason = lines[-1].removeprefix("landscape: ") if lines else f"ended with {process.returncode}"
+            raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}", "--resume goes on")
+    return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """A command line without some of its options, each with so many values."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        name, _, value = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in options:
+            skip = 0 if value else options[name]
+        else:
+            kept.append(word)
+    return kept
+
+
+def _described(one: _Opened, split: str) -> Record:
     noise = one.checkpoint.config.label_noise if split == "train" else 0.0
-    described: Record = {
+    return {
         "data": one.checkpoint.config.data,
         "split": _SPLITS[split],
         "labels": f"{100 * noise:g} % flipped, as trained" if noise else "clean",
     }
-    return dataclasses.replace(result, checkpoint=one.record(), settings={**result.settings, **described})
+
+
+def _with_record(result: Result, one: _Opened, split: str) -> Result:
+    return dataclasses.replace(result, checkpoint=one.record(), settings={**result.settings, **_described(one, split)})
 
 
 def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
@@ -764,14 +982,18 @@ def _open(path: Path, label: str, device: str) -> _Opened:
     )
 
 
-def _objective(one: _Opened, split: str, device: str) -> Objective:
+def _objective(
+    one: _Opened, split: str, device: str, *, batch_norm: BatchNorm = "frozen", batch_size: int = BATCH_SIZE
+) -> Objective:
+    """The loss over a part of the data; with BatchNorm in train mode the batches are those of training."""
     import torch
     from torch import nn
 
     from landscape.objective import Objective
 
     inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
-    batches = _Batches(inputs.to(torch.device(device)), targets.to(device))
+    size = one.checkpoint.config.batch_size if batch_norm == "train" else batch_size
+    batches = _Batches(inputs.to(torch.device(device)), targets.to(device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
@@ -1111,6 +1333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         if code in (130, 143) and words[0] == "train":
             hint = "whole epochs are kept: --resume goes on"
+        if code in (130, 143) and words[0] == "surface":
+            hint = "measured points are kept: --resume goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
                 _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
@@ -1147,7 +1371,16 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 6, message, ""
     if kind == "SettingsError":
         return 2, message, "See: landscape train --help"
-    if kind in ("CheckpointError", "ResultsError", "SettingsDifferError", "DataError", "AbsentDataError"):
+    if kind == "JournalBusyError":
+        return 6, message, ""
+    if kind in (
+        "CheckpointError",
+        "ResultsError",
+        "JournalError",
+        "SettingsDifferError",
+        "DataError",
+        "AbsentDataError",
+    ):
         return 3, message, ""
     if kind == "LibraryError":
         return 5, message, ""

@@ -38,18 +38,24 @@ class Subject:
 
 
 def plan_all(
-    folder: Path, decided: Record, subjects: Sequence[Subject], *, steps: int, extent: float, engine: Engine | None
+    folder: Path,
+    decided: Record,
+    subjects: Sequence[Subject],
+    *,
+    steps: int,
+    extent: float,
+    engine: Callable[[], Engine],
 ) -> list[SurfacePlan]:
-    """The plans of all surfaces: those of the journal in `folder`, or new ones, which are then kept there.
+    """The plans of all surfaces: those of the journal in `folder`, or new ones with `engine()`, then kept there.
 
     Raises:
         JournalError: If the journal is of other work; the message names what differs.
     """
     if (folder / "plan.json").exists():
         return read_all(folder, decided)
-    plans = []
+    plans, chosen = [], engine()
     for one in subjects:
-        plan = plan_surface(one.objective, one.plane, steps=steps, extent=extent, engine=engine)
+        plan = plan_surface(one.objective, one.plane, steps=steps, extent=extent, engine=chosen)
         settings = {**plan.settings, **one.settings}
         plans.append(dataclasses.replace(plan, checkpoint=one.checkpoint, settings=settings))
     journal.write_plan(folder, {"decided": decided, "surfaces": [_record(plan) for plan in plans]})

@@ -137,7 +137,8 @@ def test_progress_counts_to_the_end():
     seen = []
     objective, plane = quadratic()
     loss_surface(objective, plane, steps=3, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(3, 9), (6, 9), (9, 9)]
+    assert seen[-1] == (9, 9)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
 def test_a_dropout_layer_is_off():

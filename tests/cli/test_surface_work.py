@@ -1,0 +1,190 @@
+"""Surfaces that are resumed, sharded and merged."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import cli
+from landscape import journal
+from landscape.evaluator import Evaluator
+from landscape.results import load
+
+PINNED = ("--micro-batch", 64, "--layout", "contiguous", "--split", "test", "--steps", 5)
+
+
+@pytest.fixture
+def measure(landscape, trained, tmp_path):
+    def run(*options, out="surface.npz", code=0):
+        done = landscape("surface", trained / "sgd", trained / "sam", *PINNED, *options, "--out", tmp_path / out)
+        assert done.code == code, done.err
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(landscape, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "surface.npz"
+    assert landscape("surface", trained / "sgd", trained / "sam", *PINNED, "--out", out).code == 0
+    return load(out)
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        for name in ("x", "y", "loss", "standard_error", "accuracy", "status"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert (one.settings, one.checks, one.checkpoint) == (other.settings, other.checks, other.checkpoint)
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_shards_merge_into_the_same_bits(landscape, measure, whole, tmp_path, count):
+    for index in range(count, 0, -1):
+        done = measure("--shard", f"{index}/{count}")
+        assert f"landscape merge {tmp_path / 'surface.npz'}" in done.err
+        assert not (tmp_path / "surface.npz").exists()
+    done = landscape("merge", tmp_path / "surface.npz")
+    assert done.code == 0, done.err
+    assert_same(load(tmp_path / "surface.npz"), whole)
+    assert not (tmp_path / "surface.npz.journal").exists()
+    again = landscape("merge", tmp_path / "surface.npz", "--force")
+    assert again.code == 2
+    assert "surface.npz.journal is not there" in again.err
+
+
+def test_two_processes_share_a_surface(measure, whole, tmp_path):
+    measure("--devices", "cpu,cpu")
+    assert_same(load(tmp_path / "surface.npz"), whole)
+    assert not (tmp_path / "surface.npz.journal").exists()
+
+
+@pytest.mark.parametrize("devices", ["gpu", "0;1", ""])
+def test_devices_that_are_none_are_refused(measure, devices):
+    assert "--devices takes numbers of GPUs, or cpu" in measure("--devices", devices, code=2).err
+
+
+def test_a_missing_shard_is_named_and_a_partial_surface_says_what_it_lacks(landscape, measure, tmp_path):
+    measure("--shard", "2/3")
+    out = tmp_path / "surface.npz"
+    done = landscape("merge", out)
+    assert done.code == 3
+    assert "has 16 of 50 points (shards begun: 2/3): run the others first" in done.err
+    assert landscape("merge", out, "--partial").code in (0, 4)  # the centre is in another shard
+    found = load(out)[0]
+    assert (int((found.status == 1).sum()), int((found.status == 0).sum())) == (8, 17)
+    assert np.isnan(found.loss[found.status == 0]).all()
+    assert landscape("merge", out).code == 6
+    measure("--shard", "1/3", "--force")
+    measure("--shard", "3/3", "--force")
+    assert landscape("merge", out, "--force").code == 0
+
+
+def test_a_surface_that_was_stopped_goes_on_where_it_was(measure, whole, tmp_path, monkeypatch):
+    real, calls = Evaluator.sums, []
+
+    def stops(self, *arguments):
+        calls.append(len(arguments[2]))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Evaluator, "sums", stops)
+    done = measure(code=130)
+    assert "--resume goes on" in done.err
+    monkeypatch.undo()
+    folder = tmp_path / "surface.npz.journal"
+    kept = sum(len(one.points) for one in journal.merged(folder, 2))
+    assert kept == sum(calls[:3]) > 0
+    assert "holds a surface that was not finished" in measure(code=6).err
+    monkeypatch.setattr(Evaluator, "sums", lambda *a: calls.append(len(a[3])) or real(*a))
+    del calls[:]
+    measure("--resume")
+    assert sum(calls) == 50 - kept
+    assert_same(load(tmp_path / "surface.npz"), whole)
+    assert "is there already" in measure("--resume").err
+
+
+def test_a_killed_process_loses_no_finished_block(measure, whole, trained, tmp_path):
+    out = tmp_path / "surface.npz"
+    words = ["surface", trained / "sgd", trained / "sam", *PINNED, "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, cli.__file__, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    path = tmp_path / "surface.npz.journal" / "1-of-1.jsonl"
+    for _ in range(3000):
+        if out.exists() or (path.exists() and path.stat().st_size):
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    measure("--resume")
+    assert_same(load(out), whole)
+
+
+def test_a_journal_of_other_work_is_refused_with_what_differs(measure, tmp_path):
+    measure("--shard", "1/2")
+    done = measure("--shard", "2/2", "--seed", 1, code=3)
+    assert "surface.npz.journal is of other settings: seed. --force starts anew" in done.err
+    assert "was begun with other shards (1-of-2)" in measure("--shard", "1/3", code=3).err
+    assert "holds a surface that was not finished" in measure("--shard", "1/2", code=6).err
+    measure("--shard", "1/2", "--resume")
+    measure("--force")
+    assert (tmp_path / "surface.npz").exists()
+
+
+def test_two_writers_of_one_shard_are_refused(measure, tmp_path):
+    measure("--shard", "1/2")
+    with journal.opened(tmp_path / "surface.npz.journal", (1, 2), 2):
+        done = measure("--shard", "1/2", "--resume", code=6)
+    assert "another process writes" in done.err
+    assert "1-of-2.jsonl" in done.err
+
+
+def test_a_damaged_journal_is_refused(measure, tmp_path):
+    measure("--shard", "1/2")
+    path = tmp_path / "surface.npz.journal" / "1-of-2.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"0" + lines[0][1:] + b"".join(lines[1:]))
+    assert "line 1 is damaged. Delete the file" in measure("--shard", "1/2", "--resume", code=3).err
+    (tmp_path / "surface.npz.journal" / "plan.json").write_text("{}")
+    assert "is not the plan of a journal" in measure("--shard", "1/2", "--resume", code=3).err
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "half", "slurm"])
+def test_a_shard_that_is_none_is_refused(measure, shard, monkeypatch):
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    assert "shard" in measure("--shard", shard, code=2).err
+
+
+def test_slurm_gives_the_shard(measure, tmp_path, monkeypatch):
+    for name, value in {"ID": 7, "MIN": 5, "COUNT": 4}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    measure("--shard", "slurm")
+    assert (tmp_path / "surface.npz.journal" / "3-of-4.jsonl").exists()
+
+
+@pytest.mark.parametrize("mode", ["recalibrated", "train"])
+def test_batch_norm_is_a_choice_that_is_shown(landscape, trained, tmp_path, mode):
+    options = ("--steps", 3, "--split", "test", "--batch-norm", mode)
+    done = landscape("surface", trained / "sgd", *options, "--out", tmp_path / "s.npz")
+    assert done.code == 0, done.err
+    found = load(tmp_path / "s.npz")[0]
+    assert found.settings["batch_norm"] == mode
+    assert found.checks["centre_ok"]
+
+
+def test_a_precision_keeps_its_error_and_tf32_is_of_gpus(landscape, trained, tmp_path):
+    options = ("--steps", 3, "--split", "test", "--device", "cpu")
+    done = landscape("surface", trained / "sgd", *options, "--precision", "bf16", "--out", tmp_path / "s.npz")
+    assert done.code == 0, done.err
+    assert 0 < load(tmp_path / "s.npz")[0].checks["centre_error"] < 0.05
+    done = landscape("surface", trained / "sgd", *options, "--precision", "tf32", "--out", tmp_path / "t.npz")
+    assert done.code == 2
+    assert "precision tf32 is of GPUs" in done.err
