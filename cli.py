@@ -30,11 +30,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
 
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save
+from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
 from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
@@ -433,6 +433,44 @@ def surface(
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
         return {"journal": str(folder), "shard": list(part)}
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
+
+
+@app.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "kind", required=True, type=click.Choice(["csv", "json", "vtk", "png", "svg", "pdf"]), help="The format."
+)
+@click.option("--relief", is_flag=True, help="Pictures in three dimensions, in the place of contours.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: FILE with the other suffix]")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@_console_options
+def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, console: _Console) -> Record:
+    """Write results for other programs: tables, ParaView, pictures for paper.
+
+    \b
+    landscape export runs/surface.npz --to csv
+    landscape export runs/surface.npz --to pdf --out figure-3.pdf
+    """
+    from landscape.export import PICTURES, TABLES, export_picture
+
+    if relief and kind not in PICTURES:
+        raise click.UsageError(f"--relief is of pictures ({', '.join(PICTURES)}), not of {kind}")
+    if not file.exists():
+        raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
+    results = load_file(file).results
+    with _as_usage_error():
+        if kind in PICTURES:
+            written = export_picture(results, out or file, kind=kind, relief=relief)
+        else:
+            written = TABLES[kind](results, out or file)
+    for path in written:
+        if path.exists() and not force:
+            raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
+    for path, content in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, functools.partial(_write, content))
+        console.say(f"wrote {_shown(path)}")
+    return {"files": [str(path) for path in written]}
 
 
 @app.command()
@@ -1122,6 +1160,10 @@ def _outcome_record(outcome: Outcome, seconds: float) -> Record:
 
 
 # Small things
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -55,6 +55,41 @@ def overview_picture(results: Sequence[Result]) -> Picture:
     return picture
 
 
+def relief_picture(results: Sequence[Result]) -> Picture:
+    """The surfaces in three dimensions: a row per split, a column per checkpoint, one loss axis per row.
+
+    Of several surfaces of one checkpoint and split the first is drawn. The height is log10 of the loss where the scale
+    is a log one; cells that are not finite are holes.
+    """
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    surfaces = [result for result in results if isinstance(result, Surface)]
+    if not surfaces:
+        raise ValueError("relief_picture needs a Surface, got none: make one with: landscape surface CKPT")
+    known = styles(results)
+    splits = sorted({_split(one) for one in surfaces}, key=lambda split: (split_order(split), split))
+    keys = [key for key in known if any(checkpoint_key(one) == key for one in surfaces)]
+    picture = MatplotlibFigure(figsize=(3.2 * len(keys), 3.0 * len(splits)), dpi=150, layout="constrained")
+    for row, split in enumerate(splits):
+        shown = list({checkpoint_key(one): one for one in reversed(surfaces) if _split(one) == split}.values())
+        view = loss_view(shown)
+        for column, key in enumerate(keys):
+            ax = picture.add_subplot(len(splits), len(keys), row * len(keys) + column + 1, projection="3d")
+            for one in (one for one in shown if checkpoint_key(one) == key):
+                x, y = np.meshgrid(one.x, one.y, indexing="ij")
+                ax.plot_surface(
+                    x, y, drawn(one, view), cmap="viridis", vmin=view.low, vmax=view.high, rcount=101, ccount=101
+                )
+                ax.set_title(f"{known[key].name}, {split}\n{_centre_text(one)}".replace("$", r"\$"), fontsize=8)
+                ax.set_xticks([one.x[0], 0, one.x[-1]])
+                ax.set_yticks([one.y[0], 0, one.y[-1]])
+            ax.set_zlabel("mean loss" + (", log scale" if view.log else ""), fontsize=7)
+            ax.set_zlim(view.low, view.high)
+            ax.set_zticks(list(view.ticks), view.labels)
+            ax.tick_params(labelsize=6)
+    return picture
+
+
 def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContourSet | None:
     if min(surface.loss.shape) < 2:
         ax.text(0.5, 0.5, "one line of cells", ha="center", va="center", fontsize=8, transform=ax.transAxes)

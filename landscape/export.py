@@ -1,0 +1,167 @@
+"""Results in the formats of others: CSV, JSON, VTK for ParaView, xarray, and pictures for paper.
+
+What is not finite stays so: nan, inf and -inf in CSV, VTK and xarray, with the status of its cell; null in JSON, which
+has no such numbers, beside the status that says which.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from landscape.results import Eigenpairs, Json, Result, Surface
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
+    """A table for each result, as files beside `stem`: a row for each point, eigenvalue or epoch; full precision."""
+    return {path: _csv(result).encode() for path, result in _named(results, stem, "csv")}
+
+
+def export_json(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
+    """All results in one document: type, checkpoint, settings, checks, and every array as nested lists."""
+    document = {"results": [_document(result) for result in results]}
+    return {stem.with_suffix(".json"): json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()}
+
+
+def export_vtk(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
+    """A legacy VTK file (RECTILINEAR_GRID, binary) for each surface, with all its arrays as point data.
+
+    ParaView draws it as it is; its filter Warp By Scalar makes a relief of the loss.
+
+    Raises:
+        ValueError: If there is no surface.
+    """
+    surfaces = [result for result in results if isinstance(result, Surface)]
+    if not surfaces:
+        raise ValueError("VTK is for surfaces, and there is none: use csv or json")
+    return {path: _vtk(surface) for path, surface in _named(surfaces, stem, "vtk") if isinstance(surface, Surface)}
+
+
+def to_xarray(result: Surface) -> xarray.Dataset:
+    """A surface as a dataset with coordinates x and y; settings, checks and checkpoint are its attributes.
+
+    Raises:
+        ImportError: If xarray is not installed.
+    """
+    import xarray
+
+    names = ("loss", "standard_error", "accuracy", "status")
+    return xarray.Dataset(
+        {name: (("x", "y"), getattr(result, name)) for name in names},
+        coords={"x": result.x, "y": result.y},
+        attrs={name: json.dumps(getattr(result, name)) for name in ("checkpoint", "settings", "checks")},
+    )
+
+
+def export_picture(results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False) -> dict[Path, bytes]:
+    """The surfaces as a picture for paper: contours with their levels or, `relief`, in three dimensions.
+
+    `kind` is png, svg or pdf. The same results give the same bytes; letters stay letters in svg and pdf.
+
+    Raises:
+        ValueError: If there is no surface.
+    """
+    import matplotlib as mpl
+
+    from landscape.picture import overview_picture, relief_picture
+
+    file = io.BytesIO()
+    undated = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with mpl.rc_context():
+        mpl.rcParams.update({"svg.hashsalt": "landscape", "svg.fonttype": "none", "pdf.fonttype": 42})
+        picture = relief_picture(results) if relief else overview_picture(results)
+        picture.savefig(file, format=kind, dpi=300, metadata=undated)
+    return {stem.with_suffix(f".{kind}"): file.getvalue()}
+
+
+PICTURES = ("png", "svg", "pdf")
+TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
+    "csv": export_csv,
+    "json": export_json,
+    "vtk": export_vtk,
+}
+
+
+def _named(results: Sequence[Result], stem: Path, suffix: str) -> Iterator[tuple[Path, Result]]:
+    """A file for each result; one by itself has the stem's name."""
+    if len(results) == 1:
+        yield stem.with_suffix(f".{suffix}"), results[0]
+        return
+    for index, result in enumerate(results):
+        label = re.sub(r"[^\w.+-]+", "_", str(result.checkpoint.get("label") or "")).strip("._")
+        parts = [stem.stem, str(index), type(result).__name__.lower(), *([label] if label else [])]
+        yield stem.with_name(f"{'-'.join(parts)}.{suffix}"), result
+
+
+def _csv(result: Result) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    if isinstance(result, Surface):
+        names = ("loss", "standard_error", "accuracy", "status")
+        writer.writerow(("x", "y", *names))
+        for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
+            writer.writerow([float(x), float(y), *(getattr(result, name)[i, j].item() for name in names)])
+        return file.getvalue()
+    columns = {name: array for name, array in _arrays(result).items() if array.ndim == 1}
+    if not columns:
+        columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
+    writer.writerow(columns)
+    writer.writerows([value.item() for value in row] for row in zip(*columns.values(), strict=True))
+    return file.getvalue()
+
+
+def _vtk(surface: Surface) -> bytes:
+    shape = surface.loss.shape
+    head = f"# vtk DataFile Version 3.0\n{_title(surface)}\nBINARY\nDATASET RECTILINEAR_GRID\n"
+    head += f"DIMENSIONS {shape[0]} {shape[1]} 1\n"
+    parts = [head.encode()]
+    for axis, values in (("X", surface.x), ("Y", surface.y), ("Z", np.zeros(1))):
+        parts += [f"{axis}_COORDINATES {len(values)} double\n".encode(), values.astype(">f8").tobytes(), b"\n"]
+    parts.append(f"POINT_DATA {surface.loss.size}\n".encode())
+    for name in ("loss", "standard_error", "accuracy", "status"):
+        values = getattr(surface, name).astype(">f8")
+        parts += [f"SCALARS {name} double 1\nLOOKUP_TABLE default\n".encode(), values.tobytes(order="F"), b"\n"]
+    return b"".join(parts)
+
+
+def _title(surface: Surface) -> str:
+    label = surface.checkpoint.get("label") or "surface"
+    return f"landscape: mean loss of {label}".encode("ascii", "replace").decode().replace("\n", " ")[:255]
+
+
+def _document(result: Result) -> Json:
+    arrays: dict[str, Json] = {name: _listed(array.tolist()) for name, array in _arrays(result).items()}
+    plain = {name: _listed(value) for name, value in _plain(result).items()}
+    return {"type": type(result).__name__, **plain, **arrays}
+
+
+def _arrays(result: Result) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
+    if isinstance(result, Eigenpairs):
+        found.pop("vectors")  # as long as the model; the results file has them
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _plain(result: Result) -> dict[str, Json]:
+    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
+    return {name: value for name, value in found.items() if name != "vectors" and not isinstance(value, np.ndarray)}
+
+
+def _listed(value: Json) -> Json:
+    if isinstance(value, list):
+        return [_listed(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _listed(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

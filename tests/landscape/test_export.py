@@ -1,0 +1,137 @@
+import csv
+import io
+import json
+import math
+
+import meshio
+import numpy as np
+import pytest
+
+from landscape import export
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+
+
+def surface(label="a", **changes):
+    x, y = np.array([-1.0, 0.0, 1.0]), np.array([-0.5, 0.5])
+    loss = np.array([[1 / 3, 2.0], [math.nan, math.inf], [-math.inf, 1e-300]])
+    values = {
+        "x": x,
+        "y": y,
+        "loss": loss,
+        "standard_error": loss / 10,
+        "accuracy": np.linspace(0, 1, 6).reshape(3, 2),
+        "status": status_of(loss),
+        "checkpoint": {"label": label},
+        "settings": {"seed": 3},
+        "checks": {"centre_error": math.nan},
+    }
+    return Surface(**(values | changes))
+
+
+def pairs():
+    return Eigenpairs(
+        values=np.array([2.0, 1.0]),
+        vectors=np.zeros((2, 5), np.float32),
+        residuals=np.array([1e-4, 2e-4]),
+        converged=np.array([True, False]),
+        complete=True,
+        num_matvecs=30,
+    )
+
+
+def rows(content):
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def test_csv_has_a_row_for_each_point_in_full_precision(tmp_path):
+    one = surface()
+    found = rows(export.export_csv([one], tmp_path / "s.npz")[tmp_path / "s.csv"])
+    assert len(found) == 6
+    for row, (i, j) in zip(found, np.ndindex(3, 2), strict=True):
+        assert (float(row["x"]), float(row["y"])) == (one.x[i], one.y[j])
+        np.testing.assert_equal(float(row["loss"]), one.loss[i, j])  # NaN and infinities too
+        assert float(row["accuracy"]) == one.accuracy[i, j]
+        assert int(row["status"]) == one.status[i, j]
+
+
+def test_csv_of_eigenvalues_traces_and_single_values(tmp_path):
+    trace = CongruenceTrace(
+        epoch=np.arange(1, 3),
+        **{n: np.array([0.25, math.nan]) for n in ("cosine_b", "cosine_a", "change", "learning_rate")},
+        **{f"{n}_standard_error": np.zeros(2) for n in ("cosine_b", "cosine_a", "change")},
+        num_probes=np.array([3, 0]),
+    )
+    congruence = Congruence(value=0.5, standard_error=0.1, status="ok")
+    written = export.export_csv([pairs(), trace, congruence], tmp_path / "all.npz")
+    names = ["all-0-eigenpairs.csv", "all-1-congruencetrace.csv", "all-2-congruence.csv"]
+    assert [path.name for path in written] == names
+    values, epochs, single = (rows(content) for content in written.values())
+    assert [(float(row["values"]), row["converged"]) for row in values] == [(2.0, "True"), (1.0, "False")]
+    assert [row["epoch"] for row in epochs] == ["1", "2"]
+    assert [row["cosine_b"] for row in epochs] == ["0.25", "nan"]
+    assert single == [{"value": "0.5", "standard_error": "0.1", "status": "ok"}]
+
+
+def test_json_is_strict_and_has_everything(tmp_path):
+    ((path, content),) = export.export_json([surface(), pairs()], tmp_path / "s.npz").items()
+    assert path.name == "s.json"
+    document = json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    first, second = document["results"]
+    assert (first["type"], first["checkpoint"], first["settings"]) == ("Surface", {"label": "a"}, {"seed": 3})
+    assert first["checks"] == {"centre_error": None}
+    assert first["loss"] == [[1 / 3, 2.0], [None, None], [None, 1e-300]]
+    assert first["status"] == [[1, 1], [2, 3], [4, 1]]
+    assert (second["values"], second["converged"]) == ([2.0, 1.0], [True, False])
+    assert "vectors" not in second
+
+
+def test_vtk_comes_back_through_another_reader(tmp_path):
+    one = surface("ä \n label")
+    ((path, content),) = export.export_vtk([pairs(), one], tmp_path / "s.npz").items()
+    path.write_bytes(content)
+    mesh = meshio.read(path)
+    order = np.lexsort((mesh.points[:, 1], mesh.points[:, 0]))
+    points = np.array([(a, b, 0.0) for a in one.x for b in one.y])
+    np.testing.assert_array_equal(mesh.points[order], points)
+    for name in ("loss", "standard_error", "accuracy", "status"):
+        np.testing.assert_array_equal(mesh.point_data[name].ravel()[order], getattr(one, name).ravel())
+
+
+def test_vtk_without_a_surface_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="VTK is for surfaces, and there is none"):
+        export.export_vtk([pairs()], tmp_path / "s.npz")
+
+
+def test_files_of_several_results_are_named_by_place_type_and_label(tmp_path):
+    written = export.export_vtk([surface("runs/a b"), surface("../c")], tmp_path / "s.npz")
+    assert [path.name for path in written] == ["s-0-surface-runs_a_b.vtk", "s-1-surface-c.vtk"]
+    assert {path.parent for path in written} == {tmp_path}
+
+
+def test_a_dataset_has_the_arrays_and_says_where_they_are_from():
+    pytest.importorskip("xarray", reason="the extra xarray is not installed")
+    one = surface()
+    found = export.to_xarray(one)
+    np.testing.assert_array_equal(found.loss.values, one.loss)
+    np.testing.assert_array_equal(found.loss.sel(x=1.0).values, one.loss[2])
+    assert json.loads(found.attrs["settings"]) == {"seed": 3}
+
+
+@pytest.mark.parametrize("kind", export.PICTURES)
+@pytest.mark.parametrize("relief", [False, True])
+def test_pictures_are_the_same_bytes_each_time(tmp_path, kind, relief):
+    made = [export.export_picture([surface()], tmp_path / "s.npz", kind=kind, relief=relief) for _ in range(2)]
+    assert made[0] == made[1]
+    ((path, content),) = made[0].items()
+    assert path.name == f"s.{kind}"
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    if kind == "svg":
+        assert b"a" in content
+        assert "mean" in content.decode()
+
+
+def test_pictures_need_a_surface(tmp_path):
+    with pytest.raises(ValueError, match="needs a Surface, got none"):
+        export.export_picture([pairs()], tmp_path / "s.npz", kind="png")
+    with pytest.raises(ValueError, match="needs a Surface, got none"):
+        export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
