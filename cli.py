@@ -362,6 +362,13 @@ def train(
 )
 @click.option("--micro-batch", type=click.IntRange(1), help="Examples of a forward pass.  [default: by timing]")
 @click.option("--layout", type=click.Choice(["contiguous", "channels_last"]), help="Of images.  [default: by timing]")
+@click.option(
+    "--planes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Random planes for each checkpoint, of seeds from --seed on: flatness as mean and spread over them.",
+)
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @_output_options("surface.npz beside the checkpoints")
@@ -377,6 +384,7 @@ def surface(
     precision: Precision,
     micro_batch: int | None,
     layout: Layout | None,
+    planes: int,
     shard: str | None,
     devices: str | None,
     output: _Output,
@@ -393,6 +401,7 @@ def surface(
     options: Record = {
         **{"steps": steps, "extent": extent, "normalization": normalization, "seed": seed},
         **{"batch_norm": batch_norm, "precision": precision, "micro_batch": micro_batch, "layout": layout},
+        "planes": planes,
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
@@ -406,18 +415,19 @@ def surface(
     folder = work.journal(output, part)
     started = time.perf_counter()
 
-    def subject(one: _Opened) -> survey.Subject:
+    def subjects_of(one: _Opened) -> Iterator[survey.Subject]:
         from landscape.directions import random_plane
 
         objective = _objective(one, split, one.device, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
-        with _as_usage_error():
-            plane = random_plane(objective, seed=seed, normalization=normalization)
-        described = _described(one, split)
-        return survey.Subject(
-            label=one.label, objective=objective, plane=plane, checkpoint=one.record(), settings=described
-        )
+        for index in range(planes):
+            with _as_usage_error():
+                plane = random_plane(objective, seed=seed + index, normalization=normalization)
+            label = one.label if planes == 1 else f"{one.label} plane {index + 1} of {planes}"
+            yield survey.Subject(
+                label=label, objective=objective, plane=plane, checkpoint=one.record(), settings=_described(one, split)
+            )
 
-    subjects = [subject(one) for one in work.opened]
+    subjects = [subject for one in work.opened for subject in subjects_of(one)]
     with _counting(console) as count, _as_usage_error():
         engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, steps)
         plans = survey.plan_all(folder, work.plan, subjects, steps=steps, extent=extent, engine=engine)

@@ -72,6 +72,24 @@ def edge_median(surface: Surface) -> float:
     return float(np.median(values)) if values.size else math.nan
 
 
+def ring_rise(surface: Surface, fraction: float) -> float:
+    """Mean loss above the centre's on the square ring at a fraction of the extent; NaN where the grid has no centre.
+
+    Between two rings of the grid their means are interpolated linearly.
+    """
+    cell = centre_cell(surface)
+    half = len(surface.x) // 2
+    if cell is None or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
+        return math.nan
+    offsets = np.abs(np.arange(2 * half + 1) - half)
+    ring = np.maximum.outer(offsets, offsets)
+    low, high = math.floor(fraction * half), math.ceil(fraction * half)
+    below, above = (float(surface.loss[ring == distance].mean()) for distance in (low, high))
+    share = fraction * half - low
+    mean = below if low == high else (1 - share) * below + share * above
+    return mean - float(surface.loss[cell])
+
+
 def rise_distance(surface: Surface, rise: float) -> float:
     """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, linear between the points."""
     cell = centre_cell(surface)
@@ -79,7 +97,7 @@ def rise_distance(surface: Surface, rise: float) -> float:
         return math.nan
     i, j = cell
     sides = ((surface.x[i:], surface.loss[i:, j]), (-surface.x[i::-1], surface.loss[i::-1, j]))
-    return float(np.min([_crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
+    return float(np.min([crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
 
 
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
@@ -97,7 +115,8 @@ def _binomial_error(p: float, n: int) -> float:
     return max(math.sqrt(max(p * (1 - p), 0.0) / n), 1 / n if p in (0.0, 1.0) else 0.0)
 
 
-def _crossing(at: Array, loss: Array, level: float) -> float:
+def crossing(at: Array, loss: Array, level: float) -> float:
+    """Where the loss first reaches a level, linear between the points; inf if it never does, NaN if that is unknown."""
     above = np.flatnonzero(~(loss < level))
     if not above.size:
         return math.inf

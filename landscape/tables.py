@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
+from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
 from landscape.formatting import percent, plus_minus, short
-from landscape.readings import centre, mean_over_epochs
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+from landscape.grouping import checkpoint_key
+from landscape.readings import centre, mean_over_epochs, ring_rise
+from landscape.results import Array, Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
 
 R = TypeVar("R", Surface, Eigenpairs, Congruence)
 
@@ -42,11 +42,16 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """One table for each kind of result that is there, and for each data that it was measured on."""
     traces = [r for r in results if isinstance(r, CongruenceTrace)]
     made = [
-        *(surface_table(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
+        *(_surfaces(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
     return [*made, trace_table(traces)] if traces else made
+
+
+def _surfaces(surfaces: Sequence[Surface]) -> Table:
+    several = len({checkpoint_key(one) for one in surfaces}) < len(surfaces)
+    return flatness_table(surfaces) if several else surface_table(surfaces)
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
@@ -116,6 +121,55 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
     )
     header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
     return Table(title, header, rows, notes, records)
+
+
+def flatness_table(surfaces: Sequence[Surface]) -> Table:
+    """For each checkpoint how flat the loss is on several planes: mean and standard deviation over the planes."""
+    by_checkpoint: dict[str, list[Surface]] = {}
+    for one in surfaces:
+        by_checkpoint.setdefault(checkpoint_key(one), []).append(one)
+    found = [(mine[0], flatness(mine)) for mine in by_checkpoint.values()]
+    names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
+    rows = [
+        [_label(one), short(measures.loss), *(_over_planes(getattr(measures, n)) for n in names)]
+        for one, measures in found
+    ]
+    records: list[Record] = [_flatness_record(one, measures) for one, measures in found]
+    settings, counts = surfaces[0].settings, {len(measures.curvature) for _, measures in found}
+    planes = " or ".join(map(str, sorted(counts)))
+    title = (
+        f"Flatness on {planes} {settings.get('directions')} planes, {settings.get('unit')}, "
+        f"extent {settings.get('extent')}, {_data(settings)}"
+    )
+    header = ["", "loss", "curvature", *(f"radius +{rise:g}" for rise in RISES), "rise, half", "rise, edge"]
+    agree = all(one.checks.get("centre_ok") for one in surfaces)
+    notes = [
+        "± is the standard deviation over planes. radius +d: the distance along an axis at which the loss has "
+        "risen by d nats (inf: nowhere on some axis). rise: the mean on the square ring at half and at the whole "
+        "extent. curvature: the second difference over one step of the grid, mean of both axes. Lengths are those of "
+        "an axis",
+        f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss on every plane",
+    ]
+    return Table(title, header, rows, notes, records)
+
+
+def _over_planes(values: Array) -> str:
+    mean, spread = mean_and_spread(values)
+    return plus_minus(mean, spread) if math.isfinite(spread) else short(mean)
+
+
+def _flatness_record(surface: Surface, measures: Flatness) -> Record:
+    values: Record = {}
+    for name in ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge"):
+        mean, spread = mean_and_spread(getattr(measures, name))
+        values |= {name: mean, f"{name}_standard_deviation": spread}
+    return {
+        "checkpoint": _label(surface),
+        "split": surface.settings.get("split"),
+        "loss": measures.loss,
+        "num_planes": len(measures.curvature),
+        **values,
+    }
 
 
 def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
@@ -224,7 +278,7 @@ def _split(cell: str) -> tuple[str, str]:
 
 
 def _surface_record(surface: Surface) -> Record:
-    half, at = len(surface.x) // 2, centre(surface)
+    at = centre(surface)
     return {
         "checkpoint": _label(surface),
         "split": surface.settings.get("split"),
@@ -232,20 +286,12 @@ def _surface_record(surface: Surface) -> Record:
         "loss_standard_error": at.error,
         "accuracy": at.accuracy,
         "accuracy_standard_error": at.accuracy_error,
-        "rise_half_way": _ring(surface, 0 if half % 2 else half // 2) - at.loss,
-        "rise_at_edge": _ring(surface, half) - at.loss,
+        "rise_half_way": ring_rise(surface, 0.5),
+        "rise_at_edge": ring_rise(surface, 1.0),
         "num_nonfinite": surface.num_nonfinite,
         "centre_error": surface.checks.get("centre_error"),
         "centre_ok": surface.checks.get("centre_ok"),
     }
-
-
-def _ring(surface: Surface, distance: int) -> float:
-    """Mean loss on the square ring at `distance` steps from the centre; NaN where the grid has none there."""
-    offsets = np.abs(np.arange(len(surface.x)) - len(surface.x) // 2)
-    if distance < 1:
-        return math.nan
-    return float(surface.loss[np.maximum.outer(offsets, offsets) == distance].mean())
 
 
 def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:

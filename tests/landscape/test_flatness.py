@@ -1,0 +1,91 @@
+import math
+
+import numpy as np
+import pytest
+
+from landscape.flatness import flatness, mean_and_spread
+from landscape.readings import ring_rise
+from landscape.results import Surface, status_of
+from landscape.tables import flatness_table, tables
+
+
+def bowl(a, b, *, steps=21, seed=0, key="h", label="one", height=0.5):
+    """height + a x^2 + b y^2 on [-1, 1]."""
+    x = np.linspace(-1, 1, steps)
+    loss = height + a * x[:, None] ** 2 + b * x[None, :] ** 2
+    return Surface(
+        x=x,
+        y=x,
+        loss=loss,
+        standard_error=loss * 0,
+        accuracy=loss * math.nan,
+        status=status_of(loss),
+        checkpoint={"hash": key, "label": label},
+        settings={"seed": seed, "directions": "random", "unit": "filter-normalized", "extent": 1.0},
+        checks={"centre_ok": True},
+    )
+
+
+def test_measures_of_a_bowl_are_those_of_its_formula():
+    found = flatness([bowl(2.0, 4.0), bowl(3.0, 3.0, seed=1)])
+    assert found.loss == 0.5
+    np.testing.assert_allclose(found.curvature, [6.0, 6.0], rtol=1e-10)  # mean of 2a and 2b
+    expected = [np.mean([math.sqrt(1 / 2), math.sqrt(1 / 4)]), math.sqrt(1 / 3)]
+    np.testing.assert_allclose(found.radius_large, expected, atol=2e-3)  # linear between points 0.1 apart
+    np.testing.assert_allclose(found.radius_small[1], math.sqrt(0.1 / 3), atol=1e-2)
+    assert found.rise_edge[1] > found.rise_half[1] > 0
+
+
+def test_the_rise_on_a_ring_is_its_mean_above_the_centre():
+    one = bowl(2.0, 4.0, steps=5)  # x in -1, -1/2, 0, 1/2, 1
+    edge = [one.loss[i, j] for i in range(5) for j in range(5) if max(abs(i - 2), abs(j - 2)) == 2]
+    inner = [one.loss[i, j] for i in range(5) for j in range(5) if max(abs(i - 2), abs(j - 2)) == 1]
+    assert ring_rise(one, 1.0) == pytest.approx(np.mean(edge) - 0.5, rel=1e-14)
+    assert ring_rise(one, 0.5) == pytest.approx(np.mean(inner) - 0.5, rel=1e-14)
+    assert ring_rise(one, 0.75) == pytest.approx((np.mean(inner) + np.mean(edge)) / 2 - 0.5, rel=1e-14)
+    assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=1), 1.0))
+
+
+def test_an_axis_that_never_rises_makes_the_radius_infinite():
+    found = flatness([bowl(2.0, 0.0)])
+    assert found.radius_small[0] == math.inf
+    mean, spread = mean_and_spread(np.array([0.5, math.inf]))
+    assert mean == math.inf
+    assert math.isnan(spread)
+
+
+def test_a_cell_that_is_not_finite_is_not_passed_over():
+    one = bowl(2.0, 2.0)
+    one.loss[12, 10] = math.nan
+    one.status[12, 10] = 2
+    found = flatness([one])
+    assert math.isnan(found.radius_small[0])
+    assert math.isfinite(found.curvature[0])
+    one.loss[11, 10] = math.nan
+    one.status[11, 10] = 2
+    assert math.isnan(flatness([one]).curvature[0])
+
+
+def test_the_mean_and_spread_are_over_planes():
+    assert mean_and_spread(np.array([1.0, 3.0])) == (2.0, pytest.approx(math.sqrt(2.0)))
+    assert math.isnan(mean_and_spread(np.array([1.0]))[1])
+
+
+def test_several_planes_of_a_checkpoint_are_one_row_with_their_spread():
+    results = [bowl(a, a, seed=seed, key=key, label=key) for key in ("sgd", "sam") for seed, a in ((0, 2.0), (1, 4.0))]
+    (table,) = tables(results)
+    assert [row[0] for row in table.rows] == ["sgd", "sam"]
+    assert table.records[0]["num_planes"] == 2
+    assert table.records[0]["curvature"] == pytest.approx(6.0)
+    assert table.records[0]["curvature_standard_deviation"] == pytest.approx(math.sqrt(8.0))
+    assert "Flatness on 2 random planes, filter-normalized, extent 1.0" in table.text()
+    assert "inf" in flatness_table([bowl(1.0, 0.0), bowl(1.0, 0.0, seed=1)]).text()
+    (one_each,) = tables([results[0], results[2]])
+    assert "Loss on a random plane" in one_each.text()
+
+
+def test_surfaces_of_several_checkpoints_are_not_one_flatness():
+    with pytest.raises(ValueError, match="surfaces of one checkpoint"):
+        flatness([bowl(1.0, 1.0), bowl(1.0, 1.0, key="other")])
+    with pytest.raises(ValueError, match="does not hold the centre"):
+        flatness([bowl(1.0, 1.0, steps=4)])
