@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from landscape.survey import Subject
     from train.checkpoint import Checkpoint
     from train.config import TrainConfig
-    from train.data import Images, Splits
+    from train.data import Images, Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
     from train.recipes import Preset
@@ -187,6 +187,9 @@ _split_option = click.option(
     default="train",
     show_default=True,
     help="Data to measure on.",
+)
+_examples_option = click.option(
+    "--examples", type=click.IntRange(2), help="Measure on so many examples, drawn by --seed.  [default: all]"
 )
 _device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
@@ -345,6 +348,7 @@ def train(
 )
 @_seed_option
 @_split_option
+@_examples_option
 @_device_option
 @click.option(
     "--batch-norm",
@@ -379,6 +383,7 @@ def surface(
     normalization: Normalization,
     seed: int,
     split: str,
+    examples: int | None,
     device: str,
     batch_norm: BatchNorm,
     precision: Precision,
@@ -401,7 +406,7 @@ def surface(
     options: Record = {
         **{"steps": steps, "extent": extent, "normalization": normalization, "seed": seed},
         **{"batch_norm": batch_norm, "precision": precision, "micro_batch": micro_batch, "layout": layout},
-        "planes": planes,
+        **{"planes": planes, "examples": examples},
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
@@ -418,7 +423,8 @@ def surface(
     def subjects_of(one: _Opened) -> Iterator[survey.Subject]:
         from landscape.directions import random_plane
 
-        objective = _objective(one, split, one.device, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
+        part = _chosen(one, split, examples, seed)
+        objective = _objective(one, part, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
         for index in range(planes):
             with _as_usage_error():
                 plane = random_plane(objective, seed=seed + index, normalization=normalization)
@@ -520,6 +526,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 )
 @_seed_option
 @_split_option
+@_examples_option
 @_device_option
 @_output_options("hessian.npz beside the checkpoints")
 def hessian(
@@ -529,6 +536,7 @@ def hessian(
     max_matvecs: int,
     seed: int,
     split: str,
+    examples: int | None,
     device: str,
     output: _Output,
     console: _Console,
@@ -540,12 +548,13 @@ def hessian(
     landscape hessian runs/sgd/last.pt runs/sam/last.pt --top 3 --tolerance 1e-4
     """
     options: Record = {"top": top, "tolerance": tolerance, "max_matvecs": max_matvecs, "seed": seed}
+    options |= {"examples": examples}
 
     def measure(one: _Opened, count: Count) -> Result:
         from landscape import operators
         from landscape.lanczos import top_eigenpairs
 
-        operator = operators.hessian(_objective(one, split, one.device))
+        operator = operators.hessian(_objective(one, _chosen(one, split, examples, seed)))
         with _as_usage_error():
             pairs = top_eigenpairs(
                 operator,
@@ -584,7 +593,7 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
         if traced:
             return _trace(one)
         with _as_usage_error():
-            train, validation = _objective(one, "train", one.device), _objective(one, "val", one.device)
+            train, validation = (_objective(one, _chosen(one, split)) for split in ("train", "val"))
             return gradient_congruence(train, validation, radius=radius)
 
     if traced:
@@ -1030,8 +1039,24 @@ def _open(path: Path, label: str, device: str) -> _Opened:
     )
 
 
+def _chosen(one: _Opened, split: str, examples: int | None = None, seed: int = 0) -> Part:
+    """A part of the data, or so many examples of it, drawn by the seed and in the order of the part."""
+    import torch
+
+    from train.data import selected
+    from train.streams import generator
+
+    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if examples is None:
+        return inputs, targets
+    if examples > len(targets):
+        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(targets)}")
+    rows = torch.randperm(len(targets), generator=generator(seed, "measured examples"))[:examples].sort().values
+    return selected(inputs, rows), targets[rows]
+
+
 def _objective(
-    one: _Opened, split: str, device: str, *, batch_norm: BatchNorm = "frozen", batch_size: int = BATCH_SIZE
+    one: _Opened, part: Part, *, batch_norm: BatchNorm = "frozen", batch_size: int = BATCH_SIZE
 ) -> Objective:
     """The loss over a part of the data; with BatchNorm in train mode the batches are those of training."""
     import torch
@@ -1039,9 +1064,9 @@ def _objective(
 
     from landscape.objective import Objective
 
-    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    inputs, targets = part
     size = one.checkpoint.config.batch_size if batch_norm == "train" else batch_size
-    batches = _Batches(inputs.to(torch.device(device)), targets.to(device), size)
+    batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 

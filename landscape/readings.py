@@ -84,6 +84,8 @@ def ring_rise(surface: Surface, fraction: float) -> float:
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)
     low, high = math.floor(fraction * half), math.ceil(fraction * half)
+    if low < 1:  # between the centre and the first ring nothing is known
+        return math.nan
     below, above = (float(surface.loss[ring == distance].mean()) for distance in (low, high))
     share = fraction * half - low
     mean = below if low == high else (1 - share) * below + share * above

@@ -188,3 +188,23 @@ def test_a_precision_keeps_its_error_and_tf32_is_of_gpus(landscape, trained, tmp
     done = landscape("surface", trained / "sgd", *options, "--precision", "tf32", "--out", tmp_path / "t.npz")
     assert done.code == 2
     assert "precision tf32 is of GPUs" in done.err
+
+
+def test_examples_are_drawn_by_the_seed_and_hashed(landscape, trained, tmp_path):
+    def measure(command, *options):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
+        words = (command, trained / "sgd", "--split", "test", *options, "--out", out)
+        done = landscape(*words, *(("--steps", 3) if command == "surface" else ("--top", 1)))
+        assert done.code == 0, done.err
+        return load(out)[0]
+
+    one, same, other = (measure("surface", "--examples", 50, "--seed", seed) for seed in (1, 1, 2))
+    spectrum = measure("hessian", "--examples", 50, "--seed", 1)
+    assert one.settings["num_examples"] == 50
+    assert one.settings["data_hash"] == same.settings["data_hash"] == spectrum.settings["data_hash"]
+    assert one.settings["data_hash"] != other.settings["data_hash"]
+    assert spectrum.loss == pytest.approx(one.loss[1, 1], rel=1e-6)
+    np.testing.assert_array_equal(one.loss, same.loss)
+    done = landscape("surface", trained / "sgd", "--split", "test", "--examples", 361, "--out", tmp_path / "s.npz")
+    assert done.code == 2
+    assert "--examples is 361, but the test part has 360" in done.err

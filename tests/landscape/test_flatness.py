@@ -44,6 +44,7 @@ def test_the_rise_on_a_ring_is_its_mean_above_the_centre():
     assert ring_rise(one, 0.5) == pytest.approx(np.mean(inner) - 0.5, rel=1e-14)
     assert ring_rise(one, 0.75) == pytest.approx((np.mean(inner) + np.mean(edge)) / 2 - 0.5, rel=1e-14)
     assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=1), 1.0))
+    assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=3), 0.5))
 
 
 def test_an_axis_that_never_rises_makes_the_radius_infinite():

@@ -4,7 +4,7 @@ from train.data.augment import augmented
 from train.data.catalogue import Record, checked, data_root, download, record, records
 from train.data.errors import AbsentDataError, DataError, LibraryError, UnsafeDataError
 from train.data.hashes import content_hash, splits_hash
-from train.data.images import Images, Part
+from train.data.images import Images, Part, selected
 from train.data.splits import Splits, batch_order, flip_labels, load
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "load",
     "record",
     "records",
+    "selected",
     "splits_hash",
 ]
