@@ -206,8 +206,8 @@ def main() -> None:
     today = f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}"
     text = (
         f"ResNet-20, {options.examples} examples, {where}, torch {torch.__version__}, {today}; best of "
-        f"{options.rounds} rounds of {options.points} points. Starting a surface (engine, reference, hashes) took the time of "
-        f"{start:.1f} points.\n\n"
+        f"{options.rounds} rounds of {options.points} points. Starting a surface (engine, reference, hashes) took the "
+        f"time of {start:.1f} points.\n\n"
     ) + "\n".join(lines)
     print(text)
     if options.out is not None:
