@@ -16,7 +16,7 @@ def test_the_list_has_every_recipe_with_what_it_reproduces_and_expects(landscape
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[1:]] == recipes.names()
     assert "cifar100-wrn28x10" in done.out
-    assert "Tables 1, 5 and 6 (time)" in done.out
+    assert "Tables 1, 5 and 6 (time); Figure 1 (bars)" in done.out
     assert "agnostic-sam 83.86 ± 0.077" in done.out
     found = landscape_json("train", "--list-recipes").document["results"]["recipes"]
     assert [one["name"] for one in found] == recipes.names()
@@ -60,8 +60,8 @@ def test_a_recipe_trains(landscape, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (("--recipe", "cifar100-wrn28_10"), "no recipe 'cifar100-wrn28_10'. Did you mean 'cifar100-wrn28x10'"),
-        (WRN, "has the methods sgd, sam, sam-subset, agnostic-sam-simple, agnostic-sam"),
-        ((*WRN, "--method", "asam"), "has the methods sgd, sam,"),
+        (WRN, "has the methods sgd, sam, sam-subset, asam, agnostic-sam-simple, agnostic-sam"),
+        (("--recipe", "pets-resnet18", "--method", "asam"), "has the methods sgd, sam,"),
         ((*WRN, "--method", "sam", "--epochs", "0"), "epochs must be at least 1; got 0"),
         (("--preset", "clean"), "give --recipe NAME as well"),
         (("--recipe", "aircraft-efficientnet_b4-transfer", "--method", "sam"), "needs --weights as well"),
