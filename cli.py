@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -25,6 +26,7 @@ import time
 import traceback
 import warnings
 import webbrowser
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from train.data import Images, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
+    from train.plan import Plan
     from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
@@ -274,7 +277,9 @@ def app() -> None:
 @click.option("--recipe", help="An experiment of the paper (--list-recipes): its settings, but for those given here.")
 @click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
 @click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
-@click.option("--dry-run", is_flag=True, help="Print settings, parameters and steps; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings, parameters, steps and an estimate of their time; write nothing."
+)
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @_output_options("runs/METHOD-seedSEED; of a recipe, runs/RECIPE/METHOD-seedSEED")
 def train(
@@ -827,17 +832,60 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
 
     with _as_usage_error():
         found = plan(config)
-    console.table(
-        f"{config.to_toml()}\n"
-        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes\n"
-        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}\n"
-        f"{found.num_gradients:.4g} gradients of a whole batch per step\n"
-        f"would write {_shown(out)}"
+    timing, told = _timing(config, found)
+    lines = [
+        config.to_toml(),
+        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes",
+        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}",
+        f"{found.num_gradients:.4g} gradients of a whole batch per step",
+        *([_scaled_text(found.scaled_names, config.eta)] if found.scaled_names else []),
+        told,
+        *([f"warning: {found.warning}"] if found.warning else []),
+        f"would write {_shown(out)}",
+    ]
+    console.table("\n".join(lines))
+    return {"settings": cast(Json, config.to_dict()), **cast("Record", vars(found)), "timing": timing, "out": str(out)}
+
+
+def _timing(config: TrainConfig, plan: Plan) -> tuple[Record | None, str]:
+    """What the steps of a run would take, as a record and as a line; without the device, none and why."""
+    from train.run import SettingsError, device_of
+    from train.timing import time_steps
+
+    try:
+        device_of(config.device)
+    except SettingsError as error:
+        return None, f"time not estimated: {error}"
+    found = time_steps(config, image_shape=plan.image_shape, num_classes=plan.num_classes)
+    seconds = plan.num_steps * found.seconds_per_step
+    times = found.batch_size / found.timed_batch_size
+    scaled = f", times {times:.3g}" if times > 1 else ""
+    unfit = f" ({found.too_large} did not fit into memory)" if found.too_large else ""
+    told = (
+        f"about {_duration(seconds)} of steps on {found.device}, {found.seconds_per_step:.3g} s each: an estimate from "
+        f"{found.num_timed} on {found.timed_batch_size} random images{scaled}{unfit}; reading images, probes and "
+        "evaluation come on top"
     )
-    return {"settings": cast(Json, config.to_dict()), **vars(found), "out": str(out)}
+    return {**vars(found), "seconds": seconds}, told
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _scaled_text(names: Sequence[str], eta: float) -> str:
+    """How many parameters ASAM scales and which, those that differ in their numbers alone as one."""
+    kinds = Counter(re.sub(r"\d+", "*", name) for name in names)
+    listed = ", ".join(f"{num} {kind}" if num > 1 else kind for kind, num in kinds.items())
+    return f"asam scales {len(names)} parameters by |theta| + {eta:g}: {listed} (* is a number; --json names each)"
 
 
 def _plan_text(config: TrainConfig) -> str:
+    from train.plan import published_shape, size_warning
+
     settings = config.to_dict()
     radii = {
         "sgd": [],
@@ -847,9 +895,11 @@ def _plan_text(config: TrainConfig) -> str:
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
+    shape = published_shape(config.data)
+    warning = size_warning(config.model, shape) if shape else ""
     return (
         f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
-        f"{config.epochs} epochs, seed {config.seed}, {config.device}"
+        f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
 

@@ -62,7 +62,11 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrain
     Raises:
         ValueError: If the data, the network and the settings do not suit each other.
     """
-    splits = load(config)
+    return prepare_on(load(config), config, folder, device, pretrained=pretrained)
+
+
+def prepare_on(splits: Splits, config: TrainConfig, folder: Path, device: torch.device, *, pretrained: bool) -> Run:
+    """As `prepare`, on data that is given."""
     _check_batch(config, len(splits.train[1]))
     data = describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
