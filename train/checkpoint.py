@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.data import Splits, load, splits_hash
 from train.data import content_hash as tensors_hash
-from train.models import build
+from train.models import build, library_of
 
 FORMAT = 1
 _NUM_NAMED = 5
@@ -142,9 +142,10 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
     }
 
 
-def versions_here() -> dict[str, str]:
-    """Versions of the libraries, and the number of threads, that decide a run's last bits."""
-    names = ("torch", "numpy", "scikit-learn")
+def versions_here(config: TrainConfig) -> dict[str, str]:
+    """Versions of the libraries, and the number of threads, that decide a run's last bits; none is imported for it."""
+    library = library_of(config.model)
+    names = ("torch", "numpy", "scikit-learn", *([library] if library else []))
     return {name: str(importlib.metadata.version(name)) for name in names} | {"threads": str(torch.get_num_threads())}
 
 

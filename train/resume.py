@@ -25,7 +25,7 @@ def checkpoint_of(run: Run) -> Checkpoint:
         epoch=run.epoch,
         step=run.step,
         metrics=run.metrics,
-        versions=checkpoints.versions_here(),
+        versions=checkpoints.versions_here(run.config),
     )
 
 
@@ -66,7 +66,7 @@ def continue_from(run: Run, last: Checkpoint) -> None:
 
 def not_bit_identical(last: Checkpoint) -> str:
     """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
-    now = checkpoints.versions_here()
+    now = checkpoints.versions_here(last.config)
     changed = [
         f"{name} {last.versions.get(name)} then, {now[name]} now"
         for name in now
