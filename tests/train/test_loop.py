@@ -211,6 +211,50 @@ def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
     assert read(tmp_path).schedule == {"name": "step", "epochs": 5, "next_epoch": 5}
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    """The labels of each pass of a step, in their order."""
+    seen, training_loss = [], loop.training_loss
+
+    def watched(*settings):
+        loss = training_loss(*settings)
+
+        def called(model, batch):
+            seen.append(batch[1].clone())
+            return loss(model, batch)
+
+        return called
+
+    monkeypatch.setattr(loop, "training_loss", watched)
+    return seen
+
+
+@pytest.mark.parametrize(("ratio", "first", "second"), [(0.5, 256, 256), (0.9, 461, 51)])
+@pytest.mark.parametrize("method", ["sam-subset", "agnostic-sam-simple", "agnostic-sam", "agnostic-sam-nonoverlap"])
+def test_a_run_splits_its_batches_at_the_ratio_of_the_settings(tiny, tmp_path, passes, method, ratio, first, second):
+    train(dataclasses.replace(tiny, method=method, split_ratio=ratio), tmp_path)
+    visited = {"sam-subset": [first, first], "agnostic-sam-simple": [first, second, first]}
+    expected = visited.get(method, [first, second, second, first])
+    assert [len(labels) for labels in passes] == 4 * expected
+    last = lines(tmp_path)[-1]
+    assert last["num_gradients"] == pytest.approx(4 * sum(expected) / 512)
+    assert (last["step"], math.isfinite(last["train_loss"]), math.isfinite(last["change"])) == (4, True, True)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4])
+def test_a_run_steps_on_the_wrong_labels_and_is_tested_on_right_ones(tiny, tmp_path, passes, noise):
+    config = dataclasses.replace(tiny, label_noise=noise)
+    train(config, tmp_path)
+    splits, clean = load(config), load(dataclasses.replace(config, label_noise=0.0))
+    rows = torch.cat([batch_order(config.seed, epoch, 1078, 512) for epoch in range(2)])
+    assert torch.equal(torch.stack(passes), splits.train[1][rows])
+    wrong = (splits.train[1] != clean.train[1]).nonzero().flatten()
+    assert len(wrong) == round(noise * 1078)
+    assert torch.equal(read(tmp_path).data["noise_indices"], wrong)
+    test_loss, _ = evaluate(restore(read(tmp_path))[0], clean.test)
+    assert read(tmp_path).metrics["test_loss"] == test_loss
+
+
 def test_label_smoothing_is_of_the_training_loss_and_not_of_what_is_reported(tiny, tmp_path):
     config = dataclasses.replace(tiny, label_smoothing=0.3, epochs=1)
     train(config, tmp_path)
