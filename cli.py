@@ -28,6 +28,7 @@ import warnings
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -206,6 +207,9 @@ _TRAIN_HELP = {
     "rho1": "Ascent radius of agnostic-sam.",
     "rho2": "Validation radius of agnostic-sam.",
     "split_ratio": "Share of a batch that agnostic-sam trains on.",
+    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch.",
+    "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
+    "same_rng": "The same dropout masks in all passes of a step.",
     "label_noise": "Fraction of training labels changed to another class.",
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
@@ -260,7 +264,8 @@ class _App(click.Group):
 
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="agnostic-landscape", prog_name="landscape")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Train SGD, SAM and Agnostic-SAM checkpoints, and measure the loss around any of them.
 
     \b
@@ -270,6 +275,8 @@ def app() -> None:
     landscape hessian runs/sam/last.pt                its largest curvatures, each with its residual
     landscape report runs                             one offline page of all that was measured
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand != "train":
+        raise click.UsageError("of all commands only train shares its work among the processes of torchrun")
 
 
 @app.command()
@@ -776,10 +783,13 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
 
 def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
     from train import loop
+    from train.distributed import joined
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count:
+    with _counting(console) as count, joined(config.device) as workers:
+        if workers.size > 1:
+            console.say(_processes_text(config, workers.size))
 
         def progress(at: Progress) -> None:
             loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
@@ -901,6 +911,15 @@ def _plan_text(config: TrainConfig) -> str:
         f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
         f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
+
+
+def _processes_text(config: TrainConfig, size: int) -> str:
+    climbing = {"global": "perturbing together", "local": "each perturbing by itself"}[config.sam_sync]
+    if config.method == "sgd":
+        climbing = "taking the mean gradient"
+    elif config.m:
+        climbing = f"perturbing each chunk of {config.m} by itself"
+    return f"{size} processes, {climbing}; on CPUs BatchNorm takes its statistics from the examples of each process"
 
 
 def _outcome_text(outcome: Outcome) -> str:
@@ -1113,7 +1132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     previous = signal.signal(signal.SIGTERM, _terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
+    rank = int(os.environ.get("RANK", "0"))  # torchrun's: only the first process speaks
     try:
+        if rank:
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                app.main(words, prog_name="landscape", standalone_mode=False)
+            return 0
         result = app.main(words, prog_name="landscape", standalone_mode=False)
         if as_json and isinstance(result, dict):
             _print_json({"ok": True, "command": words[0], "results": result})
@@ -1131,6 +1155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             return 2
         code, message, hint = _explained(error)
+        if rank:  # what is wrong with the command line, the first process says
+            if code != 2 and type(error).__name__ != "ToldError":
+                click.echo(f"landscape: process {rank}: {message}", err=True)
+            return code
         if code in (130, 143) and words[0] == "train":
             hint = "whole epochs are kept: --resume goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
@@ -1173,6 +1201,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 3, message, ""
     if kind == "LibraryError":
         return 5, message, ""
+    if kind == "ToldError":
+        return 5, "another process failed", "see above"
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):

@@ -48,13 +48,21 @@ class MicroBatches(Generic[B]):
             raise ValueError("micro-batches are empty: give one batch or more")
 
 
-def groups(batch: B | MicroBatches[B], *, m: int | None = None) -> list[list[B]]:
+@dataclass(frozen=True)
+class Parts(Generic[B]):
+    """A batch that is split into Bt and Bv already, in the place of a batch of a method that splits."""
+
+    first: B
+    second: B
+
+
+def groups(batch: B | Parts[B] | MicroBatches[B], *, m: int | None = None) -> list[list[B]]:
     """The pieces of a batch, those together that share a perturbation; `m`: in chunks of m examples, each on its own.
 
     Raises:
         ValueError: If `m` is not positive, or is to cut what is accumulated exactly.
     """
-    given = batch if isinstance(batch, MicroBatches) else MicroBatches([batch])
+    given = batch if isinstance(batch, MicroBatches) else MicroBatches([cast(B, batch)])  # Parts are for `split`
     if m is None:
         return [list(given.batches)] if given.accumulation == "exact" else [[piece] for piece in given.batches]
     if m < 1:
@@ -135,6 +143,8 @@ def split(batch: B, split_ratio: float, *, model: nn.Module) -> tuple[B, B]:
         ValueError: If the batch is too small to split, or its tensors differ in their number of examples.
         TypeError: If the batch holds something else than tensors.
     """
+    if isinstance(batch, Parts):
+        return batch.first, batch.second
     smallest = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
     first, _ = part_sizes(num_examples(batch), split_ratio, smallest=smallest)
     return _sliced(batch, slice(None, first)), _sliced(batch, slice(first, None))

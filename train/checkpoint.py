@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.data import Splits, load, splits_hash
 from train.data import content_hash as tensors_hash
+from train.distributed import workers
 from train.models import build, library_of
 
 FORMAT = 1
@@ -143,10 +144,12 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
 
 
 def versions_here(config: TrainConfig) -> dict[str, str]:
-    """Versions of the libraries, and the number of threads, that decide a run's last bits; none is imported for it."""
+    """Versions of the libraries, and the number of threads and of processes, that decide a run's last bits."""
     library = library_of(config.model)
     names = ("torch", "numpy", "scikit-learn", *([library] if library else []))
-    return {name: str(importlib.metadata.version(name)) for name in names} | {"threads": str(torch.get_num_threads())}
+    versions = {name: str(importlib.metadata.version(name)) for name in names}
+    several = {"processes": str(workers().size)} if workers().size > 1 else {}
+    return versions | {"threads": str(torch.get_num_threads())} | several
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

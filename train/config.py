@@ -38,6 +38,7 @@ DEVICES = ("auto", "cpu", "cuda")
 AUGMENTATIONS = ("none", "paper")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "step", "constant")
+SYNCS = ("global", "local")
 
 _CHOICES = {
     "method": METHODS,
@@ -46,8 +47,9 @@ _CHOICES = {
     "augment": AUGMENTATIONS,
     "precision": PRECISIONS,
     "schedule": SCHEDULES,
+    "sam_sync": SYNCS,
 }
-_SMALLEST = {"epochs": 1, "batch_size": 2, "probe_every": 0, "save_every": 0}
+_SMALLEST = {"epochs": 1, "batch_size": 2, "m": 0, "probe_every": 0, "save_every": 0}
 _LARGEST_SEED = 2**63  # seeds are hashed as decimal text, and stored as 64-bit integers
 
 
@@ -64,7 +66,10 @@ class TrainConfig:
 
     `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
     a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
-    trained on where a method splits it. `label_noise` is the fraction of training labels that are changed. `data_seed`
+    trained on where a method splits it. With `m` each chunk of m examples of a batch is perturbed by itself
+    (m-sharpness; 0: the whole batch), on however many processes; without it `sam_sync` says whether several processes
+    perturb together ("global", as one process would) or each by itself ("local"). With `same_rng` all passes of a step
+    draw the same dropout masks. `label_noise` is the fraction of training labels that are changed. `data_seed`
     governs split and noise, `seed` the rest. `precision` is that of the passes, by autocast; weights are float32. The
     congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius
     `probe_radius`. `save_every` epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
@@ -97,6 +102,9 @@ class TrainConfig:
     rho2: float = 0.05
     eta: float = 0.01
     split_ratio: float = 0.7
+    m: int = 0
+    sam_sync: str = "global"
+    same_rng: bool = False
     data_root: str = ""
     augment: str = "none"
     label_noise: float = 0.0
@@ -125,6 +133,13 @@ class TrainConfig:
         _check("lr", self.lr, self.lr > 0, "above 0")
         wanted = f"at least 0 and below epochs ({self.epochs})"
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < self.epochs, wanted)
+        _check(
+            "m",
+            self.m,
+            self.m == 0 or self.method != "agnostic-sam-nonoverlap",
+            "0 with agnostic-sam-nonoverlap, whose parts of a batch come from two sets",
+        )
+        _check("m", self.m, self.m <= self.batch_size, f"at most batch_size ({self.batch_size})")
         _check("split_ratio", self.split_ratio, 0 < self.split_ratio < 1, "above 0 and below 1")
 
     def to_dict(self) -> dict[str, str | int | float | bool]:

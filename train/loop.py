@@ -8,18 +8,17 @@ continued from one has the same numbers, bit for bit, as one that was never stop
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from train import checkpoint as checkpoints
-from train.batches import nonoverlapping_order
+from train import distributed
+from train.batches import Parts, nonoverlapping_order
 from train.checkpoint import Metrics
 from train.config import TrainConfig
 from train.data import augmented, batch_order
@@ -30,6 +29,7 @@ from train.probe import congruence
 from train.resume import checkpoint_of, continue_from, not_bit_identical
 from train.run import Run, SettingsError, as_settings_error, device_of, gradients_per_step, prepare
 from train.schedule import learning_rate
+from train.shards import Rows, my_rows
 from train.streams import derived_seed, seeded
 
 __all__ = [
@@ -44,6 +44,9 @@ __all__ = [
     "probe_interval",
     "train",
 ]
+
+
+_Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +121,15 @@ def train(
     if resume and force:
         raise SettingsError("resume and force exclude each other: continue the run that is there, or replace it")
     device = device_of(config.device)
-    with seeded(derived_seed(config.seed, "training"), device):
+    workers = distributed.workers()
+    purpose = "training" if workers.first else f"training, process {workers.rank}"
+    with seeded(derived_seed(config.seed, purpose), device):
         with as_settings_error():
-            run = prepare(config, folder, device, pretrained=not (resume and (folder / "last.pt").exists()))
-        last = open_folder(config, folder, resume=resume, force=force)
+            pretrained = not (resume and (folder / "last.pt").exists())
+            run = workers.together(lambda: prepare(config, folder, device, workers, pretrained=pretrained))
+        last = workers.from_first(lambda: open_folder(config, folder, resume=resume, force=force))
         if last is not None and last.epoch == config.epochs:
-            keep_metrics(folder, last.epoch)
+            workers.from_first(lambda: keep_metrics(folder, config.epochs))
             return Outcome(
                 status="finished",
                 folder=folder,
@@ -176,6 +182,7 @@ def _train_epoch(run: Run) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     probes = _train_steps(run)
+    _agree(run)
     broken = checkpoints.nonfinite_names(run.model.state_dict())
     if broken:
         raise _DivergedError(f"not finite at step {run.step}: {', '.join(broken[:3])}")
@@ -188,30 +195,47 @@ def _train_epoch(run: Run) -> None:
     if run.epoch + 1 == config.epochs:
         metrics |= _test_metrics(run, improved=improved)
     run.epoch, run.metrics = run.epoch + 1, metrics
-    append_metrics(run.folder, line)
+    if run.workers.first:
+        append_metrics(run.folder, line)
     if improved:  # before last.pt: a run killed between the two makes this epoch, and its best.pt, once more
-        checkpoints.save(checkpoint_of(run), run.folder / "best.pt")
+        _save(run, "best.pt")
     if config.save_every and run.epoch % config.save_every == 0:
-        checkpoints.save(checkpoint_of(run), run.folder / epoch_file(run.epoch))
-    checkpoints.save(checkpoint_of(run), run.folder / "last.pt")
+        _save(run, epoch_file(run.epoch))
+    _save(run, "last.pt")
+
+
+def _save(run: Run, name: str) -> None:
+    checkpoint = checkpoint_of(run)  # in every process: it holds the random states of all
+    if run.workers.first:
+        checkpoints.save(checkpoint, run.folder / name)
+
+
+def _agree(run: Run) -> None:
+    """Have all processes measure, and keep, one and the same model."""
+    if run.workers.size == 1:
+        return
+    distributed.average_statistics_(run.model)
+    found = run.workers.gathered(checkpoints.content_hash(run.model.state_dict()))
+    if len(set(found)) > 1:
+        raise RuntimeError(f"the weights of the processes differ after epoch {run.epoch + 1}")
 
 
 def _train_steps(run: Run) -> list[tuple[float, float]]:
     """One epoch of steps; the congruence before and after each probed one."""
     config, model, method = run.config, run.model, run.method
-    inputs, targets = run.splits.train
-    order = _order(config, run.epoch, len(targets)).to(run.device)
+    order = _order(config, run.epoch, len(run.splits.train[1])).to(run.device)
     every = probe_interval(config, len(order) * config.epochs)
     probes, loss = [], training_loss(config, run.device)
     model.train()
     for rows in order:
-        augment = config.augment == "paper"
-        images = augmented(inputs, rows, seed=config.seed, epoch=run.epoch) if augment else inputs[rows]
-        batch = images, targets[rows]
+        mine = my_rows(config, rows, run.workers)
+        batch = _batch(run, mine)
         probed = run.step % every == 0
-        before = _probe(run, batch) if probed else math.nan
+        if probed:
+            whole = _examples(run, rows) if isinstance(batch, Parts) or mine is not rows else batch
+            before = _probe(run, whole)
         if run.step == 0:
-            warn_of_rounding(config, model, batch)
+            warn_of_rounding(config, model, whole)
         started = time.perf_counter()
         method.step(loss, batch, scaler=run.scaler)  # ends with a host sync: the time is its own
         run.seconds += time.perf_counter() - started
@@ -219,19 +243,28 @@ def _train_steps(run: Run) -> list[tuple[float, float]]:
         if method.num_skipped and (run.scaler is None or run.scaler.get_scale() < 1):
             raise _DivergedError(f"loss or gradient is not finite at step {run.step}: no step was taken")
         if probed:
-            probes.append((before, _probe(run, batch)))
+            probes.append((before, _probe(run, whole)))
         run.step += 1
     return probes
+
+
+def _batch(run: Run, rows: Rows) -> _Batch | Parts[_Batch]:
+    if isinstance(rows, Parts):
+        return Parts(_examples(run, rows.first), _examples(run, rows.second))
+    return _examples(run, rows)
+
+
+def _examples(run: Run, rows: Tensor) -> _Batch:
+    inputs, targets = run.splits.train
+    if run.config.augment == "paper":
+        return augmented(inputs, rows, seed=run.config.seed, epoch=run.epoch), targets[rows]
+    return inputs[rows], targets[rows]
 
 
 def _order(config: TrainConfig, epoch: int, num_examples: int) -> Tensor:
     if config.method == "agnostic-sam-nonoverlap":
         return nonoverlapping_order(config.seed, epoch, num_examples, config.batch_size, config.split_ratio)
     return batch_order(config.seed, epoch, num_examples, config.batch_size)
-
-
-_Batch = tuple[Tensor, Tensor]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def probe_interval(config: TrainConfig, total_steps: int) -> int:
@@ -258,8 +291,8 @@ def _probe(run: Run, batch: tuple[Tensor, Tensor]) -> float:
 
 def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, float]]) -> Metrics:
     """Everything of a metrics line but `seconds`, which has no place in a checkpoint."""
-    train_loss, train_accuracy = evaluate(run.model, run.splits.train)
-    val_loss, val_accuracy = evaluate(run.model, run.splits.validation)
+    train_loss, train_accuracy = evaluate(run.model, run.splits.train, run.workers)
+    val_loss, val_accuracy = evaluate(run.model, run.splits.validation, run.workers)
     metrics: Metrics = {
         "epoch": epoch,
         "step": run.step,
@@ -274,11 +307,11 @@ def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, flo
 
 
 def _test_metrics(run: Run, *, improved: bool) -> Metrics:
-    loss, accuracy = evaluate(run.model, run.splits.test)
+    loss, accuracy = evaluate(run.model, run.splits.test, run.workers)
     best_loss, best_accuracy = loss, accuracy
     if not improved:
         best, _ = checkpoints.restore(checkpoints.read(run.folder / "best.pt"))
-        best_loss, best_accuracy = evaluate(best.to(run.device), run.splits.test)
+        best_loss, best_accuracy = evaluate(best.to(run.device), run.splits.test, run.workers)
     return {
         "test_loss": finite_or_none(loss),
         "test_accuracy": accuracy,
@@ -293,4 +326,4 @@ def _start(run: Run) -> None:
         "best_epoch": None,
         "best_val_accuracy": None,
     }
-    checkpoints.save(checkpoint_of(run), run.folder / "last.pt")
+    _save(run, "last.pt")

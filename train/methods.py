@@ -20,6 +20,13 @@ Every method takes the same options. `m` perturbs chunks of m examples, each on 
 found there (m-sharpness, Foret et al. 2021, section 3). With `same_rng` all passes of a step draw the same dropout
 masks, and the global generators end where one pass leaves them. A batch may be `MicroBatches`.
 
+Under torch.distributed, with a batch of its own in each process, `sync="local"` climbs in each process along its own
+gradient (m-sharpness, m the examples of a process) and steps with the mean of the gradients found there;
+`sync="global"` climbs along the mean gradient: the step of one process that has all examples, but for BatchNorm. Means
+are over examples, of which processes may have different numbers, at least one each. `Parts` is a batch that is split
+already, for methods that split. A model in DistributedDataParallel takes no `sync`: it takes the mean over processes in
+every pass.
+
 With a `scaler` (torch.amp.GradScaler, for float16), `step` does all that concerns it: directions are normalized and
 need no unscaling, the last gradient is unscaled, clipped and stepped with, and the scale is updated; if any pass was
 not finite the scale backs off. Do not call the scaler outside. Autocast belongs into `loss`.
@@ -35,10 +42,11 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from train.batches import MicroBatches, groups, split, weighted
+from train.batches import MicroBatches, Parts, groups, split, weighted
+from train.distributed import Sync
 from train.steps import Core, Loss, frozen_statistics
 
-__all__ = ["ASAM", "SAM", "AgnosticSAM", "Descent", "Method", "MicroBatches", "SubsetSAM", "frozen_statistics"]
+__all__ = ["ASAM", "SAM", "AgnosticSAM", "Descent", "Method", "MicroBatches", "Parts", "SubsetSAM", "frozen_statistics"]
 
 B = TypeVar("B")  # a batch: a tensor, or a tuple, list or dict of tensors (or of such), examples first
 Variant = Literal["full", "simple"]
@@ -55,7 +63,7 @@ class Method(Protocol):
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -75,8 +83,8 @@ class Method(Protocol):
 class Descent:
     """The base optimizer by itself, behind the same step and the same guard as the others."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._core = Core(model, optimizer)
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, sync: Sync | None = None) -> None:
+        self._core = Core(model, optimizer, sync=sync)
 
     @property
     def num_skipped(self) -> int:
@@ -86,7 +94,7 @@ class Descent:
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -134,10 +142,11 @@ class SAM:
         rho: float = 0.05,
         m: int | None = None,
         same_rng: bool = False,
+        sync: Sync | None = None,
     ) -> None:
         _check_radius("rho", rho)
         self.rho, self.m = rho, m
-        self._core = Core(model, optimizer, same_rng=same_rng)
+        self._core = Core(model, optimizer, same_rng=same_rng, sync=sync)
 
     @property
     def num_skipped(self) -> int:
@@ -147,7 +156,7 @@ class SAM:
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -193,11 +202,12 @@ class ASAM:
         eta: float = 0.01,
         m: int | None = None,
         same_rng: bool = False,
+        sync: Sync | None = None,
     ) -> None:
         _check_radius("rho", rho)
         _check_radius("eta", eta)
         self.rho, self.eta, self.m = rho, eta, m
-        self._core = Core(model, optimizer, same_rng=same_rng)
+        self._core = Core(model, optimizer, same_rng=same_rng, sync=sync)
         self._names: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
         self._check_named([param for group in optimizer.param_groups for param in group["params"]])
 
@@ -214,7 +224,7 @@ class ASAM:
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -269,11 +279,12 @@ class SubsetSAM:
         split_ratio: float = 0.7,
         m: int | None = None,
         same_rng: bool = False,
+        sync: Sync | None = None,
     ) -> None:
         _check_radius("rho", rho)
         _check_ratio(split_ratio)
         self.rho, self.split_ratio, self.m = rho, split_ratio, m
-        self._core = Core(model, optimizer, same_rng=same_rng)
+        self._core = Core(model, optimizer, same_rng=same_rng, sync=sync)
 
     @property
     def num_skipped(self) -> int:
@@ -283,7 +294,7 @@ class SubsetSAM:
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,
@@ -341,6 +352,7 @@ class AgnosticSAM:
         variant: Variant = "full",
         m: int | None = None,
         same_rng: bool = False,
+        sync: Sync | None = None,
     ) -> None:
         _check_radius("rho1", rho1)
         _check_radius("rho2", rho2)
@@ -348,7 +360,7 @@ class AgnosticSAM:
         if variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {get_args(Variant)}, got {variant!r}")
         self.rho1, self.rho2, self.split_ratio, self.variant, self.m = rho1, rho2, split_ratio, variant, m
-        self._core = Core(model, optimizer, same_rng=same_rng)
+        self._core = Core(model, optimizer, same_rng=same_rng, sync=sync)
 
     @property
     def num_skipped(self) -> int:
@@ -358,7 +370,7 @@ class AgnosticSAM:
     def step(
         self,
         loss: Loss[B],
-        batch: B | MicroBatches[B],
+        batch: B | Parts[B] | MicroBatches[B],
         *,
         scaler: GradScaler | None = None,
         max_grad_norm: float | None = None,

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from train.checkpoint import Metrics
 from train.data import Part
+from train.distributed import Workers
 
 # of an evaluation pass; the loss is summed, so they do not enter the result but in rounding
 _MOST_EXAMPLES, _MOST_NUMBERS = 1024, 2**24
@@ -47,23 +48,26 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return functional.cross_entropy(model(inputs), targets)
 
 
-def evaluate(model: nn.Module, part: Part) -> tuple[float, float]:
-    """Mean loss and accuracy over a part, in eval mode; the mode is restored."""
+def evaluate(model: nn.Module, part: Part, workers: Workers | None = None) -> tuple[float, float]:
+    """Mean loss and accuracy over a part, in eval mode; the mode is restored. `workers` share the work."""
     inputs, targets = part
+    workers = workers or Workers()
+    mine = workers.share(len(targets))
     chunk = max(1, min(_MOST_EXAMPLES, _MOST_NUMBERS // inputs.shape[1:].numel()))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=targets.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=targets.device)
     with torch.inference_mode():
-        for start in range(0, len(targets), chunk):
-            x, y = inputs[start : start + chunk], targets[start : start + chunk]
+        for start in mine[::chunk]:
+            rows = slice(start, min(start + chunk, mine.stop))
+            x, y = inputs[rows], targets[rows]
             logits = model(x)
             loss += functional.cross_entropy(logits, y, reduction="none").double().sum()
             num_correct += (logits.argmax(dim=1) == y).sum()
     for module, mode in modes:
         module.training = mode
-    return float(loss) / len(targets), int(num_correct) / len(targets)
+    return float(workers.summed(loss)) / len(targets), int(workers.summed(num_correct)) / len(targets)
 
 
 def probe_statistics(probes: list[tuple[float, float]]) -> Metrics:

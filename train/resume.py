@@ -12,9 +12,14 @@ from train.run import Run
 
 def checkpoint_of(run: Run) -> Checkpoint:
     """The run as it is now."""
-    rng = {"cpu": torch.get_rng_state()}
+    mine = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
-        rng["cuda"] = torch.cuda.get_rng_state(run.device)
+        mine["cuda"] = torch.cuda.get_rng_state(run.device)
+    rng = {
+        name if rank == 0 else f"{name} of process {rank}": state
+        for rank, states in enumerate(run.workers.gathered(mine))
+        for name, state in states.items()
+    }
     return Checkpoint(
         config=run.config,
         model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
@@ -53,24 +58,26 @@ def continue_from(run: Run, last: Checkpoint) -> None:
                 buffer = run.optimizer.state[param].get("momentum_buffer")
                 if buffer is not None and buffer.shape != param.shape:
                     raise ValueError(f"a momentum of shape {tuple(buffer.shape)} for {tuple(param.shape)}")
-        torch.set_rng_state(last.rng["cpu"])
-        if "cuda" in last.rng and run.device.type == "cuda":
-            torch.cuda.set_rng_state(last.rng["cuda"], run.device)
+        of = f" of process {run.workers.rank}" if run.workers.rank else ""
+        if f"cpu{of}" in last.rng or not of:
+            torch.set_rng_state(last.rng[f"cpu{of}"])
+        if f"cuda{of}" in last.rng and run.device.type == "cuda":
+            torch.cuda.set_rng_state(last.rng[f"cuda{of}"], run.device)
         if not {"best_epoch", "best_val_accuracy"} <= set(last.metrics):
             raise KeyError("best_val_accuracy")
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {error}") from error
     run.epoch, run.step, run.metrics = last.epoch, last.step, dict(last.metrics)
-    run.seconds = keep_metrics(run.folder, last.epoch)
+    run.seconds = run.workers.from_first(lambda: keep_metrics(run.folder, last.epoch))
 
 
 def not_bit_identical(last: Checkpoint) -> str:
     """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
     now = checkpoints.versions_here(last.config)
     changed = [
-        f"{name} {last.versions.get(name)} then, {now[name]} now"
-        for name in now
-        if last.versions.get(name) != now[name]
+        f"{name} {last.versions.get(name, 'none')} then, {now.get(name, 'none')} now"
+        for name in sorted({*now, *last.versions})
+        if last.versions.get(name) != now.get(name)
     ]
     if not changed:
         return ""

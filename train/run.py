@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,8 +16,10 @@ from train.batches import part_sizes
 from train.checkpoint import Metrics, State, describe_data
 from train.config import TrainConfig
 from train.data import Part, Splits, load
+from train.distributed import Sync, Workers
 from train.methods import ASAM, SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.models import build
+from train.shards import check_pieces
 from train.weights import load_weights_
 
 
@@ -35,6 +36,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     method: Method
     scaler: GradScaler | None
+    workers: Workers
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -56,18 +58,20 @@ def gradients_per_step(config: TrainConfig) -> float:
     return {"sgd": 1.0, "sam-subset": 2 * share, "agnostic-sam-simple": 1 + share}.get(config.method, 2.0)
 
 
-def prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrained: bool) -> Run:
+def prepare(config: TrainConfig, folder: Path, device: torch.device, workers: Workers, *, pretrained: bool) -> Run:
     """A run before its first step; `pretrained`: with the weights of the file that the settings name.
 
     Raises:
         ValueError: If the data, the network and the settings do not suit each other.
     """
-    return prepare_on(load(config), config, folder, device, pretrained=pretrained)
+    return prepare_on(load(config), config, folder, device, workers, pretrained=pretrained)
 
 
-def prepare_on(splits: Splits, config: TrainConfig, folder: Path, device: torch.device, *, pretrained: bool) -> Run:
+def prepare_on(
+    splits: Splits, config: TrainConfig, folder: Path, device: torch.device, workers: Workers, *, pretrained: bool
+) -> Run:
     """As `prepare`, on data that is given."""
-    _check_batch(config, len(splits.train[1]))
+    _check_batch(config, len(splits.train[1]), workers.size)
     data = describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
     model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
@@ -75,6 +79,8 @@ def prepare_on(splits: Splits, config: TrainConfig, folder: Path, device: torch.
     if config.weights and pretrained:
         load_weights_(model, config.weights)
     model.to(device)
+    if workers.size > 1 and device.type == "cuda" and config.sam_sync == "global" and not config.m:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # none for CPUs
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -86,8 +92,9 @@ def prepare_on(splits: Splits, config: TrainConfig, folder: Path, device: torch.
         data=data,
         model=model,
         optimizer=optimizer,
-        method=_method(config, model, optimizer),
+        method=_method(config, model, optimizer, workers),
         scaler=GradScaler(device.type) if config.precision == "fp16" else None,
+        workers=workers,
     )
 
 
@@ -115,13 +122,14 @@ def device_of(name: str) -> torch.device:
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def _check_batch(config: TrainConfig, num_examples: int) -> None:
+def _check_batch(config: TrainConfig, num_examples: int, num_processes: int) -> None:
     if config.batch_size > num_examples:
         raise ValueError(
             f"batch_size is {config.batch_size}, but there are only {num_examples} training examples: use a smaller one"
         )
     # every method is probed, and the probe splits; 2, since all our models have BatchNorm
     part_sizes(config.batch_size, config.split_ratio, smallest=2)
+    check_pieces(config, num_processes)
 
 
 def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
@@ -137,18 +145,30 @@ def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
     model.train()
 
 
-def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:
-    ratio = config.split_ratio
+def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers) -> Method:
+    sync: Sync | None = None
+    if workers.size > 1:
+        sync = "local" if config.m or config.sam_sync == "local" else "global"
     if config.method == "sgd":
-        return Descent(model, optimizer)
+        return Descent(model, optimizer, sync=sync)
+    rho, ratio, m, same_rng = config.rho, config.split_ratio, config.m or None, config.same_rng
     if config.method == "sam":
-        return SAM(model, optimizer, rho=config.rho)
+        return SAM(model, optimizer, rho=rho, m=m, same_rng=same_rng, sync=sync)
     if config.method == "sam-subset":
-        return SubsetSAM(model, optimizer, rho=config.rho, split_ratio=ratio)
+        return SubsetSAM(model, optimizer, rho=rho, split_ratio=ratio, m=m, same_rng=same_rng, sync=sync)
     if config.method == "asam":
-        return ASAM(model, optimizer, rho=config.rho, eta=config.eta)
-    variant: Literal["full", "simple"] = "simple" if config.method == "agnostic-sam-simple" else "full"
-    return AgnosticSAM(model, optimizer, rho1=config.rho1, rho2=config.rho2, split_ratio=ratio, variant=variant)
+        return ASAM(model, optimizer, rho=rho, eta=config.eta, m=m, same_rng=same_rng, sync=sync)
+    return AgnosticSAM(
+        model,
+        optimizer,
+        rho1=config.rho1,
+        rho2=config.rho2,
+        split_ratio=ratio,
+        variant="simple" if config.method == "agnostic-sam-simple" else "full",
+        m=m,
+        same_rng=same_rng,
+        sync=sync,
+    )
 
 
 def _moved(splits: Splits, device: torch.device) -> Splits:

@@ -12,6 +12,9 @@ backward over the batches of a group.
 Memory, in buffers of the size of theta beside the gradient of a pass: theta itself (1), what a method holds over a
 pass, and with several groups the gradient summed so far (1). Gradients are consumed by the move they are for.
 
+With `sync`, several processes make one step (train.distributed): the last gradient is the mean of theirs, "global" also
+those that are climbed along. That costs one more buffer while they are exchanged.
+
 Host syncs: perturbations cost none. Whether to step costs one; none with a fused optimizer, whose kernel is told.
 """
 
@@ -20,29 +23,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 
-from train.batches import Weighted
+from train.batches import Weighted, num_examples
+from train.distributed import Gradient, Sync, averaged, averaged_step
 
 B = TypeVar("B")
 Loss = Callable[[nn.Module, B], Tensor]
-Gradient = list[Tensor | None]  # one entry per parameter; None where the loss does not depend on it
 
 
 class Core:
     """What every method shares, between the passes of one step and from one step to the next."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, same_rng: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, same_rng: bool = False, sync: Sync | None = None
+    ) -> None:
+        if sync not in (None, *get_args(Sync)):
+            raise ValueError(f"sync must be one of {get_args(Sync)} or None, got {sync!r}")
+        if sync is not None and isinstance(model, DistributedDataParallel):
+            raise ValueError("DistributedDataParallel exchanges gradients by itself: give its .module, or no sync")
         self.model = model
         self.optimizer = optimizer
         self.params: list[Tensor] = []
-        self._same_rng = same_rng
+        self._same_rng, self._sync = same_rng, sync
+        self._num_trained = 0
         self._num_skipped: int | Tensor = 0
         self._theta: list[Tensor] = []  # kept between steps, so that no step allocates it
         self._norms: list[nn.Module] = []
@@ -85,9 +96,13 @@ class Core:
         self._return()
         if self._same_rng:
             self._generators = _generator_states(self.params)
+        if self._sync is not None:
+            self._num_trained += sum(num_examples(batch) for batch, _ in batches)
+        if self._sync == "global" and self._losses:
+            raise ValueError("sync 'global' perturbs once, for all processes: use sync='local' with m or micro-batches")
         values, gradient = self._pass(loss, batches, last=last)
         self._losses += values
-        return gradient
+        return self._exchanged(gradient, batches, last=last)
 
     def pass_(self, loss: Loss[B], batches: Weighted[B], *, last: bool = False) -> Gradient:
         """A pass where the parameters are now, with the running statistics left alone.
@@ -97,7 +112,8 @@ class Core:
         if self._same_rng:
             _set_generator_states(self._generators, self.params)
         with _frozen(self._norms):
-            return self._pass(loss, batches, last=last)[1]
+            gradient = self._pass(loss, batches, last=last)[1]
+        return self._exchanged(gradient, batches, last=last)
 
     @torch.no_grad()
     def move_(self, *terms: tuple[float, Gradient]) -> None:
@@ -163,6 +179,11 @@ class Core:
             self._summed = gradient
         return values, gradient
 
+    def _exchanged(self, gradient: Gradient, batches: Weighted[B], *, last: bool) -> Gradient:
+        if self._sync != "global" or last:
+            return gradient
+        return averaged(gradient, self.params, sum(num_examples(batch) for batch, _ in batches))
+
     def _used(self, gradient: Gradient) -> tuple[list[Tensor], list[Tensor]]:
         used = [(p, g) for p, g in zip(self.params, gradient, strict=True) if g is not None]
         return [p for p, _ in used], [g for _, g in used]
@@ -202,15 +223,21 @@ class Core:
         self._norms, self._statistics = list[nn.Module](norms), statistics
         _copy_(self._statistics_before, self._statistics)
         self._watched, self._losses, self._summed, self._moved = [], [], [], False
+        self._num_trained = 0
 
     def _finish(self, max_grad_norm: float | None) -> None:
         gradient, self._summed = self._summed, []
+        everywhere: Tensor | None = None
+        if self._sync is not None:
+            gradient, mean_loss, everywhere = averaged_step(
+                gradient, self.params, self._num_trained, self.loss, self._finite()
+            )
+            self._losses, self._watched = [mean_loss], []
         for param, grad in zip(self.params, gradient, strict=True):
             param.grad = grad
         _, grads = self._used(gradient)
         norm = self._norm(grads)
-        wide = torch.promote_types(norm.dtype, torch.float32)
-        finite = torch.isfinite(torch.stack([value.to(norm.device, wide) for value in self._watched])).all()
+        finite = self._finite() if everywhere is None else self._finite() & everywhere
         told = _takes_found_inf(self.optimizer)
         if told:
             self._num_skipped = self._num_skipped + ~finite
@@ -234,6 +261,10 @@ class Core:
             _step_where(self.optimizer, finite)
         else:
             self.optimizer.step()
+
+    def _finite(self) -> Tensor:
+        device, wide = self.params[0].device, torch.promote_types(self.params[0].dtype, torch.float32)
+        return torch.isfinite(torch.stack([value.to(device, wide) for value in self._watched])).all()
 
     @torch.no_grad()
     def _unscale_(self, grads: list[Tensor], finite: Tensor) -> None:

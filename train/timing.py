@@ -19,6 +19,7 @@ import torch
 from train.batches import part_sizes
 from train.config import TrainConfig
 from train.data import Splits
+from train.distributed import Workers
 from train.loss import training_loss
 from train.run import as_settings_error, device_of, prepare_on
 from train.streams import generator, seeded
@@ -56,7 +57,7 @@ def time_steps(config: TrainConfig, *, image_shape: tuple[int, int, int], num_cl
     with seeded(config.seed, device), as_settings_error():
         tiny = dataclasses.replace(config, batch_size=smallest)
         splits = _random_splits(smallest, image_shape, num_classes)
-        run = prepare_on(splits, tiny, Path(), device, pretrained=False)
+        run = prepare_on(splits, tiny, Path(), device, Workers(), pretrained=False)
         loss = training_loss(config, device)
 
         def at(batch_size: int) -> Step:
@@ -123,7 +124,9 @@ def timed(
 
 
 def _smallest_batch(config: TrainConfig) -> int:
-    """The smallest batch of which both parts have the two examples that BatchNorm needs."""
+    """The smallest batch of which both parts have the two examples that BatchNorm needs; with `m`, one chunk."""
+    if config.m:
+        return min(config.m, config.batch_size)
     return next(
         num
         for num in range(2, config.batch_size + 1)

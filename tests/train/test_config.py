@@ -57,10 +57,10 @@ def test_a_model_is_one_of_ours_or_a_library_with_a_name(name):
 
 
 def test_toml_and_dictionary_give_the_settings_back():
-    config = TrainConfig(method="agnostic-sam", lr=1e-5, rho1=0.25, seed=2**63 - 1, label_noise=0.4)
+    config = TrainConfig(method="agnostic-sam", lr=1e-5, rho1=0.25, seed=2**63 - 1, label_noise=0.4, same_rng=True)
     assert TrainConfig.from_toml(config.to_toml()) == config
     assert TrainConfig.from_dict(config.to_dict()) == config
-    assert {type(value) for value in config.to_dict().values()} == {str, int, float}
+    assert {type(value) for value in config.to_dict().values()} == {str, int, float, bool}
 
 
 def test_a_whole_number_is_the_same_setting_as_its_float():

@@ -128,7 +128,7 @@ def test_the_metrics_are_those_of_the_checkpoint(tiny, tmp_path):
 
 
 def test_best_stays_at_the_first_of_equal_epochs(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", lambda model, part: (1.0, 0.5))
+    monkeypatch.setattr(loop, "evaluate", lambda model, part, workers: (1.0, 0.5))
     outcome = train(dataclasses.replace(tiny, epochs=3), tmp_path)
     assert (outcome.metrics["best_epoch"], read(tmp_path / "best.pt").epoch, outcome.epoch) == (1, 1, 3)
 

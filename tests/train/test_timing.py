@@ -92,6 +92,11 @@ def test_the_smallest_batch_has_two_examples_in_both_parts():
         time_steps(TrainConfig(batch_size=3), image_shape=SHAPE, num_classes=3)
 
 
+def test_a_batch_that_is_climbed_on_in_chunks_is_timed_in_whole_ones():
+    config = TrainConfig(method="agnostic-sam", m=12, batch_size=36)
+    assert time_steps(config, image_shape=SHAPE, num_classes=3).timed_batch_size == 36
+
+
 def test_images_that_the_network_does_not_take_are_refused():
     config = TrainConfig(model="densenet121_imagenet_stem")
     with pytest.raises(SettingsError, match="densenet121_imagenet_stem does not take images of 1x8x8"):

@@ -69,8 +69,8 @@ def test_a_recipe_takes_two_steps(name, method, whole, write, request, tmp_path,
     passes, states = watch(monkeypatch, keep_best=whole)
     if not whole:
         accuracies = itertools.count()
-        monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.0)
-        monkeypatch.setattr(loop, "evaluate", lambda model, part: (1.0, next(accuracies)))
+        monkeypatch.setattr(loop, "_probe", lambda *_: 0.0)
+        monkeypatch.setattr(loop, "evaluate", lambda *_: (1.0, next(accuracies)))
 
     outcome = loop.train(config, tmp_path / "run")
     (tmp_path / "run/best.pt").unlink(missing_ok=True)  # up to 300 MB
