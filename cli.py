@@ -198,6 +198,7 @@ _TRAIN_HELP = {
     "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
     "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
     "momentum": "Of SGD underneath every method.",
+    "nesterov": "Take that momentum as Nesterov does.",
     "weight_decay": "Of SGD underneath every method.",
     "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
     "rho1": "Ascent radius of agnostic-sam.",
@@ -779,6 +780,7 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
         def progress(at: Progress) -> None:
             loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
             told = f"loss {math.nan if loss is None else loss:.3f}, validation {100 * accuracy:.1f} %"
+            told = f"{told}, {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
 
         return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
@@ -942,11 +944,16 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
             chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
             trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
+
+
+def _option(name: str, value: Json) -> list[str]:
+    option = name.replace("_", "-")
+    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
 
 
 def _writable(out: Path) -> None:
@@ -1023,7 +1030,7 @@ def _counting(console: _Console) -> Iterator[Count]:
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
-    state = {"what": "", "last": time.monotonic(), "started": time.monotonic()}
+    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
 
     def count(what: str, unit: str, done: int, total: int | None) -> None:
         now, name = time.monotonic(), what.split(",")[0]
@@ -1033,14 +1040,17 @@ def _counting(console: _Console) -> Iterator[Count]:
             for bar in bars.values():
                 bar.close()
             bars.clear()
-            state.update(what=name, started=now)
+            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
-            bar = bars.setdefault(name, tqdm(total=total, unit=f" {unit}", leave=False, file=sys.stderr))
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-        elif now - cast(float, state["last"]) >= 10:
-            left = (now - cast(float, state["started"])) * ((total or 0) - done) / max(done, 1)
-            told = f"{done}/{total} {unit}, about {left:.0f} s left" if total else f"{done} {unit}"
+            if name not in bars:
+                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
+            bars[name].set_description(what, refresh=False)
+            bars[name].update(done - bars[name].n)
+        elif now - state["last"] >= 10:
+            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
+            if total and done > state["first"]:
+                left = (now - state["started"]) * (total - done) / (done - state["first"])
+                told += f", about {left:.0f} s left"
             click.echo(f"{what}: {told}", err=True)
             state["last"] = now
 

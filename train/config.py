@@ -59,8 +59,9 @@ class TrainConfig:
     `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
     "paper" changes training images as arXiv:2406.07107 does.
 
-    `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py). `label_smoothing` is of the
-    training loss only; every loss that is reported is plain cross-entropy.
+    `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py); `momentum`, `nesterov` and
+    `weight_decay` are those of torch's SGD underneath every method. `label_smoothing` is of the training loss only;
+    every loss that is reported is plain cross-entropy.
 
     `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
     a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
@@ -88,6 +89,7 @@ class TrainConfig:
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     warmup_epochs: int = 0
@@ -123,6 +125,7 @@ class TrainConfig:
         for name in ("momentum", "label_noise", "label_smoothing"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("momentum", self.momentum, self.momentum > 0 or not self.nesterov, "above 0 with nesterov")
         wanted = f"at least 0 and below epochs ({self.epochs})"
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < self.epochs, wanted)
         _check("split_ratio", self.split_ratio, 0 < self.split_ratio < 1, "above 0 and below 1")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from train import checkpoint as checkpoints
@@ -48,13 +47,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run is after an epoch. `images_per_second` leaves probes out, `eta_seconds` does not."""
+    """Where a run is after an epoch. `images_per_second` is the mean of the run so far, probes left out."""
 
     epoch: int
     epochs: int
     metrics: Metrics
     images_per_second: float
-    eta_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,23 +139,13 @@ def train(
 
 
 def _train_epochs(run: Run, progress: Callable[[Progress], None] | None) -> Outcome:
-    config, started, first = run.config, time.perf_counter(), run.epoch
+    config = run.config
     try:
         while run.epoch < config.epochs:
-            seconds, step = run.seconds, run.step
             _train_epoch(run)
             if progress is not None:
-                images = (run.step - step) * config.batch_size
-                per_epoch = (time.perf_counter() - started) / (run.epoch - first)
-                progress(
-                    Progress(
-                        epoch=run.epoch,
-                        epochs=config.epochs,
-                        metrics=run.metrics,
-                        images_per_second=images / (run.seconds - seconds),
-                        eta_seconds=per_epoch * (config.epochs - run.epoch),
-                    )
-                )
+                rate = run.step * config.batch_size / run.seconds
+                progress(Progress(epoch=run.epoch, epochs=config.epochs, metrics=run.metrics, images_per_second=rate))
     except _DivergedError as error:
         return Outcome(
             status="diverged",
@@ -228,10 +216,6 @@ def _order(config: TrainConfig, epoch: int, num_examples: int) -> Tensor:
     if config.method == "agnostic-sam-nonoverlap":
         return nonoverlapping_order(config.seed, epoch, num_examples, config.batch_size, config.split_ratio)
     return batch_order(config.seed, epoch, num_examples, config.batch_size)
-
-
-_Batch = tuple[Tensor, Tensor]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def probe_interval(config: TrainConfig, total_steps: int) -> int:

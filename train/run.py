@@ -72,7 +72,11 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrain
         load_weights_(model, config.weights)
     model.to(device)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
     )
     return Run(
         config=config,

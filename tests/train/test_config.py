@@ -40,6 +40,7 @@ from train.models import CONSTRUCTORS
         ("split_ratio", 1, r"split_ratio must be above 0 and below 1; got 1\.0"),
         ("label_noise", 1.0, r"label_noise must be at least 0 and below 1; got 1\.0"),
         ("momentum", 1.0, "momentum must be at least 0 and below 1"),
+        ("nesterov", 1, "nesterov must be true or false; got 1"),
         ("weight_decay", -1.0, "weight_decay must be at least 0"),
         ("seed", -1, r"seed must be at least 0 and below 2\*\*63; got -1"),
         ("data_seed", 2**63, r"data_seed must be at least 0 and below 2\*\*63"),
@@ -51,6 +52,11 @@ def test_a_bad_value_is_refused_in_one_line(name, value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_nesterov_needs_a_momentum():
+    with pytest.raises(ValueError, match=r"momentum must be above 0 with nesterov; got 0\.0"):
+        TrainConfig(nesterov=True, momentum=0.0)
+
+
 @pytest.mark.parametrize("name", [*MODELS, "torchvision:resnet18", "timm:vit_tiny_patch16_224"])
 def test_a_model_is_one_of_ours_or_a_library_with_a_name(name):
     assert TrainConfig(model=name).model == name
@@ -60,7 +66,7 @@ def test_toml_and_dictionary_give_the_settings_back():
     config = TrainConfig(method="agnostic-sam", lr=1e-5, rho1=0.25, seed=2**63 - 1, label_noise=0.4)
     assert TrainConfig.from_toml(config.to_toml()) == config
     assert TrainConfig.from_dict(config.to_dict()) == config
-    assert {type(value) for value in config.to_dict().values()} == {str, int, float}
+    assert {type(value) for value in config.to_dict().values()} == {str, int, float, bool}
 
 
 def test_a_whole_number_is_the_same_setting_as_its_float():
