@@ -188,6 +188,7 @@ _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
     "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
     "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
+    "val_fraction": "Of the training part, held out for validation; 0: none (then no best.pt).",
     "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
@@ -765,6 +766,12 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
     from landscape.objective import Objective
 
     inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(targets):
+        raise _CommandError(
+            2,
+            f"{one.path} was trained without a validation part (val_fraction 0)",
+            "Training and test part can be measured on",
+        )
     batches = _Batches(inputs.to(torch.device(device)), targets.to(device))
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
@@ -778,9 +785,10 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
     with _counting(console) as count:
 
         def progress(at: Progress) -> None:
-            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
-            told = f"loss {math.nan if loss is None else loss:.3f}, validation {100 * accuracy:.1f} %"
-            told = f"{told}, {at.images_per_second:,.0f} images/s"
+            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
+            told = f"loss {math.nan if loss is None else loss:.3f}"
+            told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
+            told += f", {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
 
         return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
@@ -862,13 +870,15 @@ def _outcome_text(outcome: Outcome) -> str:
     if outcome.test_accuracy is None:
         return f"{line}epoch {outcome.epoch}, before it diverged"
     loss = metrics["train_loss"]
-    best = outcome.folder / "best.pt"
-    return (
-        f"{line}test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
+    line += (
+        f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
         f"train loss {math.nan if loss is None else loss:.3g}\n"
-        f"saved {_shown(best)}   best validation accuracy {100 * (metrics['best_val_accuracy'] or 0):.1f} %, "
-        f"at epoch {metrics['best_epoch'] or 0:.0f}"
     )
+    if metrics["best_epoch"] is None:
+        return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
+    best = 100 * (metrics["best_val_accuracy"] or 0)
+    at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
+    return f"{line}saved {_shown(outcome.folder / 'best.pt')}   {at}"
 
 
 def _outcome_record(outcome: Outcome, seconds: float) -> Record:

@@ -57,7 +57,9 @@ class TrainConfig:
 
     `weights` is a file of pretrained weights to start from, or empty. `data` is a name, imagefolder:PATH or npz:PATH;
     `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
-    "paper" changes training images as arXiv:2406.07107 does.
+    "paper" changes training images as arXiv:2406.07107 does. `val_fraction` of the training part, at most 10,000
+    examples, is held out for validation where the data has no validation part of its own; 0 trains on all of it. Data
+    in one piece is split 60/20/20, with 0 into 80/0/20.
 
     `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py); `momentum`, `nesterov` and
     `weight_decay` are those of torch's SGD underneath every method. `label_smoothing` is of the training loss only;
@@ -100,6 +102,7 @@ class TrainConfig:
     eta: float = 0.01
     split_ratio: float = 0.7
     data_root: str = ""
+    val_fraction: float = 0.1
     augment: str = "none"
     label_noise: float = 0.0
     seed: int = 0
@@ -122,7 +125,7 @@ class TrainConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")
-        for name in ("momentum", "label_noise", "label_smoothing"):
+        for name in ("momentum", "label_noise", "label_smoothing", "val_fraction"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
         _check("momentum", self.momentum, self.momentum > 0 or not self.nesterov, "above 0 with nesterov")

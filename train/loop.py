@@ -1,5 +1,8 @@
 """Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt if asked for.
 
+best.pt is the epoch with the best validation accuracy. Where nothing is held out for validation there is none: no part
+of the test data ever chooses a checkpoint.
+
 Every method sees the same batches (agnostic-sam-nonoverlap draws their two parts from two fixed sets), the same
 schedule, and the same congruence probe. A checkpoint is written before the first epoch and after each; a run that is
 continued from one has the same numbers, bit for bit, as one that was never stopped, its `seconds` aside.
@@ -84,7 +87,7 @@ class Outcome:
 
     @property
     def best_test_accuracy(self) -> float | None:
-        """Test accuracy of the epoch with the best validation accuracy."""
+        """Test accuracy of the epoch with the best validation accuracy; None without a validation part."""
         return self.metrics.get("best_test_accuracy")
 
 
@@ -170,7 +173,7 @@ def _train_epoch(run: Run) -> None:
     best_so_far = run.metrics["best_val_accuracy"]
     metrics = _measure(run, epoch=run.epoch + 1, rate=rate, probes=probes)
     line = {name: run.seconds if name == "seconds" else metrics[name] for name in METRIC_NAMES}
-    improved = best_so_far is None or (metrics["val_accuracy"] or 0.0) > best_so_far
+    improved = _exceeds(metrics["val_accuracy"], best_so_far)
     kept = {"best_epoch": run.epoch + 1, "best_val_accuracy": metrics["val_accuracy"]}
     metrics |= kept if improved else {name: run.metrics[name] for name in kept}
     if run.epoch + 1 == config.epochs:
@@ -243,7 +246,8 @@ def _probe(run: Run, batch: tuple[Tensor, Tensor]) -> float:
 def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, float]]) -> Metrics:
     """Everything of a metrics line but `seconds`, which has no place in a checkpoint."""
     train_loss, train_accuracy = evaluate(run.model, run.splits.train)
-    val_loss, val_accuracy = evaluate(run.model, run.splits.validation)
+    validation = run.splits.validation
+    val_loss, val_accuracy = evaluate(run.model, validation) if len(validation[1]) else (math.nan, None)
     metrics: Metrics = {
         "epoch": epoch,
         "step": run.step,
@@ -259,16 +263,18 @@ def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, flo
 
 def _test_metrics(run: Run, *, improved: bool) -> Metrics:
     loss, accuracy = evaluate(run.model, run.splits.test)
-    best_loss, best_accuracy = loss, accuracy
-    if not improved:
-        best, _ = checkpoints.restore(checkpoints.read(run.folder / "best.pt"))
-        best_loss, best_accuracy = evaluate(best.to(run.device), run.splits.test)
-    return {
-        "test_loss": finite_or_none(loss),
-        "test_accuracy": accuracy,
-        "best_test_loss": finite_or_none(best_loss),
-        "best_test_accuracy": best_accuracy,
-    }
+    last: Metrics = {"test_loss": finite_or_none(loss), "test_accuracy": accuracy}
+    if improved:
+        return last | {f"best_{name}": value for name, value in last.items()}
+    if not len(run.splits.validation[1]):
+        return last | {f"best_{name}": None for name in last}
+    best, _ = checkpoints.restore(checkpoints.read(run.folder / "best.pt"))
+    loss, accuracy = evaluate(best.to(run.device), run.splits.test)
+    return last | {"best_test_loss": finite_or_none(loss), "best_test_accuracy": accuracy}
+
+
+def _exceeds(accuracy: float | None, best: float | None) -> bool:
+    return accuracy is not None and (best is None or accuracy > best)
 
 
 def _start(run: Run) -> None:

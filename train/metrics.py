@@ -3,7 +3,7 @@
 `epoch` counts from 1. `seconds` is the training time so far, probes and evaluation left out; `num_gradients` the
 gradient evaluations so far, in units of one gradient over the whole batch. Losses and accuracies are of the weights
 after the epoch, in eval mode, over whole parts, with the training labels as trained. null stands for what was not
-measured or is not finite.
+measured or is not finite; without a validation part, `val_loss` and `val_accuracy` are null.
 """
 
 from __future__ import annotations

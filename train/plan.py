@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from train.config import TrainConfig
-from train.data import data_root, load, record
+from train.data import data_root, load, num_held_out, record
 from train.models import build
 from train.run import gradients_per_step
 
+_ONE_PIECE = ("digits", "digits32")  # of the sets with a name; all others have a test part
 _ONE_CHANNEL = ("digits", "mnist", "fashion-mnist", "kmnist")  # of the sets with a name; all others have three
 
 
@@ -56,6 +57,10 @@ def plan(config: TrainConfig) -> Plan:
 def _sizes(config: TrainConfig) -> tuple[int, int, int]:
     known = record(config.data, data_root(config.data_root))
     if known.sizes is not None and known.num_classes is not None:
-        return known.sizes[0], known.num_classes, 1 if config.data in _ONE_CHANNEL else 3
+        num_train = known.sizes[0]
+        if config.val_fraction != TrainConfig.val_fraction:
+            num_train += known.sizes[1]
+            num_train -= num_held_out(num_train, config.val_fraction, one_piece=config.data in _ONE_PIECE)
+        return num_train, known.num_classes, 1 if config.data in _ONE_CHANNEL else 3
     splits = load(config)
     return len(splits.train[1]), splits.num_classes, splits.train[0].shape[1]

@@ -146,6 +146,23 @@ def test_the_metrics_are_those_of_the_checkpoint(tiny, tmp_path):
     assert outcome.metrics["best_val_accuracy"] == max(accuracies)
 
 
+def test_without_a_validation_part_nothing_is_chosen_and_the_run_resumes_bit_for_bit(tiny, tmp_path):
+    config = dataclasses.replace(tiny, val_fraction=0)
+    outcome = train(config, tmp_path / "whole")
+    assert not (tmp_path / "whole/best.pt").exists()
+    assert [(line["val_loss"], line["val_accuracy"]) for line in lines(tmp_path / "whole")] == [(None, None)] * 2
+    chosen = ("best_epoch", "best_val_accuracy", "best_test_loss", "best_test_accuracy")
+    assert {outcome.metrics[name] for name in chosen} == {None}
+    assert outcome.best_test_accuracy is None
+    assert outcome.test_accuracy == evaluate(restore(read(tmp_path / "whole"))[0], load(config).test)[1]
+    assert read(tmp_path / "whole").data["num_validation"] == 0
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts", progress=stop_after(1))
+    train(config, tmp_path / "parts", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
 def test_best_stays_at_the_first_of_equal_epochs(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", lambda model, part: (1.0, 0.5))
     outcome = train(dataclasses.replace(tiny, epochs=3), tmp_path)
