@@ -782,7 +782,7 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count:
+    with _counting(console) as count, _signals_noted() as stop:
 
         def progress(at: Progress) -> None:
             loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
@@ -791,7 +791,10 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
             told += f", {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
 
-        return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
+        outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
+        if outcome.status == "stopped":
+            console.say(outcome.message)
+    return outcome
 
 
 def _config(recipe: str | None, preset: Preset | None, options: dict[str, str | float]) -> TrainConfig:
@@ -1101,8 +1104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             return 2
         code, message, hint = _explained(error)
-        if code in (130, 143) and words[0] == "train":
-            hint = "whole epochs are kept: --resume goes on"
+        if code in (130, 143) and words[0] in ("train", "demo"):
+            hint = f"landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
                 _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
@@ -1162,6 +1165,37 @@ def _strict(value: Json) -> Json:
     if isinstance(value, list):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _words_to_go_on(words: list[str]) -> list[str]:
+    kept = [word for word in words if word not in ("--force", "--resume")]
+    return [*kept, "--resume"] if words[0] == "train" else kept  # a demo goes on by itself
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, a first SIGINT or SIGTERM is only noted, and raised at the end; a second one is raised at once."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise _raised_by(number)
+
+    # one that the caller ignores, as a shell does for what it starts in the background, stays ignored
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if noted:
+        raise _raised_by(noted[0])
+
+
+def _raised_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else _Terminated()
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

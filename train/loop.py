@@ -4,8 +4,9 @@ best.pt is the epoch with the best validation accuracy. Where nothing is held ou
 of the test data ever chooses a checkpoint.
 
 Every method sees the same batches (agnostic-sam-nonoverlap draws their two parts from two fixed sets), the same
-schedule, and the same congruence probe. A checkpoint is written before the first epoch and after each; a run that is
-continued from one has the same numbers, bit for bit, as one that was never stopped, its `seconds` aside.
+schedule, and the same congruence probe. A checkpoint is written before the first epoch, after each, and after the step
+in which a run is asked to stop; a run that is continued from one has the same numbers, bit for bit, as one that was
+never stopped, its `seconds` aside.
 """
 
 from __future__ import annotations
@@ -63,11 +64,12 @@ class Outcome:
     """How a run ended.
 
     "diverged": a loss, gradient or weight was not finite after `epoch` whole epochs and `step` steps; `message` says
-    what, and last.pt is the last good epoch. The test numbers are None then. `metrics` are those of last.pt. A finished
-    run has a message where it was continued under other versions or threads.
+    what, and last.pt is the last good epoch. "stopped": last.pt holds `step` steps, the last of them within an epoch.
+    The test numbers are None in both. `metrics` are those of last.pt, after its last whole epoch. A finished run has a
+    message where it was continued under other versions or threads.
     """
 
-    status: Literal["finished", "diverged"]
+    status: Literal["finished", "diverged", "stopped"]
     folder: Path
     epoch: int
     step: int
@@ -102,11 +104,13 @@ def train(
     resume: bool = False,
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a run in `folder`, or go on with the one that is there.
 
     `resume` starts where there is no run, returns at once where an equal one is finished, and otherwise goes on from
-    last.pt. `force` removes the files of the run that is there, and nothing else.
+    last.pt. `force` removes the files of the run that is there, and nothing else. `stop` is asked after each step; once
+    it says so, last.pt is written as the run is then, and the run ends.
 
     Raises:
         OutputExistsError: If the folder holds a run, and neither `resume` nor `force` is given.
@@ -135,17 +139,25 @@ def train(
             )
         if last is None:
             _start(run)
-            return _train_epochs(run, progress)
+            return _train_epochs(run, progress, stop)
         continue_from(run, last)
-        outcome = _train_epochs(run, progress)
+        outcome = _train_epochs(run, progress, stop)
         return dataclasses.replace(outcome, message=" ".join(filter(None, [outcome.message, not_bit_identical(last)])))
 
 
-def _train_epochs(run: Run, progress: Callable[[Progress], None] | None) -> Outcome:
+def _train_epochs(run: Run, progress: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Outcome:
     config = run.config
     try:
         while run.epoch < config.epochs:
-            _train_epoch(run)
+            if not _train_epoch(run, stop):
+                return Outcome(
+                    status="stopped",
+                    folder=run.folder,
+                    epoch=run.epoch,
+                    step=run.step,
+                    metrics=run.metrics,
+                    message=f"stopped after {run.epoch} whole epochs and step {run.step}, which last.pt holds",
+                )
             if progress is not None:
                 rate = run.step * config.batch_size / run.seconds
                 progress(Progress(epoch=run.epoch, epochs=config.epochs, metrics=run.metrics, images_per_second=rate))
@@ -161,41 +173,46 @@ def _train_epochs(run: Run, progress: Callable[[Progress], None] | None) -> Outc
     return Outcome(status="finished", folder=run.folder, epoch=run.epoch, step=run.step, metrics=run.metrics)
 
 
-def _train_epoch(run: Run) -> None:
+def _train_epoch(run: Run, stop: Callable[[], bool]) -> bool:
+    """Make the epoch whole, and write it down; False where the run stopped within it."""
     config = run.config
     rate = learning_rate(config, run.epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    probes = _train_steps(run)
+    stopped = _train_steps(run, stop)
     broken = checkpoints.nonfinite_names(run.model.state_dict())
     if broken:
         raise _DivergedError(f"not finite at step {run.step}: {', '.join(broken[:3])}")
+    if stopped:
+        checkpoints.save(checkpoint_of(run), run.folder / "last.pt")
+        return False
     best_so_far = run.metrics["best_val_accuracy"]
-    metrics = _measure(run, epoch=run.epoch + 1, rate=rate, probes=probes)
+    metrics = _measure(run, epoch=run.epoch + 1, rate=rate)
     line = {name: run.seconds if name == "seconds" else metrics[name] for name in METRIC_NAMES}
     improved = _exceeds(metrics["val_accuracy"], best_so_far)
     kept = {"best_epoch": run.epoch + 1, "best_val_accuracy": metrics["val_accuracy"]}
     metrics |= kept if improved else {name: run.metrics[name] for name in kept}
     if run.epoch + 1 == config.epochs:
         metrics |= _test_metrics(run, improved=improved)
-    run.epoch, run.metrics = run.epoch + 1, metrics
+    run.epoch, run.metrics, run.probes = run.epoch + 1, metrics, []
     append_metrics(run.folder, line)
     if improved:  # before last.pt: a run killed between the two makes this epoch, and its best.pt, once more
         checkpoints.save(checkpoint_of(run), run.folder / "best.pt")
     if config.save_every and run.epoch % config.save_every == 0:
         checkpoints.save(checkpoint_of(run), run.folder / epoch_file(run.epoch))
     checkpoints.save(checkpoint_of(run), run.folder / "last.pt")
+    return True
 
 
-def _train_steps(run: Run) -> list[tuple[float, float]]:
-    """One epoch of steps; the congruence before and after each probed one."""
+def _train_steps(run: Run, stop: Callable[[], bool]) -> bool:
+    """What is left of an epoch's steps, with the congruence before and after each probed one; True where it stopped."""
     config, model, method = run.config, run.model, run.method
     inputs, targets = run.splits.train
     order = _order(config, run.epoch, len(targets)).to(run.device)
     every = probe_interval(config, len(order) * config.epochs)
-    probes, loss = [], training_loss(config, run.device)
+    loss = training_loss(config, run.device)
     model.train()
-    for rows in order:
+    for rows in order[run.step - run.epoch * len(order) :]:
         augment = config.augment == "paper"
         images = augmented(inputs, rows, seed=config.seed, epoch=run.epoch) if augment else inputs[rows]
         batch = images, targets[rows]
@@ -210,9 +227,11 @@ def _train_steps(run: Run) -> list[tuple[float, float]]:
         if method.num_skipped and (run.scaler is None or run.scaler.get_scale() < 1):
             raise _DivergedError(f"loss or gradient is not finite at step {run.step}: no step was taken")
         if probed:
-            probes.append((before, _probe(run, batch)))
+            run.probes.append((before, _probe(run, batch)))
         run.step += 1
-    return probes
+        if stop():
+            return True
+    return False
 
 
 def _order(config: TrainConfig, epoch: int, num_examples: int) -> Tensor:
@@ -243,7 +262,7 @@ def _probe(run: Run, batch: tuple[Tensor, Tensor]) -> float:
     )
 
 
-def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, float]]) -> Metrics:
+def _measure(run: Run, *, epoch: int, rate: float) -> Metrics:
     """Everything of a metrics line but `seconds`, which has no place in a checkpoint."""
     train_loss, train_accuracy = evaluate(run.model, run.splits.train)
     validation = run.splits.validation
@@ -258,7 +277,7 @@ def _measure(run: Run, *, epoch: int, rate: float, probes: list[tuple[float, flo
         "learning_rate": rate,
         "num_gradients": run.step * gradients_per_step(run.config),
     }
-    return metrics | probe_statistics(probes)
+    return metrics | probe_statistics(run.probes)
 
 
 def _test_metrics(run: Run, *, improved: bool) -> Metrics:
@@ -279,7 +298,7 @@ def _exceeds(accuracy: float | None, best: float | None) -> bool:
 
 def _start(run: Run) -> None:
     run.metrics = {
-        **_measure(run, epoch=0, rate=learning_rate(run.config, 0), probes=[]),
+        **_measure(run, epoch=0, rate=learning_rate(run.config, 0)),
         "best_epoch": None,
         "best_val_accuracy": None,
     }

@@ -38,6 +38,7 @@ class Run:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    probes: list[tuple[float, float]] = field(default_factory=list)  # of this epoch, until it is whole
     metrics: Metrics = field(default_factory=dict)
 
 

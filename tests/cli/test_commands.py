@@ -14,6 +14,7 @@ import pytest
 
 import landscape as ls
 from landscape.results import load_file
+from train.checkpoint import content_hash, read
 
 SMALL = ("--steps", 3)
 
@@ -267,27 +268,52 @@ def test_a_demo_with_other_settings_says_how_to_go_on(landscape, demo):
     assert done.err.endswith("landscape demo --force makes it all anew, --out another folder beside it\n")
 
 
-def test_sigterm_in_training_exits_143_and_resume_finishes(landscape, tmp_path):
-    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_in_training_ends_it_after_the_step_and_the_printed_command_goes_on(tmp_path, number, code, word):
+    words = ["--epochs", "3", "--batch-size", "64", "--seed", "5"]  # 16 steps an epoch
+    command = [sys.executable, "-m", "cli", "train", *words, "--out"]
+    process = subprocess.Popen([*command, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     wait_for(tmp_path / "run/best.pt")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "terminated. whole epochs are kept: --resume goes on" in err
+    assert process.returncode == code
     assert "Traceback" not in err
-    assert landscape("surface", tmp_path / "run", "--steps", 1).code == 0
     assert not list((tmp_path / "run").glob(".*tmp*"))
+    half = read(tmp_path / "run")
+    assert half.step - 16 * half.epoch in range(1, 17)
+    assert f"stopped after {half.epoch} whole epochs and step {half.step}, which last.pt holds" in err
+    to_go_on = f"landscape train {' '.join(words)} --out {tmp_path}/run --resume"
+    assert err.endswith(f"landscape: {word}. {to_go_on} goes on\n")
+    for argv in (to_go_on.split()[2:], [*words, "--out", str(tmp_path / "whole")]):
+        subprocess.run([*command[:4], *argv], check=True, capture_output=True, cwd=tmp_path)
+    parts, whole = read(tmp_path / "run"), read(tmp_path / "whole")
+    assert (content_hash(parts.model), parts.metrics) == (content_hash(whole.model), whole.metrics)
 
 
-def test_ctrl_c_exits_130(tmp_path):
-    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    wait_for(tmp_path / "run/metrics.jsonl")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypatch):
+    import cli
+
+    seen = []
+
+    def signalled(*numbers):
+        with cli._signals_noted() as stop:
+            for number in numbers:
+                signal.raise_signal(number)
+                seen.append(stop())
+
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        signalled(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signalled(signal.SIGTERM, signal.SIGINT)  # raised at the end
+        with pytest.raises(KeyboardInterrupt):
+            signalled(signal.SIGINT, signal.SIGINT, signal.SIGTERM)  # the second at once
+        assert seen == [False, False, True, True]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def wait_for(path):

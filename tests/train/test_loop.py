@@ -8,7 +8,7 @@ import torch
 
 from train import loop, run
 from train import loss as train_loss
-from train.checkpoint import CheckpointError, content_hash, read, restore
+from train.checkpoint import CheckpointError, content_hash, read, restore, save
 from train.config import METHODS, TrainConfig
 from train.data import batch_order, load
 from train.loop import (
@@ -208,6 +208,80 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
     seconds = [line["seconds"] for line in lines(tmp_path / "parts")]
     assert seconds[0] == spent
     assert seconds == sorted(seconds)
+
+
+def stop_at(step):
+    """What `train` asks after each step: to stop after so many of this process."""
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return len(calls) == step
+
+    return stop
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tiny, tmp_path, method):
+    config = dataclasses.replace(tiny, method=method, batch_size=256)  # four steps an epoch
+    train(config, tmp_path / "whole")
+    outcome = train(config, tmp_path / "parts", stop=stop_at(6))
+    assert (outcome.status, outcome.epoch, outcome.step) == ("stopped", 1, 6)
+    assert outcome.message == "stopped after 1 whole epochs and step 6, which last.pt holds"
+    half = read(tmp_path / "parts")
+    assert (half.epoch, half.step, half.metrics["step"], len(half.schedule["so_far"]["probes"])) == (1, 6, 4, 2)
+    assert len(lines(tmp_path / "parts")) == 1
+    assert restore(half)[0].training is False
+    train(config, tmp_path / "parts", resume=True)
+    for name in ("last.pt", "best.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    assert lines(tmp_path / "parts")[1]["seconds"] > half.schedule["so_far"]["seconds"]
+
+
+def test_a_run_stopped_after_every_single_step_is_the_same_run(tiny, tmp_path):
+    config = dataclasses.replace(tiny, precision="fp16", method="agnostic-sam", rho1=1.0, rho2=0.5, epochs=3)
+    train(config, tmp_path / "whole")
+    found = [train(config, tmp_path / "parts", stop=lambda: True)]
+    while found[-1].status == "stopped":
+        found.append(train(config, tmp_path / "parts", resume=True, stop=lambda: True))
+    assert [(at.status, at.epoch, at.step) for at in found] == [
+        *(
+            ("stopped", (step - 1) // 2, step) for step in range(1, 7)
+        ),  # the last of an epoch too: it is not measured yet
+        ("finished", 3, 6),
+    ]
+    for name in ("last.pt", "best.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
+def test_weights_that_overflow_in_the_step_that_stops_are_not_saved(tiny, tmp_path, monkeypatch):
+    def overflow(optimizer):
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", overflow)
+    monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
+    outcome = train(tiny, tmp_path, stop=lambda: True)
+    assert (outcome.status, read(tmp_path).step) == ("diverged", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 7}, r"step 7 of epoch 1, with 2 steps an epoch"),
+        ({"step": 1}, r"step 1 of epoch 1, with 2 steps an epoch"),
+        ({"schedule": {}}, r"step 3 of epoch 1, with 2 steps an epoch"),
+        ({"schedule": {"so_far": {"seconds": 1.0}}}, "cannot be continued from: 'probes'"),
+        ({"schedule": {"so_far": {"seconds": 1.0, "probes": [1.0]}}}, "cannot be continued from"),
+    ],
+)
+def test_a_half_epoch_that_does_not_add_up_is_refused(tiny, tmp_path, changes, message):
+    train(tiny, tmp_path, stop=stop_at(3))
+    save(dataclasses.replace(read(tmp_path), **changes), tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=message):
+        train(tiny, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
