@@ -205,6 +205,7 @@ _TRAIN_HELP = {
     "rho1": "Ascent radius of agnostic-sam.",
     "rho2": "Validation radius of agnostic-sam.",
     "split_ratio": "Share of a batch that agnostic-sam trains on.",
+    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
     "label_noise": "Fraction of training labels changed to another class.",
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
@@ -877,6 +878,11 @@ def _outcome_text(outcome: Outcome) -> str:
         f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
         f"train loss {math.nan if loss is None else loss:.3g}\n"
     )
+    average = metrics.get("ema_test_accuracy")
+    if average is not None:
+        line += (
+            f"saved {_shown(outcome.folder / 'ema.pt')}   test accuracy of the averaged weights {100 * average:.1f} %\n"
+        )
     if metrics["best_epoch"] is None:
         return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
     best = 100 * (metrics["best_val_accuracy"] or 0)

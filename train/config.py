@@ -68,9 +68,12 @@ class TrainConfig:
     `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
     a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
     trained on where a method splits it. `label_noise` is the fraction of training labels that are changed. `data_seed`
-    governs split and noise, `seed` the rest. `precision` is that of the passes, by autocast; weights are float32. The
-    congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius
-    `probe_radius`. `save_every` epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
+    governs split and noise, `seed` the rest.
+
+    `ema` is the decay per step of an average of the weights, kept as ema.pt and measured beside them (train/ema.py; 0:
+    none). `precision` is that of the passes, by autocast; weights are float32. The congruence probe runs every
+    `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`. `save_every`
+    epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
 
     Raises:
         ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
@@ -101,6 +104,7 @@ class TrainConfig:
     rho2: float = 0.05
     eta: float = 0.01
     split_ratio: float = 0.7
+    ema: float = 0.0
     data_root: str = ""
     val_fraction: float = 0.1
     augment: str = "none"
@@ -125,7 +129,7 @@ class TrainConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")
-        for name in ("momentum", "label_noise", "label_smoothing", "val_fraction"):
+        for name in ("momentum", "label_noise", "label_smoothing", "val_fraction", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
         _check("momentum", self.momentum, self.momentum > 0 or not self.nesterov, "above 0 with nesterov")

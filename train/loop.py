@@ -1,4 +1,4 @@
-"""Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt if asked for.
+"""Train one run: config -> folder with config.toml, metrics.jsonl, last.pt, best.pt; ema.pt, epoch-*.pt if asked for.
 
 best.pt is the epoch with the best validation accuracy. Where nothing is held out for validation there is none: no part
 of the test data ever chooses a checkpoint.
@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from train import checkpoint as checkpoints
 from train.batches import nonoverlapping_order
 from train.checkpoint import Metrics
 from train.config import TrainConfig
-from train.data import augmented, batch_order
+from train.data import Part, augmented, batch_order
+from train.ema import update_
 from train.folder import OutputExistsError, SettingsDifferError, append_metrics, epoch_file, keep_metrics, open_folder
 from train.loss import training_loss, warn_of_rounding
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
 from train.probe import congruence
-from train.resume import checkpoint_of, continue_from, not_bit_identical
+from train.resume import averaged, checkpoint_of, continue_from, not_bit_identical
 from train.run import Run, SettingsError, as_settings_error, device_of, gradients_per_step, prepare
 from train.schedule import learning_rate
 from train.streams import derived_seed, seeded
@@ -198,6 +199,8 @@ def _train_epoch(run: Run, stop: Callable[[], bool]) -> bool:
     append_metrics(run.folder, line)
     if improved:  # before last.pt: a run killed between the two makes this epoch, and its best.pt, once more
         checkpoints.save(checkpoint_of(run), run.folder / "best.pt")
+    if run.average is not None:
+        checkpoints.save(averaged(checkpoint_of(run)), run.folder / "ema.pt")
     if config.save_every and run.epoch % config.save_every == 0:
         checkpoints.save(checkpoint_of(run), run.folder / epoch_file(run.epoch))
     checkpoints.save(checkpoint_of(run), run.folder / "last.pt")
@@ -220,8 +223,10 @@ def _train_steps(run: Run, stop: Callable[[], bool]) -> bool:
         before = _probe(run, batch) if probed else math.nan
         if run.step == 0:
             warn_of_rounding(config, model, batch)
-        started = time.perf_counter()
+        started, num_skipped = time.perf_counter(), method.num_skipped
         method.step(loss, batch, scaler=run.scaler)  # ends with a host sync: the time is its own
+        if run.average is not None and method.num_skipped == num_skipped:
+            update_(run.average, model, decay=config.ema)
         run.seconds += time.perf_counter() - started
         # in float16 a skip is how the scale finds its size; one that is still too large at 1 is no matter of scale
         if method.num_skipped and (run.scaler is None or run.scaler.get_scale() < 1):
@@ -264,32 +269,37 @@ def _probe(run: Run, batch: tuple[Tensor, Tensor]) -> float:
 
 def _measure(run: Run, *, epoch: int, rate: float) -> Metrics:
     """Everything of a metrics line but `seconds`, which has no place in a checkpoint."""
-    train_loss, train_accuracy = evaluate(run.model, run.splits.train)
-    validation = run.splits.validation
-    val_loss, val_accuracy = evaluate(run.model, validation) if len(validation[1]) else (math.nan, None)
-    metrics: Metrics = {
+    return {
         "epoch": epoch,
         "step": run.step,
-        "train_loss": finite_or_none(train_loss),
-        "train_accuracy": train_accuracy,
-        "val_loss": finite_or_none(val_loss),
-        "val_accuracy": val_accuracy,
+        **_quality("train", run.model, run.splits.train),
+        **_quality("val", run.model, run.splits.validation),
+        **_quality("ema_val", run.average, run.splits.validation),
         "learning_rate": rate,
         "num_gradients": run.step * gradients_per_step(run.config),
+        **probe_statistics(run.probes),
     }
-    return metrics | probe_statistics(run.probes)
 
 
 def _test_metrics(run: Run, *, improved: bool) -> Metrics:
-    loss, accuracy = evaluate(run.model, run.splits.test)
-    last: Metrics = {"test_loss": finite_or_none(loss), "test_accuracy": accuracy}
+    test = run.splits.test
+    last = _quality("test", run.model, test)
     if improved:
-        return last | {f"best_{name}": value for name, value in last.items()}
-    if not len(run.splits.validation[1]):
-        return last | {f"best_{name}": None for name in last}
-    best, _ = checkpoints.restore(checkpoints.read(run.folder / "best.pt"))
-    loss, accuracy = evaluate(best.to(run.device), run.splits.test)
-    return last | {"best_test_loss": finite_or_none(loss), "best_test_accuracy": accuracy}
+        best = {f"best_{name}": value for name, value in last.items()}
+    elif not len(run.splits.validation[1]):
+        best = _quality("best_test", None, test)
+    else:
+        model, _ = checkpoints.restore(checkpoints.read(run.folder / "best.pt"))
+        best = _quality("best_test", model.to(run.device), test)
+    return last | best | _quality("ema_test", run.average, test)
+
+
+def _quality(name: str, model: nn.Module | None, part: Part) -> Metrics:
+    """Loss and accuracy; None for both where there is no model, or nothing to measure it on."""
+    if model is None or not len(part[1]):
+        return {f"{name}_loss": None, f"{name}_accuracy": None}
+    loss, accuracy = evaluate(model, part)
+    return {f"{name}_loss": finite_or_none(loss), f"{name}_accuracy": accuracy}
 
 
 def _exceeds(accuracy: float | None, best: float | None) -> bool:

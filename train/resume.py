@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+from torch import Tensor, nn
 
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint, State
@@ -18,10 +21,15 @@ def checkpoint_of(run: Run) -> Checkpoint:
     rng = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state(run.device)
+    optimizer = run.method.state_dict()
+    if run.scaler is not None:
+        optimizer["scaler"] = run.scaler.state_dict()
+    if run.average is not None:
+        optimizer["ema"] = _weights(run.average)
     return Checkpoint(
         config=run.config,
-        model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
-        optimizer=run.method.state_dict() | ({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
+        model=_weights(run.model),
+        optimizer=optimizer,
         schedule=schedule,
         rng=rng,
         data=run.data,
@@ -32,6 +40,11 @@ def checkpoint_of(run: Run) -> Checkpoint:
     )
 
 
+def averaged(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the average of the weights in their place: to be measured, not to go on from."""
+    return dataclasses.replace(checkpoint, model=checkpoint.optimizer["ema"], optimizer={})
+
+
 def continue_from(run: Run, last: Checkpoint) -> None:
     """Put the run where the checkpoint `last` was made.
 
@@ -40,6 +53,10 @@ def continue_from(run: Run, last: Checkpoint) -> None:
     """
     if last.data.get("hash") != run.data["hash"]:
         raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
+    if not last.optimizer:
+        raise checkpoints.CheckpointError(
+            f"{run.folder}/last.pt holds an average of weights (an ema.pt), which nothing can be continued from"
+        )
     unfit = checkpoints.misfits(run.model.state_dict(), last.model)
     steps, so_far = steps_per_epoch(run), last.schedule.get("so_far")
     if not 0 <= last.step - last.epoch * steps <= (steps if so_far else 0):
@@ -51,6 +68,8 @@ def continue_from(run: Run, last: Checkpoint) -> None:
         run.method.load_state_dict(last.optimizer)
         if run.scaler is not None:
             run.scaler.load_state_dict(last.optimizer["scaler"])
+        if run.average is not None:
+            run.average.load_state_dict(last.optimizer["ema"])
         for group in run.optimizer.param_groups:
             for param in group["params"]:
                 buffer = run.optimizer.state[param].get("momentum_buffer")
@@ -68,6 +87,10 @@ def continue_from(run: Run, last: Checkpoint) -> None:
         raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {error}") from error
     run.epoch, run.step, run.metrics = last.epoch, last.step, dict(last.metrics)
     run.seconds = max(run.seconds, keep_metrics(run.folder, last.epoch))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
 def steps_per_epoch(run: Run) -> int:

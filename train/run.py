@@ -17,6 +17,7 @@ from train.batches import part_sizes
 from train.checkpoint import Metrics, State, describe_data
 from train.config import TrainConfig
 from train.data import Part, Splits, load
+from train.ema import average_of
 from train.methods import ASAM, SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.models import build
 from train.weights import load_weights_
@@ -35,6 +36,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     method: Method
     scaler: GradScaler | None
+    average: nn.Module | None  # of the weights, by `config.ema`
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -89,6 +91,7 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrain
         optimizer=optimizer,
         method=_method(config, model, optimizer),
         scaler=GradScaler(device.type) if config.precision == "fp16" else None,
+        average=average_of(model) if config.ema else None,
     )
 
 

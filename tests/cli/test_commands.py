@@ -27,6 +27,14 @@ def test_train_prints_its_results_and_leaves_a_run_folder(landscape, tmp_path):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "last.pt", "best.pt"}
 
 
+def test_averaged_weights_are_measured_as_any_checkpoint(landscape, tmp_path):
+    done = landscape("train", "--epochs", 2, "--ema", 0.9, "--out", tmp_path / "run")
+    assert f"saved {tmp_path}/run/ema.pt   test accuracy of the averaged weights " in done.out
+    done = landscape("surface", tmp_path / "run/last.pt", tmp_path / "run/ema.pt", "--steps", 1)
+    assert done.code == 0, done.err
+    assert "ema" in done.out
+
+
 def test_surface_measures_all_checkpoints_on_one_raw_plane(landscape, runs):
     done = landscape("surface", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL)
     assert done.code == 0, done.err

@@ -39,6 +39,7 @@ from train.models import CONSTRUCTORS
         ("probe_every", -1, "probe_every must be at least 0; got -1"),
         ("split_ratio", 1, r"split_ratio must be above 0 and below 1; got 1\.0"),
         ("label_noise", 1.0, r"label_noise must be at least 0 and below 1; got 1\.0"),
+        ("ema", 1.0, r"ema must be at least 0 and below 1; got 1\.0"),
         ("val_fraction", 1.0, r"val_fraction must be at least 0 and below 1; got 1\.0"),
         ("momentum", 1.0, "momentum must be at least 0 and below 1"),
         ("nesterov", 1, "nesterov must be true or false; got 1"),

@@ -26,7 +26,8 @@ from train.precision import RoundedPerturbationWarning
 from train.schedule import learning_rate
 
 KEYS = [
-    *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"),
+    *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("ema_val_loss", "ema_val_accuracy", "learning_rate", "seconds"),
     *("num_gradients", "cosine_b", "cosine_a", "change"),
     *("cosine_b_standard_error", "cosine_a_standard_error", "change_standard_error", "num_probes"),
 ]
@@ -59,7 +60,7 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     differing = [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
     assert differing == []
-    assert sum(isinstance(value, torch.Tensor) for value in a.values()) > 60
+    assert sum(isinstance(value, torch.Tensor) for value in a.values()) >= 56
 
 
 class StopError(Exception):
@@ -88,6 +89,7 @@ def test_a_run_writes_its_folder_and_its_metrics_with_exactly_these_keys(tiny, t
     assert [list(line) for line in found] == [KEYS, KEYS]
     assert [(line["epoch"], line["step"], line["num_probes"]) for line in found] == [(1, 2, 2), (2, 4, 2)]
     assert [line["learning_rate"] for line in found] == pytest.approx([0.1, 0.05])
+    assert all(line.pop(name) is None for line in found for name in ("ema_val_loss", "ema_val_accuracy"))
     assert all(math.isfinite(value) for line in found for value in line.values())
     assert 0 < found[0]["seconds"] < found[1]["seconds"]
     assert (outcome.status, outcome.epoch, outcome.step, outcome.already_finished) == ("finished", 2, 4, False)
@@ -161,6 +163,62 @@ def test_without_a_validation_part_nothing_is_chosen_and_the_run_resumes_bit_for
     train(config, tmp_path / "parts", resume=True)
     assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
+def test_the_average_is_the_sum_that_its_decay_stands_for_with_the_statistics_of_the_last_step(tiny, tmp_path):
+    config = dataclasses.replace(tiny, ema=0.7)
+    outcome = train(config, tmp_path)
+    splits, model = load(config), build("resnet8", in_channels=1, num_classes=10, seed=3)
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    visited = [{name: param.detach().double().clone() for name, param in model.named_parameters()}]
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, epoch)
+        for rows in batch_order(3, epoch, 1078, 512):
+            optimizer.zero_grad()
+            cross_entropy(model, (splits.train[0][rows], splits.train[1][rows])).backward()
+            optimizer.step()
+            visited.append({name: param.detach().double().clone() for name, param in model.named_parameters()})
+    weights = [0.7**4, *(0.3 * 0.7 ** (4 - step) for step in range(1, 5))]
+    found, last = read(tmp_path / "ema.pt"), read(tmp_path)
+    for name in names:
+        expected = sum(weight * at[name] for weight, at in zip(weights, visited, strict=True))
+        assert torch.allclose(found.model[name].double(), expected, atol=1e-6)
+    buffers = found.model.keys() - set(names)
+    assert len(buffers) > 10
+    assert all(torch.equal(found.model[name], last.model[name]) for name in buffers)
+    average, splits = restore(found)
+    metrics = lines(tmp_path)[-1]
+    assert (metrics["ema_val_loss"], metrics["ema_val_accuracy"]) == evaluate(average, splits.validation)
+    measured = (outcome.metrics["ema_test_loss"], outcome.metrics["ema_test_accuracy"])
+    assert measured == evaluate(average, splits.test) != evaluate(restore(last)[0], splits.test)
+
+
+def test_an_average_goes_on_within_an_epoch_and_is_no_run_to_go_on_with(tiny, tmp_path):
+    config = dataclasses.replace(tiny, ema=0.5, epochs=3)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop=stop_at(3))
+    assert read(tmp_path / "parts/ema.pt").step == 2  # of the last whole epoch
+    train(config, tmp_path / "parts", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    average = [content_hash(read(tmp_path / name / "ema.pt").model) for name in ("whole", "parts")]
+    assert average[0] == average[1] != content_hash(read(tmp_path / "whole").model)
+    train(config, tmp_path / "parts", force=True, stop=stop_at(3))
+    (tmp_path / "parts/ema.pt").replace(tmp_path / "parts/last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt holds an average of weights \(an ema\.pt\), which nothing"):
+        train(config, tmp_path / "parts", resume=True)
+    train(tiny, tmp_path / "whole", force=True)
+    assert not (tmp_path / "whole/ema.pt").exists()
+
+
+def test_a_skipped_step_does_not_move_the_average(tiny, tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(loop, "update_", lambda *models, decay: moves.append(decay))
+    monkeypatch.setattr(run, "GradScaler", lambda device: torch.amp.GradScaler(device, init_scale=2.0**20))
+    outcome = train(dataclasses.replace(tiny, precision="fp16", ema=0.9, epochs=6), tmp_path)
+    num_skipped = read(tmp_path).optimizer["num_skipped"]
+    assert 0 < num_skipped < outcome.step
+    assert moves == [0.9] * (outcome.step - num_skipped)
 
 
 def test_best_stays_at_the_first_of_equal_epochs(tiny, tmp_path, monkeypatch):
@@ -292,6 +350,7 @@ def test_a_half_epoch_that_does_not_add_up_is_refused(tiny, tmp_path, changes, m
         {"warmup_epochs": 1},
         {"label_smoothing": 0.1},
         {"nesterov": True},
+        {"ema": 0.5},
         {"save_every": 1},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -310,7 +369,7 @@ def test_each_option_of_the_loop_resumes_bit_for_bit(tiny, tmp_path, changes):
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
     train(dataclasses.replace(config, **{name: getattr(tiny, name) for name in changes}), tmp_path / "plain")
     same = content_hash(read(tmp_path / "whole").model) == content_hash(read(tmp_path / "plain").model)
-    assert same == ("save_every" in changes)
+    assert same == bool({"save_every", "ema"} & set(changes))
 
 
 def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
