@@ -212,6 +212,8 @@ _TRAIN_HELP = {
     "device": "auto, cpu or cuda.",
     "eta": "What ASAM adds to the size of a weight.",
     "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
+    "channels_last": "Lay images and weights out with the channels innermost.",
+    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
     "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",

@@ -71,7 +71,9 @@ class TrainConfig:
     governs split and noise, `seed` the rest.
 
     `ema` is the decay per step of an average of the weights, kept as ema.pt and measured beside them (train/ema.py; 0:
-    none). `precision` is that of the passes, by autocast; weights are float32. The congruence probe runs every
+    none). `precision` is that of the passes, by autocast; weights are float32. `channels_last` lays
+    images and weights out with the channels innermost, `compile` compiles the passes of the steps (train/compiled.py):
+    both change the last bits. The congruence probe runs every
     `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius `probe_radius`. `save_every`
     epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
 
@@ -113,6 +115,8 @@ class TrainConfig:
     data_seed: int = 0
     device: str = "cpu"
     precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     probe_every: int = 0
     probe_radius: float = 0.05
     save_every: int = 0

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from train import checkpoint as checkpoints
 from train.batches import nonoverlapping_order
 from train.checkpoint import Metrics
+from train.compiled import forward_pass
 from train.config import TrainConfig
 from train.data import Part, augmented, batch_order
 from train.ema import update_
@@ -94,6 +95,10 @@ class Outcome:
         return self.metrics.get("best_test_accuracy")
 
 
+_Batch = tuple[Tensor, Tensor]
+_Loss = Callable[[nn.Module, _Batch], Tensor]
+
+
 class _DivergedError(Exception):
     pass
 
@@ -148,9 +153,13 @@ def train(
 
 def _train_epochs(run: Run, progress: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Outcome:
     config = run.config
+    run.model.train()
+    first_rows = _order(config, 0, len(run.splits.train[1]))[0].to(run.device)
+    forward = forward_pass(config, run.model, lambda: _batch(run, first_rows))
+    loss = training_loss(config, run.device, forward)
     try:
         while run.epoch < config.epochs:
-            if not _train_epoch(run, stop):
+            if not _train_epoch(run, loss, stop):
                 return Outcome(
                     status="stopped",
                     folder=run.folder,
@@ -174,13 +183,13 @@ def _train_epochs(run: Run, progress: Callable[[Progress], None] | None, stop: C
     return Outcome(status="finished", folder=run.folder, epoch=run.epoch, step=run.step, metrics=run.metrics)
 
 
-def _train_epoch(run: Run, stop: Callable[[], bool]) -> bool:
+def _train_epoch(run: Run, loss: _Loss, stop: Callable[[], bool]) -> bool:
     """Make the epoch whole, and write it down; False where the run stopped within it."""
     config = run.config
     rate = learning_rate(config, run.epoch)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    stopped = _train_steps(run, stop)
+    stopped = _train_steps(run, loss, stop)
     broken = checkpoints.nonfinite_names(run.model.state_dict())
     if broken:
         raise _DivergedError(f"not finite at step {run.step}: {', '.join(broken[:3])}")
@@ -207,18 +216,14 @@ def _train_epoch(run: Run, stop: Callable[[], bool]) -> bool:
     return True
 
 
-def _train_steps(run: Run, stop: Callable[[], bool]) -> bool:
+def _train_steps(run: Run, loss: _Loss, stop: Callable[[], bool]) -> bool:
     """What is left of an epoch's steps, with the congruence before and after each probed one; True where it stopped."""
     config, model, method = run.config, run.model, run.method
-    inputs, targets = run.splits.train
-    order = _order(config, run.epoch, len(targets)).to(run.device)
+    order = _order(config, run.epoch, len(run.splits.train[1])).to(run.device)
     every = probe_interval(config, len(order) * config.epochs)
-    loss = training_loss(config, run.device)
     model.train()
     for rows in order[run.step - run.epoch * len(order) :]:
-        augment = config.augment == "paper"
-        images = augmented(inputs, rows, seed=config.seed, epoch=run.epoch) if augment else inputs[rows]
-        batch = images, targets[rows]
+        batch = _batch(run, rows)
         probed = run.step % every == 0
         before = _probe(run, batch) if probed else math.nan
         if run.step == 0:
@@ -237,6 +242,13 @@ def _train_steps(run: Run, stop: Callable[[], bool]) -> bool:
         if stop():
             return True
     return False
+
+
+def _batch(run: Run, rows: Tensor) -> _Batch:
+    inputs, targets = run.splits.train
+    augment = run.config.augment == "paper"
+    images = augmented(inputs, rows, seed=run.config.seed, epoch=run.epoch) if augment else inputs[rows]
+    return images, targets[rows]
 
 
 def _order(config: TrainConfig, epoch: int, num_examples: int) -> Tensor:

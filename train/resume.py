@@ -90,7 +90,7 @@ def continue_from(run: Run, last: Checkpoint) -> None:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def steps_per_epoch(run: Run) -> int:

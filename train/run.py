@@ -74,6 +74,9 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, *, pretrain
     if config.weights and pretrained:
         load_weights_(model, config.weights)
     model.to(device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+        model.register_forward_pre_hook(_with_channels_last)  # where images enter, so that every pass has them so
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
@@ -139,6 +142,10 @@ def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the network {name} does not take images of {size}: {reason}") from error
     model.train()
+
+
+def _with_channels_last(_model: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (inputs[0].contiguous(memory_format=torch.channels_last),)
 
 
 def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> Method:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from train import loop, run
-from train import loss as train_loss
 from train.checkpoint import CheckpointError, content_hash, read, restore, save
 from train.config import METHODS, TrainConfig
 from train.data import batch_order, load
@@ -351,6 +350,7 @@ def test_a_half_epoch_that_does_not_add_up_is_refused(tiny, tmp_path, changes, m
         {"label_smoothing": 0.1},
         {"nesterov": True},
         {"ema": 0.5},
+        {"channels_last": True, "ema": 0.5},
         {"save_every": 1},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -369,7 +369,44 @@ def test_each_option_of_the_loop_resumes_bit_for_bit(tiny, tmp_path, changes):
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
     train(dataclasses.replace(config, **{name: getattr(tiny, name) for name in changes}), tmp_path / "plain")
     same = content_hash(read(tmp_path / "whole").model) == content_hash(read(tmp_path / "plain").model)
-    assert same == bool({"save_every", "ema"} & set(changes))
+    assert same == (changes.keys() <= {"save_every", "ema"})
+
+
+def test_channels_stay_innermost_in_every_pass_and_are_not_so_in_the_file(tmp_path, monkeypatch):
+    seen = set()
+
+    def watched(*args, **options):
+        model = build(*args, **options)
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_pre_hook(lambda conv, inputs, name=name: watch(name, conv, inputs[0]))
+        return model
+
+    def watch(name, conv, images):
+        formats = [x.is_contiguous(memory_format=torch.channels_last) for x in (images, conv.weight)]
+        seen.add((name, conv.training, len(images), *formats))
+
+    config = TrainConfig(data="digits32", method="agnostic-sam", batch_size=1000, epochs=1, ema=0.5)
+    train(config, tmp_path / "usual")
+    monkeypatch.setattr(run, "build", watched)
+    monkeypatch.setattr(run, "_check_images", lambda *args: None)  # before the model is laid out
+    train(dataclasses.replace(config, channels_last=True), tmp_path / "last")
+    assert {(training, size) for _, training, size, *_ in seen} == {
+        *((True, size) for size in (700, 300)),  # the parts, of the steps and of the probe
+        *((False, size) for size in (1024, 54, 359, 360)),  # chunks of the three parts
+    }
+    assert {formats for *_, first, second in seen for formats in [(first, second)]} == {(True, True)}
+    found, expected = read(tmp_path / "last").model, read(tmp_path / "usual").model
+    assert all(tensor.is_contiguous() for tensor in found.values())
+    assert all(torch.allclose(found[name], expected[name], atol=1e-3) for name in found)
+    splits = restore(read(tmp_path / "last"))[1]
+    laid_out = {
+        name: value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+        for name, value in found.items()
+    }
+    assert content_hash(laid_out) == content_hash(found)
+    loss = evaluate(restore(read(tmp_path / "last"))[0], splits.validation)[0]
+    assert loss == pytest.approx(lines(tmp_path / "last")[0]["val_loss"], rel=1e-5)
 
 
 def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
@@ -580,7 +617,7 @@ def test_divergence_in_a_later_epoch_keeps_the_epochs_before(tiny, tmp_path, mon
         return cross_entropy(model, batch) * (math.nan if len(calls) == 4 else 1.0)
 
     config = dataclasses.replace(tiny, probe_every=1000)
-    monkeypatch.setattr(train_loss, "cross_entropy", loss)
+    monkeypatch.setattr(loop, "training_loss", lambda *settings: loss)
     monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
     outcome = train(config, tmp_path / "run")
     assert (outcome.status, outcome.epoch, outcome.step) == ("diverged", 1, 3)
