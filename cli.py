@@ -280,6 +280,7 @@ def app() -> None:
 @click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
 @click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
 @click.option("--dry-run", is_flag=True, help="Print settings, parameters and steps; write nothing.")
+@click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, into the run's folder.")
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @_output_options("runs/METHOD-seedSEED; of a recipe, runs/RECIPE/METHOD-seedSEED")
 def train(
@@ -289,6 +290,7 @@ def train(
     preset: Preset | None,
     list_recipes: bool,
     dry_run: bool,
+    tensorboard: bool,
     download: bool,
     **options: str | float,
 ) -> Record:
@@ -310,7 +312,8 @@ def train(
     console.say(_plan_text(config))
     if download:
         _download(config)
-    outcome = _train(config, out, output, console)
+    with _events(out, wanted=tensorboard) as update:
+        outcome = _train(config, out, output, console, update)
     console.table(_outcome_text(outcome))
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
@@ -780,7 +783,16 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
 
-def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
+def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """What is called after each epoch, and at the end."""
+    if not wanted:
+        return contextlib.nullcontext(lambda: None)
+    from train.events import tensorboard_events
+
+    return tensorboard_events(out)
+
+
+def _train(config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None]) -> Outcome:
     from train import loop
 
     if config.device == "cuda":
@@ -793,8 +805,10 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -
             told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
             told += f", {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+            update()
 
         outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
+        update()  # of a run that was there already, too
         if outcome.status == "stopped":
             console.say(outcome.message)
     return outcome

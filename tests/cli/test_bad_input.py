@@ -123,6 +123,13 @@ def test_a_wrong_command_line_exits_2(landscape, landscape_json, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_tensorboard_that_is_missing_is_named_with_the_fix_before_anything_is_written(landscape, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = landscape("train", "--tensorboard", "--out", tmp_path / "run")
+    refused(done, 5, "tensorboard cannot be imported", "pip install -e '.[tensorboard]'")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_validation_part_that_the_run_has_not_is_refused(landscape, tmp_path):
     done = landscape("train", "--epochs", 1, "--val-fraction", 0, "--out", tmp_path / "run")
     assert "no best.pt: nothing was held out for validation" in done.out

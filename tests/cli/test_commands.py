@@ -35,6 +35,16 @@ def test_averaged_weights_are_measured_as_any_checkpoint(landscape, tmp_path):
     assert "ema" in done.out
 
 
+def test_train_writes_events_for_tensorboard_where_it_is_there(landscape, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install -e '.[tensorboard]'")
+    words = ("train", "--epochs", 1, "--out", tmp_path / "run")
+    for more in (("--tensorboard",), ("--tensorboard", "--resume")):
+        done = landscape(*words, *more)
+        assert done.code == 0, done.err
+        assert len(list((tmp_path / "run/tensorboard").glob("events.out.tfevents.*"))) == 1
+    assert landscape("report", tmp_path / "run").code == 3  # no results: events are none
+
+
 def test_surface_measures_all_checkpoints_on_one_raw_plane(landscape, runs):
     done = landscape("surface", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL)
     assert done.code == 0, done.err
