@@ -49,9 +49,9 @@ class UnsafeCheckpointError(CheckpointError):
 class Checkpoint:
     """A run after `epoch` whole epochs and `step` steps; epoch 0 is the initialisation.
 
-    `optimizer` is the state of the method, the base optimizer's inside it. `schedule` has `so_far` where the last steps
-    are of an epoch that is not whole; `metrics` are those after the last whole one. `data` names the data, its sizes,
-    its content hash and the training labels that were changed. `versions` says what wrote it.
+    `optimizer` is the state of the method, with the base optimizer's and the average. `schedule` has `so_far`
+    where the last steps are of an epoch that is not whole; `metrics` are of the last whole one. `data` names the data,
+    its sizes, its content hash and the changed training labels. `versions` says what wrote it.
     """
 
     config: TrainConfig
