@@ -55,7 +55,7 @@ def continue_from(run: Run, last: Checkpoint) -> None:
         raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
     if not last.optimizer:
         raise checkpoints.CheckpointError(
-            f"{run.folder}/last.pt holds an average of weights (an ema.pt), which nothing can be continued from"
+            f"{run.folder}/last.pt cannot be continued from: it is an ema.pt, an average of weights without the rest"
         )
     unfit = checkpoints.misfits(run.model.state_dict(), last.model)
     steps, so_far = steps_per_epoch(run), last.schedule.get("so_far")

@@ -292,7 +292,15 @@ def test_a_demo_with_other_settings_says_how_to_go_on(landscape, demo):
 def test_a_signal_in_training_ends_it_after_the_step_and_the_printed_command_goes_on(tmp_path, number, code, word):
     words = ["--epochs", "3", "--batch-size", "64", "--seed", "5"]  # 16 steps an epoch
     command = [sys.executable, "-m", "cli", "train", *words, "--out"]
-    process = subprocess.Popen([*command, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
+    )
     wait_for(tmp_path / "run/best.pt")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -321,7 +329,8 @@ def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypat
                 signal.raise_signal(number)
                 seen.append(stop())
 
-    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    handlers = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         signalled(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -329,9 +338,10 @@ def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypat
         with pytest.raises(KeyboardInterrupt):
             signalled(signal.SIGINT, signal.SIGINT, signal.SIGTERM)  # the second at once
         assert seen == [False, False, True, True]
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
     finally:
-        signal.signal(signal.SIGTERM, previous)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def wait_for(path):
