@@ -192,6 +192,7 @@ _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
     "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
     "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
+    "val_fraction": "Of the training part, held out for validation; 0: none (then no best.pt).",
     "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
@@ -202,6 +203,7 @@ _TRAIN_HELP = {
     "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
     "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
     "momentum": "Of SGD underneath every method.",
+    "nesterov": "Take that momentum as Nesterov does.",
     "weight_decay": "Of SGD underneath every method.",
     "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
     "rho1": "Ascent radius of agnostic-sam.",
@@ -210,12 +212,15 @@ _TRAIN_HELP = {
     "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch.",
     "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
     "same_rng": "The same dropout masks in all passes of a step.",
+    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
     "label_noise": "Fraction of training labels changed to another class.",
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
     "device": "auto, cpu or cuda.",
     "eta": "What ASAM adds to the size of a weight.",
     "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
+    "channels_last": "Lay images and weights out with the channels innermost.",
+    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
     "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
@@ -287,6 +292,7 @@ def app(context: click.Context) -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Print settings, parameters, steps and an estimate of their time; write nothing."
 )
+@click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, into the run's folder.")
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @_output_options("runs/METHOD-seedSEED; of a recipe, runs/RECIPE/METHOD-seedSEED")
 def train(
@@ -296,6 +302,7 @@ def train(
     preset: Preset | None,
     list_recipes: bool,
     dry_run: bool,
+    tensorboard: bool,
     download: bool,
     **options: str | float,
 ) -> Record:
@@ -317,7 +324,8 @@ def train(
     console.say(_plan_text(config))
     if download:
         _download(config)
-    outcome = _train(config, out, output, console)
+    with _events(out, wanted=tensorboard) as update:
+        outcome = _train(config, out, output, console, update)
     console.table(_outcome_text(outcome))
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
@@ -776,27 +784,49 @@ def _objective(one: _Opened, split: str, device: str) -> Objective:
     from landscape.objective import Objective
 
     inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(targets):
+        raise _CommandError(
+            2,
+            f"{one.path} was trained without a validation part (val_fraction 0)",
+            "Training and test part can be measured on",
+        )
     batches = _Batches(inputs.to(torch.device(device)), targets.to(device))
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
 
-def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
+def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """What is called after each epoch, and at the end."""
+    if not wanted:
+        return contextlib.nullcontext(lambda: None)
+    from train.events import tensorboard_events
+
+    return tensorboard_events(out)
+
+
+def _train(config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None]) -> Outcome:
     from train import loop
     from train.distributed import joined
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, joined(config.device) as workers:
+    with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(_processes_text(config, workers.size))
 
         def progress(at: Progress) -> None:
-            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
-            told = f"loss {math.nan if loss is None else loss:.3f}, validation {100 * accuracy:.1f} %"
+            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
+            told = f"loss {math.nan if loss is None else loss:.3f}"
+            told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
+            told += f", {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+            update()
 
-        return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
+        outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
+        update()  # of a run that was there already, too
+        if outcome.status == "stopped":
+            console.say(outcome.message)
+    return outcome
 
 
 def _config(recipe: str | None, preset: Preset | None, options: dict[str, str | float]) -> TrainConfig:
@@ -929,13 +959,20 @@ def _outcome_text(outcome: Outcome) -> str:
     if outcome.test_accuracy is None:
         return f"{line}epoch {outcome.epoch}, before it diverged"
     loss = metrics["train_loss"]
-    best = outcome.folder / "best.pt"
-    return (
-        f"{line}test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
+    line += (
+        f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
         f"train loss {math.nan if loss is None else loss:.3g}\n"
-        f"saved {_shown(best)}   best validation accuracy {100 * (metrics['best_val_accuracy'] or 0):.1f} %, "
-        f"at epoch {metrics['best_epoch'] or 0:.0f}"
     )
+    average = metrics.get("ema_test_accuracy")
+    if average is not None:
+        line += (
+            f"saved {_shown(outcome.folder / 'ema.pt')}   test accuracy of the averaged weights {100 * average:.1f} %\n"
+        )
+    if metrics["best_epoch"] is None:
+        return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
+    best = 100 * (metrics["best_val_accuracy"] or 0)
+    at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
+    return f"{line}saved {_shown(outcome.folder / 'best.pt')}   {at}"
 
 
 def _outcome_record(outcome: Outcome, seconds: float) -> Record:
@@ -1011,11 +1048,16 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
             chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
             trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
+
+
+def _option(name: str, value: Json) -> list[str]:
+    option = name.replace("_", "-")
+    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
 
 
 def _writable(out: Path) -> None:
@@ -1092,7 +1134,7 @@ def _counting(console: _Console) -> Iterator[Count]:
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
-    state = {"what": "", "last": time.monotonic(), "started": time.monotonic()}
+    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
 
     def count(what: str, unit: str, done: int, total: int | None) -> None:
         now, name = time.monotonic(), what.split(",")[0]
@@ -1102,14 +1144,17 @@ def _counting(console: _Console) -> Iterator[Count]:
             for bar in bars.values():
                 bar.close()
             bars.clear()
-            state.update(what=name, started=now)
+            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
-            bar = bars.setdefault(name, tqdm(total=total, unit=f" {unit}", leave=False, file=sys.stderr))
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-        elif now - cast(float, state["last"]) >= 10:
-            left = (now - cast(float, state["started"])) * ((total or 0) - done) / max(done, 1)
-            told = f"{done}/{total} {unit}, about {left:.0f} s left" if total else f"{done} {unit}"
+            if name not in bars:
+                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
+            bars[name].set_description(what, refresh=False)
+            bars[name].update(done - bars[name].n)
+        elif now - state["last"] >= 10:
+            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
+            if total and done > state["first"]:
+                left = (now - state["started"]) * (total - done) / (done - state["first"])
+                told += f", about {left:.0f} s left"
             click.echo(f"{what}: {told}", err=True)
             state["last"] = now
 
@@ -1159,8 +1204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code != 2 and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        if code in (130, 143) and words[0] == "train":
-            hint = "whole epochs are kept: --resume goes on"
+        if code in (130, 143) and words[0] in ("train", "demo"):
+            hint = f"landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
                 _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
@@ -1222,6 +1267,37 @@ def _strict(value: Json) -> Json:
     if isinstance(value, list):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _words_to_go_on(words: list[str]) -> list[str]:
+    kept = [word for word in words if word not in ("--force", "--resume")]
+    return [*kept, "--resume"] if words[0] == "train" else kept  # a demo goes on by itself
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, a first SIGINT or SIGTERM is only noted, and raised at the end; a second one is raised at once."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise _raised_by(number)
+
+    # one that the caller ignores, as a shell does for what it starts in the background, stays ignored
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if noted:
+        raise _raised_by(noted[0])
+
+
+def _raised_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else _Terminated()
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

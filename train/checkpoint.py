@@ -48,10 +48,11 @@ class UnsafeCheckpointError(CheckpointError):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
-    """A run after `epoch` epochs and `step` steps; epoch 0 is the initialisation.
+    """A run after `epoch` whole epochs and `step` steps; epoch 0 is the initialisation.
 
-    `optimizer` is the state of the method, the base optimizer's inside it. `data` names the data, its sizes, its
-    content hash and the training labels that were changed. `versions` says what wrote it.
+    `optimizer` is the state of the method, with the base optimizer's and the average. `schedule` has `so_far`
+    where the last steps are of an epoch that is not whole; `metrics` are of the last whole one. `data` names the data,
+    its sizes, its content hash and the changed training labels. `versions` says what wrote it.
     """
 
     config: TrainConfig

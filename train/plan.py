@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from train.config import DATA, TrainConfig
-from train.data import data_root, load, record
+from train.data import data_root, load, num_held_out, record
 from train.methods import ASAM
 from train.models import build
 from train.run import gradients_per_step
 
+_ONE_PIECE = ("digits", "digits32")  # of the sets with a name; all others have a test part
 _SHAPES = {  # of an image of the sets with a name; all others are (3, 224, 224)
     "digits": (1, 8, 8),
     **dict.fromkeys(("mnist", "fashion-mnist", "kmnist"), (1, 28, 28)),
@@ -93,7 +94,11 @@ def _scaled_names(model: nn.Module) -> tuple[str, ...]:
 def _sizes(config: TrainConfig) -> tuple[int, int, tuple[int, int, int]]:
     known, shape = record(config.data, data_root(config.data_root)), published_shape(config.data)
     if known.sizes is not None and known.num_classes is not None and shape is not None:
-        return known.sizes[0], known.num_classes, shape
+        num_train = known.sizes[0]
+        if config.val_fraction != TrainConfig.val_fraction:
+            num_train += known.sizes[1]
+            num_train -= num_held_out(num_train, config.val_fraction, one_piece=config.data in _ONE_PIECE)
+        return num_train, known.num_classes, shape
     splits = load(config)
     _, channels, height, width = splits.train[0].shape
     return len(splits.train[1]), splits.num_classes, (channels, height, width)

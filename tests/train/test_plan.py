@@ -6,7 +6,8 @@ import torch
 
 from train import loop, recipes
 from train.config import METHODS, TrainConfig
-from train.data import load
+from train.data import load, num_held_out
+from train.data.sets import DATA_SETS
 from train.models import build
 from train.plan import plan, published_shape, size_warning
 
@@ -61,6 +62,27 @@ def test_what_the_warning_says_of_the_two_stems_is_so(stem, side):
     with torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
     assert seen[0][2:] == (side, side)
+
+
+@pytest.mark.parametrize(
+    ("data", "fraction", "expected"),
+    [
+        ("digits", 0, 1437),
+        ("cifar10", 0, 50_000),
+        ("cifar10", 0.2, 40_000),
+        ("flowers102", 0, 2_040),
+        ("imagenet", 0, 1_281_167),
+    ],
+)
+def test_the_plan_counts_what_is_not_held_out(data, fraction, expected):
+    assert plan(TrainConfig(data=data, val_fraction=fraction)).num_train == expected
+
+
+def test_by_default_the_published_sizes_are_those_of_the_split():
+    for name, data_set in DATA_SETS.items():
+        given, one_piece = data_set.sizes[0] + data_set.sizes[1], name.startswith("digits")
+        held_out = num_held_out(sum(data_set.sizes) if one_piece else given, 0.1, one_piece=one_piece)
+        assert data_set.sizes[:2] == (given - held_out, held_out), name
 
 
 def test_own_data_is_counted(tmp_path):
