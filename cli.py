@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,7 @@ import time
 import traceback
 import warnings
 import webbrowser
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from train.data import Images, Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
+    from train.plan import Plan
     from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
@@ -200,6 +203,7 @@ _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
     "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
     "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
+    "val_fraction": "Of the training part, held out for validation; 0: none (then no best.pt).",
     "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
@@ -210,6 +214,7 @@ _TRAIN_HELP = {
     "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
     "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
     "momentum": "Of SGD underneath every method.",
+    "nesterov": "Take that momentum as Nesterov does.",
     "weight_decay": "Of SGD underneath every method.",
     "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
     "rho1": "Ascent radius of agnostic-sam.",
@@ -218,12 +223,15 @@ _TRAIN_HELP = {
     "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch.",
     "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
     "same_rng": "The same dropout masks in all passes of a step.",
+    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
     "label_noise": "Fraction of training labels changed to another class.",
     "seed": "Decides initial weights and order of the data.",
     "data_seed": "Decides the split and the label noise.",
     "device": "auto, cpu or cuda.",
     "eta": "What ASAM adds to the size of a weight.",
     "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
+    "channels_last": "Lay images and weights out with the channels innermost.",
+    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
     "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
     "probe_radius": "Radius of the congruence probe, the same for every method.",
     "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
@@ -292,7 +300,10 @@ def app(context: click.Context) -> None:
 @click.option("--recipe", help="An experiment of the paper (--list-recipes): its settings, but for those given here.")
 @click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
 @click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
-@click.option("--dry-run", is_flag=True, help="Print settings, parameters and steps; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings, parameters, steps and an estimate of their time; write nothing."
+)
+@click.option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard as well, into the run's folder.")
 @click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
 @_output_options("runs/METHOD-seedSEED; of a recipe, runs/RECIPE/METHOD-seedSEED")
 def train(
@@ -302,6 +313,7 @@ def train(
     preset: Preset | None,
     list_recipes: bool,
     dry_run: bool,
+    tensorboard: bool,
     download: bool,
     **options: str | float,
 ) -> Record:
@@ -323,7 +335,8 @@ def train(
     console.say(_plan_text(config))
     if download:
         _download(config)
-    outcome = _train(config, out, output, console)
+    with _events(out, wanted=tensorboard) as update:
+        outcome = _train(config, out, output, console, update)
     console.table(_outcome_text(outcome))
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
@@ -1047,6 +1060,12 @@ def _chosen(one: _Opened, split: str, examples: int | None = None, seed: int = 0
     from train.streams import generator
 
     inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(targets):
+        raise _CommandError(
+            2,
+            f"{one.path} was trained without a validation part (val_fraction 0)",
+            "Training and test part can be measured on",
+        )
     if examples is None:
         return inputs, targets
     if examples > len(targets):
@@ -1071,22 +1090,38 @@ def _objective(
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
 
-def _train(config: TrainConfig, out: Path, output: _Output, console: _Console) -> Outcome:
+def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """What is called after each epoch, and at the end."""
+    if not wanted:
+        return contextlib.nullcontext(lambda: None)
+    from train.events import tensorboard_events
+
+    return tensorboard_events(out)
+
+
+def _train(config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None]) -> Outcome:
     from train import loop
     from train.distributed import joined
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, joined(config.device) as workers:
+    with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(_processes_text(config, workers.size))
 
         def progress(at: Progress) -> None:
-            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"] or 0.0
-            told = f"loss {math.nan if loss is None else loss:.3f}, validation {100 * accuracy:.1f} %"
+            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
+            told = f"loss {math.nan if loss is None else loss:.3f}"
+            told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
+            told += f", {at.images_per_second:,.0f} images/s"
             count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+            update()
 
-        return loop.train(config, out, resume=output.resume, force=output.force, progress=progress)
+        outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
+        update()  # of a run that was there already, too
+        if outcome.status == "stopped":
+            console.say(outcome.message)
+    return outcome
 
 
 def _config(recipe: str | None, preset: Preset | None, options: dict[str, str | float]) -> TrainConfig:
@@ -1132,17 +1167,60 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
 
     with _as_usage_error():
         found = plan(config)
-    console.table(
-        f"{config.to_toml()}\n"
-        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes\n"
-        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}\n"
-        f"{found.num_gradients:.4g} gradients of a whole batch per step\n"
-        f"would write {_shown(out)}"
+    timing, told = _timing(config, found)
+    lines = [
+        config.to_toml(),
+        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes",
+        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}",
+        f"{found.num_gradients:.4g} gradients of a whole batch per step",
+        *([_scaled_text(found.scaled_names, config.eta)] if found.scaled_names else []),
+        told,
+        *([f"warning: {found.warning}"] if found.warning else []),
+        f"would write {_shown(out)}",
+    ]
+    console.table("\n".join(lines))
+    return {"settings": cast(Json, config.to_dict()), **cast("Record", vars(found)), "timing": timing, "out": str(out)}
+
+
+def _timing(config: TrainConfig, plan: Plan) -> tuple[Record | None, str]:
+    """What the steps of a run would take, as a record and as a line; without the device, none and why."""
+    from train.run import SettingsError, device_of
+    from train.timing import time_steps
+
+    try:
+        device_of(config.device)
+    except SettingsError as error:
+        return None, f"time not estimated: {error}"
+    found = time_steps(config, image_shape=plan.image_shape, num_classes=plan.num_classes)
+    seconds = plan.num_steps * found.seconds_per_step
+    times = found.batch_size / found.timed_batch_size
+    scaled = f", times {times:.3g}" if times > 1 else ""
+    unfit = f" ({found.too_large} did not fit into memory)" if found.too_large else ""
+    told = (
+        f"about {_duration(seconds)} of steps on {found.device}, {found.seconds_per_step:.3g} s each: an estimate from "
+        f"{found.num_timed} on {found.timed_batch_size} random images{scaled}{unfit}; reading images, probes and "
+        "evaluation come on top"
     )
-    return {"settings": cast(Json, config.to_dict()), **vars(found), "out": str(out)}
+    return {**vars(found), "seconds": seconds}, told
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _scaled_text(names: Sequence[str], eta: float) -> str:
+    """How many parameters ASAM scales and which, those that differ in their numbers alone as one."""
+    kinds = Counter(re.sub(r"\d+", "*", name) for name in names)
+    listed = ", ".join(f"{num} {kind}" if num > 1 else kind for kind, num in kinds.items())
+    return f"asam scales {len(names)} parameters by |theta| + {eta:g}: {listed} (* is a number; --json names each)"
 
 
 def _plan_text(config: TrainConfig) -> str:
+    from train.plan import published_shape, size_warning
+
     settings = config.to_dict()
     radii = {
         "sgd": [],
@@ -1152,9 +1230,11 @@ def _plan_text(config: TrainConfig) -> str:
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
+    shape = published_shape(config.data)
+    warning = size_warning(config.model, shape) if shape else ""
     return (
         f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
-        f"{config.epochs} epochs, seed {config.seed}, {config.device}"
+        f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
 
@@ -1174,13 +1254,20 @@ def _outcome_text(outcome: Outcome) -> str:
     if outcome.test_accuracy is None:
         return f"{line}epoch {outcome.epoch}, before it diverged"
     loss = metrics["train_loss"]
-    best = outcome.folder / "best.pt"
-    return (
-        f"{line}test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
+    line += (
+        f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
         f"train loss {math.nan if loss is None else loss:.3g}\n"
-        f"saved {_shown(best)}   best validation accuracy {100 * (metrics['best_val_accuracy'] or 0):.1f} %, "
-        f"at epoch {metrics['best_epoch'] or 0:.0f}"
     )
+    average = metrics.get("ema_test_accuracy")
+    if average is not None:
+        line += (
+            f"saved {_shown(outcome.folder / 'ema.pt')}   test accuracy of the averaged weights {100 * average:.1f} %\n"
+        )
+    if metrics["best_epoch"] is None:
+        return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
+    best = 100 * (metrics["best_val_accuracy"] or 0)
+    at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
+    return f"{line}saved {_shown(outcome.folder / 'best.pt')}   {at}"
 
 
 def _outcome_record(outcome: Outcome, seconds: float) -> Record:
@@ -1260,11 +1347,16 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
             chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
             trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
+
+
+def _option(name: str, value: Json) -> list[str]:
+    option = name.replace("_", "-")
+    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
 
 
 def _writable(out: Path) -> None:
@@ -1341,7 +1433,7 @@ def _counting(console: _Console) -> Iterator[Count]:
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}
-    state = {"what": "", "last": time.monotonic(), "started": time.monotonic()}
+    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
 
     def count(what: str, unit: str, done: int, total: int | None) -> None:
         now, name = time.monotonic(), what.split(",")[0]
@@ -1351,14 +1443,17 @@ def _counting(console: _Console) -> Iterator[Count]:
             for bar in bars.values():
                 bar.close()
             bars.clear()
-            state.update(what=name, started=now)
+            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
-            bar = bars.setdefault(name, tqdm(total=total, unit=f" {unit}", leave=False, file=sys.stderr))
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-        elif now - cast(float, state["last"]) >= 10:
-            left = (now - cast(float, state["started"])) * ((total or 0) - done) / max(done, 1)
-            told = f"{done}/{total} {unit}, about {left:.0f} s left" if total else f"{done} {unit}"
+            if name not in bars:
+                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
+            bars[name].set_description(what, refresh=False)
+            bars[name].update(done - bars[name].n)
+        elif now - state["last"] >= 10:
+            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
+            if total and done > state["first"]:
+                left = (now - state["started"]) * (total - done) / (done - state["first"])
+                told += f", about {left:.0f} s left"
             click.echo(f"{what}: {told}", err=True)
             state["last"] = now
 
@@ -1408,10 +1503,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code != 2 and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        if code in (130, 143) and words[0] == "train":
-            hint = "whole epochs are kept: --resume goes on"
         if code in (130, 143) and words[0] == "surface":
             hint = "measured points are kept: --resume goes on"
+        if code in (130, 143) and words[0] in ("train", "demo"):
+            hint = f"landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
                 _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
@@ -1482,6 +1577,37 @@ def _strict(value: Json) -> Json:
     if isinstance(value, list):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _words_to_go_on(words: list[str]) -> list[str]:
+    kept = [word for word in words if word not in ("--force", "--resume")]
+    return [*kept, "--resume"] if words[0] == "train" else kept  # a demo goes on by itself
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, a first SIGINT or SIGTERM is only noted, and raised at the end; a second one is raised at once."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            raise _raised_by(number)
+
+    # one that the caller ignores, as a shell does for what it starts in the background, stays ignored
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield lambda: bool(noted)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if noted:
+        raise _raised_by(noted[0])
+
+
+def _raised_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else _Terminated()
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

@@ -29,7 +29,7 @@ from train.config import TrainConfig
 from train.data import Splits, load, splits_hash
 from train.data import content_hash as tensors_hash
 from train.distributed import workers
-from train.models import build
+from train.models import build, library_of
 
 FORMAT = 1
 _NUM_NAMED = 5
@@ -48,10 +48,11 @@ class UnsafeCheckpointError(CheckpointError):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Checkpoint:
-    """A run after `epoch` epochs and `step` steps; epoch 0 is the initialisation.
+    """A run after `epoch` whole epochs and `step` steps; epoch 0 is the initialisation.
 
-    `optimizer` is the state of the method, the base optimizer's inside it. `data` names the data, its sizes, its
-    content hash and the training labels that were changed. `versions` says what wrote it.
+    `optimizer` is the state of the method, with the base optimizer's and the average. `schedule` has `so_far`
+    where the last steps are of an epoch that is not whole; `metrics` are of the last whole one. `data` names the data,
+    its sizes, its content hash and the changed training labels. `versions` says what wrote it.
     """
 
     config: TrainConfig
@@ -143,9 +144,10 @@ def describe_data(config: TrainConfig, splits: Splits) -> State:
     }
 
 
-def versions_here() -> dict[str, str]:
+def versions_here(config: TrainConfig) -> dict[str, str]:
     """Versions of the libraries, and the number of threads and of processes, that decide a run's last bits."""
-    names = ("torch", "numpy", "scikit-learn")
+    library = library_of(config.model)
+    names = ("torch", "numpy", "scikit-learn", *([library] if library else []))
     versions = {name: str(importlib.metadata.version(name)) for name in names}
     several = {"processes": str(workers().size)} if workers().size > 1 else {}
     return versions | {"threads": str(torch.get_num_threads())} | several

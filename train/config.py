@@ -59,10 +59,13 @@ class TrainConfig:
 
     `weights` is a file of pretrained weights to start from, or empty. `data` is a name, imagefolder:PATH or npz:PATH;
     `data_root` is the folder of those with a name ("": $LANDSCAPE_DATA, else ~/.cache/landscape/data). `augment`
-    "paper" changes training images as arXiv:2406.07107 does.
+    "paper" changes training images as arXiv:2406.07107 does. `val_fraction` of the training part, at most 10,000
+    examples, is held out for validation where the data has no validation part of its own; 0 trains on all of it. Data
+    in one piece is split 60/20/20, with 0 into 80/0/20.
 
-    `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py). `label_smoothing` is of the
-    training loss only; every loss that is reported is plain cross-entropy.
+    `lr` follows `schedule` after `warmup_epochs` of linear warm-up (train/schedule.py); `momentum`, `nesterov` and
+    `weight_decay` are those of torch's SGD underneath every method. `label_smoothing` is of the training loss only;
+    every loss that is reported is plain cross-entropy.
 
     `rho` is the radius of "sam", "sam-subset" and "asam" (whose paper takes 0.5), `eta` what "asam" adds to the size of
     a weight; `rho1`, `rho2` are the radii of the Agnostic-SAM methods. `split_ratio` is the share of a batch that is
@@ -70,9 +73,13 @@ class TrainConfig:
     (m-sharpness; 0: the whole batch), on however many processes; without it `sam_sync` says whether several processes
     perturb together ("global", as one process would) or each by itself ("local"). With `same_rng` all passes of a step
     draw the same dropout masks. `label_noise` is the fraction of training labels that are changed. `data_seed`
-    governs split and noise, `seed` the rest. `precision` is that of the passes, by autocast; weights are float32. The
-    congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps) at radius
-    `probe_radius`. `save_every` epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
+    governs split and noise, `seed` the rest.
+
+    `ema` is the decay per step of an average of the weights, kept as ema.pt and measured beside them (train/ema.py; 0:
+    none). `precision` is that of the passes, by autocast; weights are float32. `channels_last` lays images and weights
+    out with the channels innermost, `compile` compiles the passes of the steps (train/compiled.py): both change the
+    last bits. The congruence probe runs every `probe_every` steps (0: about 160 probes a run, at least every 100 steps)
+    at radius `probe_radius`. `save_every` epochs a checkpoint of its own is kept as epoch-0010.pt (0: none).
 
     Raises:
         ValueError: If a value is out of its range, of the wrong type, or not one of the choices.
@@ -93,6 +100,7 @@ class TrainConfig:
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = "cosine"
     warmup_epochs: int = 0
@@ -105,13 +113,17 @@ class TrainConfig:
     m: int = 0
     sam_sync: str = "global"
     same_rng: bool = False
+    ema: float = 0.0
     data_root: str = ""
+    val_fraction: float = 0.1
     augment: str = "none"
     label_noise: float = 0.0
     seed: int = 0
     data_seed: int = 0
     device: str = "cpu"
     precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     probe_every: int = 0
     probe_radius: float = 0.05
     save_every: int = 0
@@ -128,9 +140,10 @@ class TrainConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < _LARGEST_SEED, "at least 0 and below 2**63")
-        for name in ("momentum", "label_noise", "label_smoothing"):
+        for name in ("momentum", "label_noise", "label_smoothing", "val_fraction", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("momentum", self.momentum, self.momentum > 0 or not self.nesterov, "above 0 with nesterov")
         wanted = f"at least 0 and below epochs ({self.epochs})"
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < self.epochs, wanted)
         _check(

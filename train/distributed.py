@@ -88,6 +88,13 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.size == 1:
+            return here
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return bool(self.summed(torch.tensor(float(here), device=device)))
+
     def gathered(self, value: T) -> list[T]:
         """The `value` of every process, in their order."""
         values: list[T] = [value] * self.size

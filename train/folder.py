@@ -1,4 +1,4 @@
-"""The folder of a run: config.toml, metrics.jsonl, last.pt, best.pt, epoch-*.pt; who may write, where it goes on."""
+"""The folder of a run: config.toml, metrics.jsonl, *.pt; who may write, where it goes on."""
 
 from __future__ import annotations
 
@@ -79,9 +79,10 @@ def epoch_file(epoch: int) -> str:
 
 
 def _run_files(folder: Path) -> list[Path]:
-    names = ("config.toml", "metrics.jsonl", "last.pt", "best.pt")
+    names = ("config.toml", "metrics.jsonl", "last.pt", "best.pt", "ema.pt")
     kept = [path for path in sorted(folder.glob("epoch-*.pt")) if re.fullmatch(r"epoch-\d{4,}\.pt", path.name)]
-    return [folder / name for name in names if (folder / name).exists()] + kept
+    events = sorted(folder.glob("tensorboard/events.out.tfevents.*"))
+    return [folder / name for name in names if (folder / name).exists()] + kept + events
 
 
 def _refuse_other_settings(config: TrainConfig, found: TrainConfig, folder: Path) -> None:

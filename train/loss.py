@@ -9,34 +9,41 @@ import torch
 from torch import Tensor, nn
 
 from train.config import TrainConfig
-from train.metrics import cross_entropy
 from train.precision import SMALLEST_COSINE, RoundedPerturbationWarning, surviving_perturbation
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
 
 _Batch = tuple[Tensor, Tensor]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def training_loss(config: TrainConfig, device: torch.device) -> Callable[[nn.Module, _Batch], Tensor]:
+def plain(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The network's outputs, as it computes them by itself."""
+    outputs: Tensor = model(inputs)
+    return outputs
+
+
+def training_loss(
+    config: TrainConfig, device: torch.device, forward: Forward = plain
+) -> Callable[[nn.Module, _Batch], Tensor]:
     """Mean cross-entropy of a batch, with the label smoothing and precision of the settings."""
     if config.precision == "fp32":
-        return _loss_in_float32(config)
+        return _loss_in_float32(config, forward)
 
     def autocast_loss(model: nn.Module, batch: _Batch) -> Tensor:
         with torch.autocast(device.type, dtype=_AUTOCAST[config.precision]):
-            logits = model(batch[0])
+            logits = forward(model, batch[0])
         return nn.functional.cross_entropy(logits.float(), batch[1], label_smoothing=config.label_smoothing)
 
     return autocast_loss
 
 
-def _loss_in_float32(config: TrainConfig) -> Callable[[nn.Module, _Batch], Tensor]:
-    if not config.label_smoothing:
-        return cross_entropy
+def _loss_in_float32(config: TrainConfig, forward: Forward = plain) -> Callable[[nn.Module, _Batch], Tensor]:
+    def loss(model: nn.Module, batch: _Batch) -> Tensor:
+        logits = forward(model, batch[0])
+        return nn.functional.cross_entropy(logits, batch[1], label_smoothing=config.label_smoothing)
 
-    def smoothed_loss(model: nn.Module, batch: _Batch) -> Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=config.label_smoothing)
-
-    return smoothed_loss
+    return loss
 
 
 def warn_of_rounding(config: TrainConfig, model: nn.Module, batch: _Batch) -> None:

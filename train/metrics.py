@@ -2,8 +2,8 @@
 
 `epoch` counts from 1. `seconds` is the training time so far, probes and evaluation left out; `num_gradients` the
 gradient evaluations so far, in units of one gradient over the whole batch. Losses and accuracies are of the weights
-after the epoch, in eval mode, over whole parts, with the training labels as trained. null stands for what was not
-measured or is not finite.
+after the epoch (`ema_`: of their average), in eval mode, over whole parts, with the training labels as trained. null
+stands for what was not measured or is not finite: `val_` without a validation part, `ema_` without an average.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ METRIC_NAMES = (
     "train_accuracy",
     "val_loss",
     "val_accuracy",
+    "ema_val_loss",
+    "ema_val_accuracy",
     "learning_rate",
     "seconds",
     "num_gradients",

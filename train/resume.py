@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+from torch import Tensor, nn
 
 from train import checkpoint as checkpoints
-from train.checkpoint import Checkpoint
+from train.checkpoint import Checkpoint, State
 from train.folder import keep_metrics
 from train.run import Run
 
 
 def checkpoint_of(run: Run) -> Checkpoint:
-    """The run as it is now."""
+    """The run as it is now. Within an epoch it holds that epoch so far: its probes, and the seconds until here."""
+    schedule: State = {"name": run.config.schedule, "epochs": run.config.epochs, "next_epoch": run.epoch}
+    if run.step != run.epoch * steps_per_epoch(run):
+        schedule["so_far"] = {"probes": [list(pair) for pair in run.probes], "seconds": run.seconds}
+    optimizer = run.method.state_dict()
+    if run.scaler is not None:
+        optimizer["scaler"] = run.scaler.state_dict()
+    if run.average is not None:
+        optimizer["ema"] = _weights(run.average)
     mine = {"cpu": torch.get_rng_state()}
     if run.device.type == "cuda":
         mine["cuda"] = torch.cuda.get_rng_state(run.device)
@@ -22,16 +33,21 @@ def checkpoint_of(run: Run) -> Checkpoint:
     }
     return Checkpoint(
         config=run.config,
-        model={name: tensor.detach().cpu() for name, tensor in run.model.state_dict().items()},
-        optimizer=run.method.state_dict() | ({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
-        schedule={"name": run.config.schedule, "epochs": run.config.epochs, "next_epoch": run.epoch},
+        model=_weights(run.model),
+        optimizer=optimizer,
+        schedule=schedule,
         rng=rng,
         data=run.data,
         epoch=run.epoch,
         step=run.step,
         metrics=run.metrics,
-        versions=checkpoints.versions_here(),
+        versions=checkpoints.versions_here(run.config),
     )
+
+
+def averaged(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the average of the weights in their place: to be measured, not to go on from."""
+    return dataclasses.replace(checkpoint, model=checkpoint.optimizer["ema"], optimizer={})
 
 
 def continue_from(run: Run, last: Checkpoint) -> None:
@@ -42,9 +58,13 @@ def continue_from(run: Run, last: Checkpoint) -> None:
     """
     if last.data.get("hash") != run.data["hash"]:
         raise checkpoints.CheckpointError(f"{run.folder}: the data is not what the run was started with")
+    if not last.optimizer:
+        raise checkpoints.CheckpointError(
+            f"{run.folder}/last.pt cannot be continued from: it is an ema.pt, an average of weights without the rest"
+        )
     unfit = checkpoints.misfits(run.model.state_dict(), last.model)
-    steps = len(run.splits.train[1]) // run.config.batch_size
-    if last.step != last.epoch * steps:
+    steps, so_far = steps_per_epoch(run), last.schedule.get("so_far")
+    if not 0 <= last.step - last.epoch * steps <= (steps if so_far else 0):
         unfit.append(f"step {last.step} of epoch {last.epoch}, with {steps} steps an epoch")
     if unfit:
         raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {'; '.join(unfit)}")
@@ -53,6 +73,8 @@ def continue_from(run: Run, last: Checkpoint) -> None:
         run.method.load_state_dict(last.optimizer)
         if run.scaler is not None:
             run.scaler.load_state_dict(last.optimizer["scaler"])
+        if run.average is not None:
+            run.average.load_state_dict(last.optimizer["ema"])
         for group in run.optimizer.param_groups:
             for param in group["params"]:
                 buffer = run.optimizer.state[param].get("momentum_buffer")
@@ -65,15 +87,27 @@ def continue_from(run: Run, last: Checkpoint) -> None:
             torch.cuda.set_rng_state(last.rng[f"cuda{of}"], run.device)
         if not {"best_epoch", "best_val_accuracy"} <= set(last.metrics):
             raise KeyError("best_val_accuracy")
+        if so_far:
+            run.probes = [(float(before), float(after)) for before, after in so_far["probes"]]
+            run.seconds = float(so_far["seconds"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise checkpoints.CheckpointError(f"{run.folder}/last.pt cannot be continued from: {error}") from error
     run.epoch, run.step, run.metrics = last.epoch, last.step, dict(last.metrics)
-    run.seconds = run.workers.from_first(lambda: keep_metrics(run.folder, last.epoch))
+    run.seconds = max(run.seconds, run.workers.from_first(lambda: keep_metrics(run.folder, last.epoch)))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def steps_per_epoch(run: Run) -> int:
+    """How many whole batches an epoch has."""
+    return len(run.splits.train[1]) // run.config.batch_size
 
 
 def not_bit_identical(last: Checkpoint) -> str:
     """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
-    now = checkpoints.versions_here()
+    now = checkpoints.versions_here(last.config)
     changed = [
         f"{name} {last.versions.get(name, 'none')} then, {now.get(name, 'none')} now"
         for name in sorted({*now, *last.versions})

@@ -17,6 +17,7 @@ from train.checkpoint import Metrics, State, describe_data
 from train.config import TrainConfig
 from train.data import Part, Splits, load
 from train.distributed import Sync, Workers
+from train.ema import average_of
 from train.methods import ASAM, SAM, AgnosticSAM, Descent, Method, SubsetSAM
 from train.models import build
 from train.shards import check_pieces
@@ -37,9 +38,11 @@ class Run:
     method: Method
     scaler: GradScaler | None
     workers: Workers
+    average: nn.Module | None  # of the weights, by `config.ema`
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    probes: list[tuple[float, float]] = field(default_factory=list)  # of this epoch, until it is whole
     metrics: Metrics = field(default_factory=dict)
 
 
@@ -64,7 +67,13 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, workers: Wo
     Raises:
         ValueError: If the data, the network and the settings do not suit each other.
     """
-    splits = load(config)
+    return prepare_on(load(config), config, folder, device, workers, pretrained=pretrained)
+
+
+def prepare_on(
+    splits: Splits, config: TrainConfig, folder: Path, device: torch.device, workers: Workers, *, pretrained: bool
+) -> Run:
+    """As `prepare`, on data that is given."""
     _check_batch(config, len(splits.train[1]), workers.size)
     data = describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
@@ -75,8 +84,15 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, workers: Wo
     model.to(device)
     if workers.size > 1 and device.type == "cuda" and config.sam_sync == "global" and not config.m:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # none for CPUs
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+        model.register_forward_pre_hook(_with_channels_last)  # where images enter, so that every pass has them so
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
     )
     return Run(
         config=config,
@@ -89,6 +105,7 @@ def prepare(config: TrainConfig, folder: Path, device: torch.device, workers: Wo
         method=_method(config, model, optimizer, workers),
         scaler=GradScaler(device.type) if config.precision == "fp16" else None,
         workers=workers,
+        average=average_of(model) if config.ema else None,
     )
 
 
@@ -137,6 +154,10 @@ def _check_images(name: str, model: nn.Module, images: torch.Tensor) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the network {name} does not take images of {size}: {reason}") from error
     model.train()
+
+
+def _with_channels_last(_model: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (inputs[0].contiguous(memory_format=torch.channels_last),)
 
 
 def _method(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers) -> Method:

@@ -123,6 +123,23 @@ def test_a_wrong_command_line_exits_2(landscape, landscape_json, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_tensorboard_that_is_missing_is_named_with_the_fix_before_anything_is_written(landscape, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = landscape("train", "--tensorboard", "--out", tmp_path / "run")
+    refused(done, 5, "tensorboard cannot be imported", "pip install -e '.[tensorboard]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_validation_part_that_the_run_has_not_is_refused(landscape, tmp_path):
+    done = landscape("train", "--epochs", 1, "--val-fraction", 0, "--out", tmp_path / "run")
+    assert "no best.pt: nothing was held out for validation" in done.out
+    for command in (("surface", "--split", "val", "--steps", 1), ("alignment",)):
+        words = (f"{tmp_path}/run/last.pt was trained without a validation part (val_fraction 0)",)
+        refused(landscape(command[0], tmp_path / "run/last.pt", *command[1:]), 2, *words)
+    assert not list(tmp_path.rglob("*.npz"))
+    assert landscape("alignment", tmp_path / "run").code == 0  # the trace needs none
+
+
 @pytest.mark.parametrize(("steps", "hint"), [(0, 51), (-5, 51), (50, 51), (4, 5)])
 def test_a_grid_without_a_centre_is_refused_before_anything_is_read(landscape, tmp_path, steps, hint):
     refused(landscape("surface", tmp_path / "x.pt", "--steps", steps), 2, f"got {steps}, try {hint}")

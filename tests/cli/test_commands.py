@@ -14,6 +14,7 @@ import pytest
 
 import landscape as ls
 from landscape.results import load_file
+from train.checkpoint import content_hash, read
 
 SMALL = ("--steps", 3)
 
@@ -24,6 +25,24 @@ def test_train_prints_its_results_and_leaves_a_run_folder(landscape, tmp_path):
     assert done.out.startswith(f"saved {tmp_path}/run/last.pt   test accuracy ")
     assert done.out.count("\n") == 2
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.toml", "metrics.jsonl", "last.pt", "best.pt"}
+
+
+def test_averaged_weights_are_measured_as_any_checkpoint(landscape, tmp_path):
+    done = landscape("train", "--epochs", 2, "--ema", 0.9, "--out", tmp_path / "run")
+    assert f"saved {tmp_path}/run/ema.pt   test accuracy of the averaged weights " in done.out
+    done = landscape("surface", tmp_path / "run/last.pt", tmp_path / "run/ema.pt", "--steps", 1)
+    assert done.code == 0, done.err
+    assert "ema" in done.out
+
+
+def test_train_writes_events_for_tensorboard_where_it_is_there(landscape, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install -e '.[tensorboard]'")
+    words = ("train", "--epochs", 1, "--out", tmp_path / "run")
+    for more in (("--tensorboard",), ("--tensorboard", "--resume")):
+        done = landscape(*words, *more)
+        assert done.code == 0, done.err
+        assert len(list((tmp_path / "run/tensorboard").glob("events.out.tfevents.*"))) == 1
+    assert landscape("report", tmp_path / "run").code == 3  # no results: events are none
 
 
 def test_surface_measures_all_checkpoints_on_one_raw_plane(landscape, runs):
@@ -94,6 +113,31 @@ def test_report_joins_what_the_folders_hold(landscape, runs):
     surface = f"landscape surface {runs}/sgd/last.pt --steps 3"
     assert page.index(train) < page.index(surface) < page.index(f"landscape hessian {runs}")  # in their order
     assert "plotly" in page
+
+
+def test_the_page_spells_a_switch_as_the_command_line_takes_it(landscape, tmp_path):
+    landscape("train", "--epochs", 1, "--nesterov", "--out", tmp_path / "run")
+    landscape("surface", tmp_path / "run", "--steps", 1)
+    landscape("report", tmp_path / "run")
+    command = f"landscape train --epochs 1 --nesterov --out {tmp_path}/run"
+    assert command in (tmp_path / "run/report.html").read_text()
+    assert landscape(*command.split()[1:], "--resume").code == 0  # the settings are those of the run
+
+
+def test_the_time_that_is_left_is_reckoned_from_what_this_process_did(monkeypatch, capsys):
+    import cli
+
+    clock = iter([0.0, 11.0, 22.0, 33.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    with cli._counting(cli._Console(as_json=False, quiet=False)) as count:
+        for epoch in (31, 32, 33):  # resumed at 30
+            count("train", "epochs", epoch, 40)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "train: 31/40 epochs",
+        "train: 32/40 epochs, about 88 s left",
+        "train: 33/40 epochs, about 77 s left",
+    ]
 
 
 def test_the_same_command_gives_the_same_bits(landscape, runs, tmp_path):
@@ -242,27 +286,62 @@ def test_a_demo_with_other_settings_says_how_to_go_on(landscape, demo):
     assert done.err.endswith("landscape demo --force makes it all anew, --out another folder beside it\n")
 
 
-def test_sigterm_in_training_exits_143_and_resume_finishes(landscape, tmp_path):
-    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_in_training_ends_it_after_the_step_and_the_printed_command_goes_on(tmp_path, number, code, word):
+    words = ["--epochs", "3", "--batch-size", "64", "--seed", "5"]  # 16 steps an epoch
+    command = [sys.executable, "-m", "cli", "train", *words, "--out"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
+    )
     wait_for(tmp_path / "run/best.pt")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "terminated. whole epochs are kept: --resume goes on" in err
+    assert process.returncode == code
     assert "Traceback" not in err
-    assert landscape("surface", tmp_path / "run", "--steps", 1).code == 0
     assert not list((tmp_path / "run").glob(".*tmp*"))
+    half = read(tmp_path / "run")
+    assert half.step - 16 * half.epoch in range(1, 17)
+    assert f"stopped after {half.epoch} whole epochs and step {half.step}, which last.pt holds" in err
+    to_go_on = f"landscape train {' '.join(words)} --out {tmp_path}/run --resume"
+    assert err.endswith(f"landscape: {word}. {to_go_on} goes on\n")
+    for argv in (to_go_on.split()[2:], [*words, "--out", str(tmp_path / "whole")]):
+        subprocess.run([*command[:4], *argv], check=True, capture_output=True, cwd=tmp_path)
+    parts, whole = read(tmp_path / "run"), read(tmp_path / "whole")
+    assert (content_hash(parts.model), parts.metrics) == (content_hash(whole.model), whole.metrics)
 
 
-def test_ctrl_c_exits_130(tmp_path):
-    command = [sys.executable, "-m", "cli", "train", "--epochs", "200", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    wait_for(tmp_path / "run/metrics.jsonl")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypatch):
+    import cli
+
+    seen = []
+
+    def signalled(*numbers):
+        with cli._signals_noted() as stop:
+            for number in numbers:
+                signal.raise_signal(number)
+                seen.append(stop())
+
+    handlers = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        signalled(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signalled(signal.SIGTERM, signal.SIGINT)  # raised at the end
+        with pytest.raises(KeyboardInterrupt):
+            signalled(signal.SIGINT, signal.SIGINT, signal.SIGTERM)  # the second at once
+        assert seen == [False, False, True, True]
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def wait_for(path):

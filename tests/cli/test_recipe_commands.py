@@ -1,11 +1,14 @@
 """Recipes on the command line: listed, planned, run, refused."""
 
 import json
+import re
 import tomllib
 
 import pytest
+import torch
 
-from train import recipes
+import cli
+from train import recipes, timing
 from train.checkpoint import read
 
 WRN = ("--recipe", "cifar100-wrn28x10")
@@ -16,7 +19,7 @@ def test_the_list_has_every_recipe_with_what_it_reproduces_and_expects(landscape
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[1:]] == recipes.names()
     assert "cifar100-wrn28x10" in done.out
-    assert "Tables 1, 5 and 6 (time)" in done.out
+    assert "Tables 1, 5 and 6 (time); Figure 1 (bars)" in done.out
     assert "agnostic-sam 83.86 ± 0.077" in done.out
     found = landscape_json("train", "--list-recipes").document["results"]["recipes"]
     assert [one["name"] for one in found] == recipes.names()
@@ -25,6 +28,19 @@ def test_the_list_has_every_recipe_with_what_it_reproduces_and_expects(landscape
     assert one["methods"]["agnostic-sam"]["rho1"] == 0.2
 
 
+@pytest.fixture
+def half_a_second(monkeypatch):
+    """Each step takes half a second, timed on a batch of 32."""
+
+    def time_steps(config, *, image_shape, num_classes):
+        assert (image_shape, num_classes) == ((3, 32, 32), 100)
+        known = {"device": "an abacus", "timed_batch_size": 32, "num_timed": 3, "seconds_per_step": 0.5}
+        return timing.Timing(batch_size=config.batch_size, too_large=64, **known)
+
+    monkeypatch.setattr(timing, "time_steps", time_steps)
+
+
+@pytest.mark.usefixtures("half_a_second")
 def test_a_dry_run_prints_the_plan_and_writes_nothing(landscape, landscape_json, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ("train", *WRN, "--method", "agnostic-sam", "--lr", "0.05", "--dry-run")
@@ -35,12 +51,68 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(landscape, landscape_json,
     assert "36,536,884 parameters, 45,000 training examples of 100 classes" in done.out
     assert "70,200 steps: 200 epochs of 351" in done.out
     assert "2 gradients of a whole batch per step" in done.out
+    assert "about 9.8 h of steps on an abacus, 0.5 s each: an estimate from 3 on 32 random images, times 4" in done.out
+    assert "(64 did not fit into memory); reading images, probes and evaluation come on top" in done.out
     assert "runs/cifar100-wrn28x10/agnostic-sam-seed0" in done.out
     found = landscape_json(*command).document["results"]
+    assert (found["timing"]["seconds"], found["timing"]["seconds_per_step"]) == (35_100.0, 0.5)
     assert (found["settings"], found["num_steps"], found["num_gradients"]) == (settings, 70_200, 2.0)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_times_real_steps_on_the_device_of_the_run(landscape, landscape_json, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = landscape("train", "--method", "sam", "--dry-run")
+    assert re.search(r"about [\d.]+ (s|min) of steps on cpu with \d+ thread", done.out)
+    found = landscape_json("train", "--method", "sam", "--dry-run").document["results"]["timing"]
+    assert found["seconds"] == 320 * found["seconds_per_step"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_device_a_dry_run_has_all_but_the_time(landscape, landscape_json, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = ("train", *WRN, "--method", "sgd", "--device", "cuda", "--dry-run")
+    done = landscape(*command)
+    assert done.code == 0
+    assert "time not estimated: device is 'cuda', but torch sees no CUDA device here" in done.out
+    assert "70,200 steps" in done.out
+    assert landscape_json(*command).document["results"]["timing"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        *[(0.034, "0.034 s"), (59.6, "60 s"), (119.0, "119 s"), (120.0, "2 min"), (7_199.0, "120 min")],
+        *[(35_100.0, "9.8 h"), (172_799.0, "48 h"), (172_800.0, "2 days"), (6e8, "6,944 days")],
+    ],
+)
+def test_a_duration_is_told_in_a_unit_that_a_person_would_take(seconds, told):
+    assert cli._duration(seconds) == told
+
+
+def test_a_dry_run_of_asam_tells_what_is_scaled(landscape, landscape_json):
+    command = ("train", "--model", "resnet32", "--data", "digits32", "--method", "asam", "--batch-size", 8, "--dry-run")
+    told = next(line for line in landscape(*command).out.splitlines() if line.startswith("asam scales"))
+    assert told == (
+        "asam scales 63 parameters by |theta| + 0.01: conv*.weight, bn*.weight, 30 layer*.*.conv*.weight, "
+        "30 layer*.*.bn*.weight, linear.weight (* is a number; --json names each)"
+    )
+    names = landscape_json(*command).document["results"]["scaled_names"]
+    assert (len(names), names[:3]) == (63, ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"])
+    assert "asam scales" not in landscape("train", "--dry-run").out
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_a_dry_run_and_a_run_warn_of_a_stem_for_larger_images(landscape, landscape_json, tmp_path):
+    command = ("train", "--model", "densenet121_imagenet_stem", "--data", "cifar100", "--data-root", tmp_path)
+    warning = "of 32x32 its last block sees 1x1"
+    assert f"warning: densenet121_imagenet_stem was made for 224x224: {warning}" in landscape(*command, "--dry-run").out
+    assert warning in landscape_json(*command, "--dry-run").document["results"]["warning"]
+    run = landscape(*command)
+    assert (run.code != 0, warning in run.err) == (True, True)  # the data is not there; what is planned is told before
+
+
+@pytest.mark.usefixtures("half_a_second")
 def test_what_is_typed_wins_even_where_it_is_the_default(landscape_json):
     command = ("train", *WRN, "--method", "sam", "--preset", "clean", "--epochs", 40, "--rho", 0.05, "--dry-run")
     settings = landscape_json(*command).document["results"]["settings"]
@@ -60,8 +132,8 @@ def test_a_recipe_trains(landscape, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (("--recipe", "cifar100-wrn28_10"), "no recipe 'cifar100-wrn28_10'. Did you mean 'cifar100-wrn28x10'"),
-        (WRN, "has the methods sgd, sam, sam-subset, agnostic-sam-simple, agnostic-sam"),
-        ((*WRN, "--method", "asam"), "has the methods sgd, sam,"),
+        (WRN, "has the methods sgd, sam, sam-subset, asam, agnostic-sam-simple, agnostic-sam"),
+        (("--recipe", "pets-resnet18", "--method", "asam"), "has the methods sgd, sam,"),
         ((*WRN, "--method", "sam", "--epochs", "0"), "epochs must be at least 1; got 0"),
         (("--preset", "clean"), "give --recipe NAME as well"),
         (("--recipe", "aircraft-efficientnet_b4-transfer", "--method", "sam"), "needs --weights as well"),

@@ -30,7 +30,7 @@ def whole():
         epoch=3,
         step=24,
         metrics={"epoch": 3, "train_loss": 1.5, "cosine_b": None},
-        versions=checkpoints.versions_here(),
+        versions=checkpoints.versions_here(config),
     )
 
 

@@ -39,7 +39,10 @@ from train.models import CONSTRUCTORS
         ("probe_every", -1, "probe_every must be at least 0; got -1"),
         ("split_ratio", 1, r"split_ratio must be above 0 and below 1; got 1\.0"),
         ("label_noise", 1.0, r"label_noise must be at least 0 and below 1; got 1\.0"),
+        ("ema", 1.0, r"ema must be at least 0 and below 1; got 1\.0"),
+        ("val_fraction", 1.0, r"val_fraction must be at least 0 and below 1; got 1\.0"),
         ("momentum", 1.0, "momentum must be at least 0 and below 1"),
+        ("nesterov", 1, "nesterov must be true or false; got 1"),
         ("weight_decay", -1.0, "weight_decay must be at least 0"),
         ("seed", -1, r"seed must be at least 0 and below 2\*\*63; got -1"),
         ("data_seed", 2**63, r"data_seed must be at least 0 and below 2\*\*63"),
@@ -49,6 +52,11 @@ def test_a_bad_value_is_refused_in_one_line(name, value, message):
     with pytest.raises(ValueError, match=message) as caught:
         TrainConfig(**{name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_nesterov_needs_a_momentum():
+    with pytest.raises(ValueError, match=r"momentum must be above 0 with nesterov; got 0\.0"):
+        TrainConfig(nesterov=True, momentum=0.0)
 
 
 @pytest.mark.parametrize("name", [*MODELS, "torchvision:resnet18", "timm:vit_tiny_patch16_224"])

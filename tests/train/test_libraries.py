@@ -1,3 +1,4 @@
+import importlib.metadata
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from train.checkpoint import Checkpoint, CheckpointError, restore
 from train.config import TrainConfig
 from train.data import load
 from train.models import LibraryError, build
+from train.resume import not_bit_identical
 
 
 @pytest.fixture
@@ -163,6 +165,45 @@ def test_timm_names_that_are_unknown_or_would_be_fetched_are_refused(name):
     pytest.importorskip("timm", reason="the extra timm is not installed")
     with pytest.raises(ValueError, match=f"timm has no network '{name}'"):
         build(f"timm:{name}", in_channels=3, num_classes=7, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "library"),
+    [("torchvision:resnet18", "torchvision"), ("densenet121_imagenet_stem", "torchvision"), ("timm:resnet18", "timm")],
+)
+def test_a_checkpoint_knows_the_version_of_the_library_that_its_network_is_from(
+    model, library, without_torchvision, monkeypatch
+):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"1.0 of {name}")
+    ours = {"torch", "numpy", "scikit-learn", "threads"}
+    assert set(checkpoints.versions_here(TrainConfig())) == ours
+    found = checkpoints.versions_here(TrainConfig(model=model))
+    assert set(found) == ours | {library}
+    assert found[library] == f"1.0 of {library}"
+    assert "torchvision" not in sys.modules
+
+
+def test_a_run_that_goes_on_under_another_torchvision_says_so():
+    config = TrainConfig(model="torchvision:resnet18")
+    now = checkpoints.versions_here(config)
+    assert not_bit_identical(written_by(config, now)) == ""
+    told = not_bit_identical(written_by(config, now | {"torchvision": "0.1"}))
+    assert told.startswith(f"Continued with torchvision 0.1 then, {now['torchvision']} now: not bit for bit")
+
+
+def written_by(config, versions):
+    return Checkpoint(
+        config=config,
+        model={},
+        optimizer={},
+        schedule={},
+        rng={},
+        data={},
+        epoch=0,
+        step=0,
+        metrics={},
+        versions=versions,
+    )
 
 
 def test_a_checkpoint_whose_network_cannot_be_built_says_why():

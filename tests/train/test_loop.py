@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from train import loop, run
-from train import loss as train_loss
-from train.checkpoint import CheckpointError, content_hash, read, restore
+from train.checkpoint import CheckpointError, content_hash, read, restore, save
 from train.config import METHODS, TrainConfig
 from train.data import batch_order, load
 from train.loop import (
@@ -26,7 +25,8 @@ from train.precision import RoundedPerturbationWarning
 from train.schedule import learning_rate
 
 KEYS = [
-    *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"),
+    *("epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("ema_val_loss", "ema_val_accuracy", "learning_rate", "seconds"),
     *("num_gradients", "cosine_b", "cosine_a", "change"),
     *("cosine_b_standard_error", "cosine_a_standard_error", "change_standard_error", "num_probes"),
 ]
@@ -59,7 +59,7 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     differing = [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
     assert differing == []
-    assert sum(isinstance(value, torch.Tensor) for value in a.values()) > 60
+    assert sum(isinstance(value, torch.Tensor) for value in a.values()) >= 56
 
 
 class StopError(Exception):
@@ -88,13 +88,16 @@ def test_a_run_writes_its_folder_and_its_metrics_with_exactly_these_keys(tiny, t
     assert [list(line) for line in found] == [KEYS, KEYS]
     assert [(line["epoch"], line["step"], line["num_probes"]) for line in found] == [(1, 2, 2), (2, 4, 2)]
     assert [line["learning_rate"] for line in found] == pytest.approx([0.1, 0.05])
+    assert all(line.pop(name) is None for line in found for name in ("ema_val_loss", "ema_val_accuracy"))
     assert all(math.isfinite(value) for line in found for value in line.values())
     assert 0 < found[0]["seconds"] < found[1]["seconds"]
     assert (outcome.status, outcome.epoch, outcome.step, outcome.already_finished) == ("finished", 2, 4, False)
     assert [(state.epoch, state.epochs) for state in seen] == [(1, 2), (2, 2)]
     assert seen[0].metrics["val_loss"] == found[0]["val_loss"]
-    assert seen[0].images_per_second > 0
-    assert seen[1].eta_seconds == 0
+    images = [line["step"] * tiny.batch_size for line in found]
+    assert [state.images_per_second for state in seen] == [
+        n / line["seconds"] for n, line in zip(images, found, strict=True)
+    ]
 
 
 def test_a_run_is_the_plain_loop_that_anyone_would_write(tiny, tmp_path):
@@ -108,6 +111,23 @@ def test_a_run_is_the_plain_loop_that_anyone_would_write(tiny, tmp_path):
             cross_entropy(model, (splits.train[0][rows], splits.train[1][rows])).backward()
             optimizer.step()
     assert content_hash(read(tmp_path).model) == content_hash(model.state_dict())
+
+
+def test_nesterov_looks_ahead_with_the_momentum_as_sutskever_2013_has_it(tiny, tmp_path):
+    config = dataclasses.replace(tiny, nesterov=True, weight_decay=0.0)
+    train(config, tmp_path)
+    splits, model = load(config), build("resnet8", in_channels=1, num_classes=10, seed=3)
+    velocity = [torch.zeros_like(param) for param in model.parameters()]
+    for epoch in range(2):
+        for rows in batch_order(3, epoch, 1078, 512):
+            loss = cross_entropy(model, (splits.train[0][rows], splits.train[1][rows]))
+            gradient = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for param, v, g in zip(model.parameters(), velocity, gradient, strict=True):
+                    v.mul_(0.9).add_(g)
+                    param -= learning_rate(config, epoch) * (g + 0.9 * v)
+    found = read(tmp_path).model
+    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in model.state_dict().items())
 
 
 def test_the_metrics_are_those_of_the_checkpoint(tiny, tmp_path):
@@ -125,6 +145,79 @@ def test_the_metrics_are_those_of_the_checkpoint(tiny, tmp_path):
     accuracies = [line["val_accuracy"] for line in lines(tmp_path)]
     assert best.epoch == outcome.metrics["best_epoch"] == accuracies.index(max(accuracies)) + 1
     assert outcome.metrics["best_val_accuracy"] == max(accuracies)
+
+
+def test_without_a_validation_part_nothing_is_chosen_and_the_run_resumes_bit_for_bit(tiny, tmp_path):
+    config = dataclasses.replace(tiny, val_fraction=0)
+    outcome = train(config, tmp_path / "whole")
+    assert not (tmp_path / "whole/best.pt").exists()
+    assert [(line["val_loss"], line["val_accuracy"]) for line in lines(tmp_path / "whole")] == [(None, None)] * 2
+    chosen = ("best_epoch", "best_val_accuracy", "best_test_loss", "best_test_accuracy")
+    assert {outcome.metrics[name] for name in chosen} == {None}
+    assert outcome.best_test_accuracy is None
+    assert outcome.test_accuracy == evaluate(restore(read(tmp_path / "whole"))[0], load(config).test)[1]
+    assert read(tmp_path / "whole").data["num_validation"] == 0
+    with pytest.raises(StopError):
+        train(config, tmp_path / "parts", progress=stop_after(1))
+    train(config, tmp_path / "parts", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
+def test_the_average_is_the_sum_that_its_decay_stands_for_with_the_statistics_of_the_last_step(tiny, tmp_path):
+    config = dataclasses.replace(tiny, ema=0.7)
+    outcome = train(config, tmp_path)
+    splits, model = load(config), build("resnet8", in_channels=1, num_classes=10, seed=3)
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    visited = [{name: param.detach().double().clone() for name, param in model.named_parameters()}]
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, epoch)
+        for rows in batch_order(3, epoch, 1078, 512):
+            optimizer.zero_grad()
+            cross_entropy(model, (splits.train[0][rows], splits.train[1][rows])).backward()
+            optimizer.step()
+            visited.append({name: param.detach().double().clone() for name, param in model.named_parameters()})
+    weights = [0.7**4, *(0.3 * 0.7 ** (4 - step) for step in range(1, 5))]
+    found, last = read(tmp_path / "ema.pt"), read(tmp_path)
+    for name in names:
+        expected = sum(weight * at[name] for weight, at in zip(weights, visited, strict=True))
+        assert torch.allclose(found.model[name].double(), expected, atol=1e-6)
+    buffers = found.model.keys() - set(names)
+    assert len(buffers) > 10
+    assert all(torch.equal(found.model[name], last.model[name]) for name in buffers)
+    average, splits = restore(found)
+    metrics = lines(tmp_path)[-1]
+    assert (metrics["ema_val_loss"], metrics["ema_val_accuracy"]) == evaluate(average, splits.validation)
+    measured = (outcome.metrics["ema_test_loss"], outcome.metrics["ema_test_accuracy"])
+    assert measured == evaluate(average, splits.test) != evaluate(restore(last)[0], splits.test)
+
+
+def test_an_average_goes_on_within_an_epoch_and_is_no_run_to_go_on_with(tiny, tmp_path):
+    config = dataclasses.replace(tiny, ema=0.5, epochs=3)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", stop=stop_at(3))
+    assert read(tmp_path / "parts/ema.pt").step == 2  # of the last whole epoch
+    train(config, tmp_path / "parts", resume=True)
+    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    average = [content_hash(read(tmp_path / name / "ema.pt").model) for name in ("whole", "parts")]
+    assert average[0] == average[1] != content_hash(read(tmp_path / "whole").model)
+    train(config, tmp_path / "parts", force=True, stop=stop_at(3))
+    (tmp_path / "parts/ema.pt").replace(tmp_path / "parts/last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be continued from: it is an ema\.pt"):
+        train(config, tmp_path / "parts", resume=True)
+    train(tiny, tmp_path / "whole", force=True)
+    assert not (tmp_path / "whole/ema.pt").exists()
+
+
+def test_a_skipped_step_does_not_move_the_average(tiny, tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(loop, "update_", lambda *models, decay: moves.append(decay))
+    monkeypatch.setattr(run, "GradScaler", lambda device: torch.amp.GradScaler(device, init_scale=2.0**20))
+    outcome = train(dataclasses.replace(tiny, precision="fp16", ema=0.9, epochs=6), tmp_path)
+    num_skipped = read(tmp_path).optimizer["num_skipped"]
+    assert 0 < num_skipped < outcome.step
+    assert moves == [0.9] * (outcome.step - num_skipped)
 
 
 def test_best_stays_at_the_first_of_equal_epochs(tiny, tmp_path, monkeypatch):
@@ -174,6 +267,80 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
     assert seconds == sorted(seconds)
 
 
+def stop_at(step):
+    """What `train` asks after each step: to stop after so many of this process."""
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return len(calls) == step
+
+    return stop
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tiny, tmp_path, method):
+    config = dataclasses.replace(tiny, method=method, batch_size=256)  # four steps an epoch
+    train(config, tmp_path / "whole")
+    outcome = train(config, tmp_path / "parts", stop=stop_at(6))
+    assert (outcome.status, outcome.epoch, outcome.step) == ("stopped", 1, 6)
+    assert outcome.message == "stopped after 1 whole epochs and step 6, which last.pt holds"
+    half = read(tmp_path / "parts")
+    assert (half.epoch, half.step, half.metrics["step"], len(half.schedule["so_far"]["probes"])) == (1, 6, 4, 2)
+    assert len(lines(tmp_path / "parts")) == 1
+    assert restore(half)[0].training is False
+    train(config, tmp_path / "parts", resume=True)
+    for name in ("last.pt", "best.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+    assert lines(tmp_path / "parts")[1]["seconds"] > half.schedule["so_far"]["seconds"]
+
+
+def test_a_run_stopped_after_every_single_step_is_the_same_run(tiny, tmp_path):
+    config = dataclasses.replace(tiny, precision="fp16", method="agnostic-sam", rho1=1.0, rho2=0.5, epochs=3)
+    train(config, tmp_path / "whole")
+    found = [train(config, tmp_path / "parts", stop=lambda: True)]
+    while found[-1].status == "stopped":
+        found.append(train(config, tmp_path / "parts", resume=True, stop=lambda: True))
+    assert [(at.status, at.epoch, at.step) for at in found] == [
+        *(
+            ("stopped", (step - 1) // 2, step) for step in range(1, 7)
+        ),  # the last of an epoch too: it is not measured yet
+        ("finished", 3, 6),
+    ]
+    for name in ("last.pt", "best.pt"):
+        assert_same(everything(tmp_path / "whole", name), everything(tmp_path / "parts", name))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
+
+
+def test_weights_that_overflow_in_the_step_that_stops_are_not_saved(tiny, tmp_path, monkeypatch):
+    def overflow(optimizer):
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", overflow)
+    monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
+    outcome = train(tiny, tmp_path, stop=lambda: True)
+    assert (outcome.status, read(tmp_path).step) == ("diverged", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 7}, r"step 7 of epoch 1, with 2 steps an epoch"),
+        ({"step": 1}, r"step 1 of epoch 1, with 2 steps an epoch"),
+        ({"schedule": {}}, r"step 3 of epoch 1, with 2 steps an epoch"),
+        ({"schedule": {"so_far": {"seconds": 1.0}}}, "cannot be continued from: 'probes'"),
+        ({"schedule": {"so_far": {"seconds": 1.0, "probes": [1.0]}}}, "cannot be continued from"),
+    ],
+)
+def test_a_half_epoch_that_does_not_add_up_is_refused(tiny, tmp_path, changes, message):
+    train(tiny, tmp_path, stop=stop_at(3))
+    save(dataclasses.replace(read(tmp_path), **changes), tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=message):
+        train(tiny, tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -181,6 +348,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
         {"schedule": "constant"},
         {"warmup_epochs": 1},
         {"label_smoothing": 0.1},
+        {"nesterov": True},
+        {"ema": 0.5},
+        {"channels_last": True, "ema": 0.5},
         {"save_every": 1},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -199,7 +369,44 @@ def test_each_option_of_the_loop_resumes_bit_for_bit(tiny, tmp_path, changes):
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
     train(dataclasses.replace(config, **{name: getattr(tiny, name) for name in changes}), tmp_path / "plain")
     same = content_hash(read(tmp_path / "whole").model) == content_hash(read(tmp_path / "plain").model)
-    assert same == ("save_every" in changes)
+    assert same == (changes.keys() <= {"save_every", "ema"})
+
+
+def test_channels_stay_innermost_in_every_pass_and_are_not_so_in_the_file(tmp_path, monkeypatch):
+    seen = set()
+
+    def watched(*args, **options):
+        model = build(*args, **options)
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_pre_hook(lambda conv, inputs, name=name: watch(name, conv, inputs[0]))
+        return model
+
+    def watch(name, conv, images):
+        formats = [x.is_contiguous(memory_format=torch.channels_last) for x in (images, conv.weight)]
+        seen.add((name, conv.training, len(images), *formats))
+
+    config = TrainConfig(data="digits32", method="agnostic-sam", batch_size=1000, epochs=1, ema=0.5)
+    train(config, tmp_path / "usual")
+    monkeypatch.setattr(run, "build", watched)
+    monkeypatch.setattr(run, "_check_images", lambda *args: None)  # before the model is laid out
+    train(dataclasses.replace(config, channels_last=True), tmp_path / "last")
+    assert {(training, size) for _, training, size, *_ in seen} == {
+        *((True, size) for size in (700, 300)),  # the parts, of the steps and of the probe
+        *((False, size) for size in (1024, 54, 359, 360)),  # chunks of the three parts
+    }
+    assert {formats for *_, first, second in seen for formats in [(first, second)]} == {(True, True)}
+    found, expected = read(tmp_path / "last").model, read(tmp_path / "usual").model
+    assert all(tensor.is_contiguous() for tensor in found.values())
+    assert all(torch.allclose(found[name], expected[name], atol=1e-3) for name in found)
+    splits = restore(read(tmp_path / "last"))[1]
+    laid_out = {
+        name: value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+        for name, value in found.items()
+    }
+    assert content_hash(laid_out) == content_hash(found)
+    loss = evaluate(restore(read(tmp_path / "last"))[0], splits.validation)[0]
+    assert loss == pytest.approx(lines(tmp_path / "last")[0]["val_loss"], rel=1e-5)
 
 
 def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
@@ -209,6 +416,50 @@ def test_steps_take_the_learning_rate_of_their_epoch(tiny, tmp_path):
     assert [line["learning_rate"] for line in lines(tmp_path)] == expected
     assert read(tmp_path).optimizer["optimizer"]["param_groups"][0]["lr"] == expected[-1]
     assert read(tmp_path).schedule == {"name": "step", "epochs": 5, "next_epoch": 5}
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The labels of each pass of a step, in their order."""
+    seen, training_loss = [], loop.training_loss
+
+    def watched(*settings):
+        loss = training_loss(*settings)
+
+        def called(model, batch):
+            seen.append(batch[1].clone())
+            return loss(model, batch)
+
+        return called
+
+    monkeypatch.setattr(loop, "training_loss", watched)
+    return seen
+
+
+@pytest.mark.parametrize(("ratio", "first", "second"), [(0.5, 256, 256), (0.9, 461, 51)])
+@pytest.mark.parametrize("method", ["sam-subset", "agnostic-sam-simple", "agnostic-sam", "agnostic-sam-nonoverlap"])
+def test_a_run_splits_its_batches_at_the_ratio_of_the_settings(tiny, tmp_path, passes, method, ratio, first, second):
+    train(dataclasses.replace(tiny, method=method, split_ratio=ratio), tmp_path)
+    visited = {"sam-subset": [first, first], "agnostic-sam-simple": [first, second, first]}
+    expected = visited.get(method, [first, second, second, first])
+    assert [len(labels) for labels in passes] == 4 * expected
+    last = lines(tmp_path)[-1]
+    assert last["num_gradients"] == pytest.approx(4 * sum(expected) / 512)
+    assert (last["step"], math.isfinite(last["train_loss"]), math.isfinite(last["change"])) == (4, True, True)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4])
+def test_a_run_steps_on_the_wrong_labels_and_is_tested_on_right_ones(tiny, tmp_path, passes, noise):
+    config = dataclasses.replace(tiny, label_noise=noise)
+    train(config, tmp_path)
+    splits, clean = load(config), load(dataclasses.replace(config, label_noise=0.0))
+    rows = torch.cat([batch_order(config.seed, epoch, 1078, 512) for epoch in range(2)])
+    assert torch.equal(torch.stack(passes), splits.train[1][rows])
+    wrong = (splits.train[1] != clean.train[1]).nonzero().flatten()
+    assert len(wrong) == round(noise * 1078)
+    assert torch.equal(read(tmp_path).data["noise_indices"], wrong)
+    test_loss, _ = evaluate(restore(read(tmp_path))[0], clean.test)
+    assert read(tmp_path).metrics["test_loss"] == test_loss
 
 
 def test_label_smoothing_is_of_the_training_loss_and_not_of_what_is_reported(tiny, tmp_path):
@@ -410,7 +661,7 @@ def test_divergence_in_a_later_epoch_keeps_the_epochs_before(tiny, tmp_path, mon
         return cross_entropy(model, batch) * (math.nan if len(calls) == 4 else 1.0)
 
     config = dataclasses.replace(tiny, probe_every=1000)
-    monkeypatch.setattr(train_loss, "cross_entropy", loss)
+    monkeypatch.setattr(loop, "training_loss", lambda *settings: loss)
     monkeypatch.setattr(loop, "_probe", lambda run, batch: 0.5)
     outcome = train(config, tmp_path / "run")
     assert (outcome.status, outcome.epoch, outcome.step) == ("diverged", 1, 3)

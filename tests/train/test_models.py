@@ -125,7 +125,7 @@ def test_a_checkpoint_of_any_network_reads_back(name, model, tmp_path):
         epoch=0,
         step=0,
         metrics={},
-        versions=checkpoints.versions_here(),
+        versions=checkpoints.versions_here(config),
     )
     save(checkpoint, tmp_path / "last.pt")
     restored, _ = restore(read(tmp_path / "last.pt"))

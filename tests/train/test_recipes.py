@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 
 import pytest
 
@@ -39,12 +40,58 @@ def test_every_recipe_makes_settings_for_each_of_its_methods(name, method):
 
 
 def test_every_experiment_of_the_paper_has_its_recipe():
-    count = {}
-    for name in recipes.names():
-        for table in re.findall(r"\d|Hessian|Figure", recipes.read(name).reproduces.replace("v3", "")):
-            count[table] = count.get(table, 0) + 1
-    assert count == {"1": 6, "5": 6, "2": 12, "3": 3, "4": 8, "6": 6, "Hessian": 2, "Figure": 2}
+    count = Counter(experiment for name in recipes.names() for experiment in experiments(recipes.read(name)))
+    assert count == {
+        **{"v1 Table 1": 6, "v1 Table 2": 12, "v1 Table 3": 3, "v1 Table 4": 8, "v1 Table 5": 6, "v1 Table 6": 6},
+        **{"v1 Figure 1": 6, "v1 Figure 2": 1, "v1 Figure 3": 1, "v1 Hessian": 2},
+        **{"v3 Figure 1": 1, "v3 Figure 2": 1, "v3 Figure 3": 1, "v3 Figure 4": 1},
+    }
     assert len(recipes.names()) == 33
+
+
+def experiments(recipe):
+    """The tables and figures that a recipe names, each with the version of the paper that has it."""
+    version, kind = re.search(r"v\d$", recipe.source)[0], ""
+    for word in re.findall(r"Table|Figure|Hessian|\b\d", re.sub(r"\(.*?\)", "", recipe.reproduces)):
+        if word == "Hessian":
+            yield f"{version} Hessian"
+        elif word.isdigit():
+            yield f"{version} {kind} {word}"
+        else:
+            kind = word
+
+
+def test_a_recipe_for_a_bar_chart_or_a_surface_has_the_methods_that_the_figure_compares():
+    for name in recipes.names():
+        recipe = recipes.read(name)
+        wanted = {"sgd", "sam", "agnostic-sam"}
+        if "bars" in recipe.reproduces:
+            wanted |= {"agnostic-sam-nonoverlap"}
+        assert wanted <= set(recipe.methods)
+
+
+def test_the_congruence_of_the_later_figure_1_is_probed_at_the_radius_of_the_paper():
+    config = recipes.read("cifar100-resnet32-landscape").config("agnostic-sam")
+    assert config.probe_radius == config.rho2
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.startswith("cifar")])
+def test_asam_is_a_control_of_the_cifar_recipes_with_the_radius_of_its_authors(name):
+    recipe = recipes.read(name)
+    config = recipe.config("asam")
+    assert (config.rho, config.eta) == ({"cifar10": 0.5, "cifar100": 1.0}[config.data], 0.01)
+    assert "asam is our control" in recipe.chosen
+    assert "asam" not in recipe.expected
+
+
+def test_where_the_paper_has_the_best_of_three_radii_the_recipe_says_how_to_run_them():
+    swept = [recipe for recipe in map(recipes.read, recipes.names()) if "best of 0.02, 0.05, 0.1" in recipe.stated]
+    assert {recipe.name for recipe in swept} >= {
+        n for n in recipes.names() if recipes.read(n).reproduces[:7] == "Table 2"
+    }
+    for recipe in swept:
+        typed = [float(rho) for rho in re.findall(r"--rho ([\d.]+)\b", recipe.chosen)]
+        assert [recipe.config("sam", changes={"rho": rho}).rho for rho in typed] == [0.02, 0.05, 0.1]
 
 
 def test_expected_numbers_are_of_methods_that_the_recipe_has():
@@ -92,7 +139,7 @@ def test_an_unknown_recipe_or_method_names_the_nearest():
     with pytest.raises(ValueError, match=r"no recipe '/etc/passwd': --list-recipes shows them all"):
         recipes.read("/etc/passwd")
     with pytest.raises(ValueError, match=r"has the methods sgd, sam, .*; got 'asam'"):
-        recipes.read("cifar10-wrn28x10").config("asam")
+        recipes.read("pets-resnet18").config("asam")
 
 
 @pytest.mark.parametrize(

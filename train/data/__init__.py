@@ -5,7 +5,7 @@ from train.data.catalogue import Record, checked, data_root, download, record, r
 from train.data.errors import AbsentDataError, DataError, LibraryError, UnsafeDataError
 from train.data.hashes import content_hash, splits_hash
 from train.data.images import Images, Part, selected
-from train.data.splits import Splits, batch_order, flip_labels, load
+from train.data.splits import Splits, batch_order, flip_labels, load, num_held_out
 
 __all__ = [
     "AbsentDataError",
@@ -24,6 +24,7 @@ __all__ = [
     "download",
     "flip_labels",
     "load",
+    "num_held_out",
     "record",
     "records",
     "selected",

@@ -172,7 +172,7 @@ class Files:
     def listing(self) -> Tensor:
         """Names and sizes of the files as bytes: what stands for the content of files that are not all read."""
         lines = (f"{name} {(self.folder / name).stat().st_size}\n" for name in self.names)
-        return torch.frombuffer(bytearray("".join(lines).encode()), dtype=torch.uint8)
+        return torch.from_numpy(np.frombuffer("".join(lines).encode(), dtype=np.uint8).copy())
 
     def _whole(self, _place: int, image: Image.Image) -> Image.Image:
         return image if self.size is not None else central_crop(image)

@@ -1,6 +1,6 @@
 """The data sets that have a name: reader, sizes, licence, files with their published checksums, where to fetch them.
 
-`sizes` are those of the parts as runs see them, a validation part split off (train.data.splits).
+`sizes` are those of the parts as runs see them by default, a validation part split off (train.data.splits).
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ LARGEST_VALIDATION = 10_000
 class Splits:
     """Training, validation and test part.
 
-    `train` carries the labels that are trained on; those at `noise_indices` were changed, and `clean_train_targets`
-    holds what they were. Validation and test labels are never changed.
+    The validation part may be empty (`val_fraction` 0). `train` carries the labels that are trained on; those at
+    `noise_indices` were changed, and `clean_train_targets` holds what they were. Validation and test labels are never
+    changed.
     """
 
     train: Part
@@ -40,12 +41,12 @@ class Splits:
 def load(config: TrainConfig, *, download_missing: bool = False) -> Splits:
     """The data that `config` names, with its label noise.
 
-    Data that comes in one piece is split 60/20/20 by class; of data with a test part, a tenth of the training part (at
-    most 10,000), by class too, becomes the validation part. Both splits and the noise follow `config.data_seed`.
-    Nothing is downloaded without `download_missing`.
+    Data that comes in one piece is split 60/20/20 by class; of data with a test part, `config.val_fraction` of the
+    training part, by class too, becomes the validation part (`num_held_out`). Where nothing is held out, it is empty.
+    Both splits and the noise follow `config.data_seed`. Nothing is downloaded without `download_missing`.
 
     Raises:
-        ValueError: If the data is unknown.
+        ValueError: If the data is unknown, or in one piece and `config.val_fraction` is of no use for it.
         AbsentDataError: If it is not there; the message says which folder is expected.
         DataError: If it cannot be used.
     """
@@ -53,7 +54,7 @@ def load(config: TrainConfig, *, download_missing: bool = False) -> Splits:
     if download_missing:
         download(config.data, root)
     source = open_source(config.data, root)
-    train, validation, test = _parts(config.data, source, seed=config.data_seed)
+    train, validation, test = _parts(config, source)
     clean = train[1]
     noisy, noise_indices = flip_labels(
         clean, fraction=config.label_noise, num_classes=len(source.classes), seed=config.data_seed
@@ -67,6 +68,28 @@ def load(config: TrainConfig, *, download_missing: bool = False) -> Splits:
         clean_train_targets=clean,
         classes=source.classes,
     )
+
+
+def num_held_out(num_examples: int, fraction: float, *, one_piece: bool) -> int:
+    """How many examples of `num_examples` become the validation part: `fraction` of them, at most 10,000.
+
+    Data in one piece, which has its test part to give as well, gives a fifth, or nothing where `fraction` is 0.
+
+    Raises:
+        ValueError: If the data is in one piece, and `fraction` is neither 0 nor the default.
+
+    Example:
+        >>> num_held_out(50_000, 0.1, one_piece=False), num_held_out(1797, 0.1, one_piece=True)
+        (5000, 359)
+    """
+    if not one_piece:
+        return min(int(fraction * num_examples), LARGEST_VALIDATION)
+    if fraction not in (0, TrainConfig.val_fraction):
+        raise ValueError(
+            f"val_fraction must be {TrainConfig.val_fraction} (split 60/20/20) or 0 (80/0/20) for data in one piece; "
+            f"got {fraction}"
+        )
+    return int(0.2 * num_examples) if fraction else 0
 
 
 def flip_labels(targets: Tensor, *, fraction: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -99,19 +122,25 @@ def batch_order(seed: int, epoch: int, num_examples: int, batch_size: int) -> Te
     return order[: num_batches * batch_size].reshape(num_batches, batch_size)
 
 
-def _parts(name: str, source: Source, *, seed: int) -> tuple[Part, Part, Part]:
-    num_examples = len(source.train[1])
+def _parts(config: TrainConfig, source: Source) -> tuple[Part, Part, Part]:
+    num_examples, seed = len(source.train[1]), config.data_seed
     if source.test is None:
-        sizes = [int(0.6 * num_examples), int(0.2 * num_examples)]
-        train, validation, test = _split_off(source.train, [*sizes, num_examples - sum(sizes)], seed=seed)
+        held_out = num_held_out(num_examples, config.val_fraction, one_piece=True)
+        not_test = int(0.6 * num_examples) + int(0.2 * num_examples)  # the same test part, whatever is held out
+        sizes = [not_test - held_out, held_out, num_examples - not_test]
+        train, validation, test = _split_off(source.train, sizes, seed=seed)
     elif source.validation is None:
-        held_out = min(num_examples // 10, LARGEST_VALIDATION)
+        held_out = num_held_out(num_examples, config.val_fraction, one_piece=False)
         train, validation = _split_off(source.train, [num_examples - held_out, held_out], seed=seed)
         test = source.test
     else:
         train, validation, test = source.train, source.validation, source.test
-    if not all(len(part[1]) for part in (train, validation, test)):
-        raise DataError(f"{name} has {num_examples} training examples: too few to split a validation part off")
+    wanted = (train, validation, test) if config.val_fraction else (train, test)
+    if not all(len(part[1]) for part in wanted):
+        raise DataError(
+            f"{config.data} has {num_examples} training examples: too few to split a validation part off; "
+            "val_fraction 0 splits none off"
+        )
     return train, validation, test
 
 

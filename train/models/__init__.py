@@ -17,7 +17,7 @@ from train.models.resnet import CifarResNet, ResNet8
 from train.models.wide_resnet import WideResNet
 from train.streams import derived_seed, generator, seeded
 
-__all__ = ["CONSTRUCTORS", "LibraryError", "build"]
+__all__ = ["CONSTRUCTORS", "LibraryError", "build", "library_of"]
 
 Constructor = Callable[[int, int], nn.Module]  # of the channels of an image and the number of classes
 
@@ -57,6 +57,19 @@ def build(name: str, *, in_channels: int, num_classes: int, seed: int) -> nn.Mod
     if name in _OURS:
         _draw_weights_(model, seed)
     return model
+
+
+def library_of(name: str) -> str | None:
+    """The library that the network called `name` is built with, None for those that are all ours.
+
+    Example:
+        >>> library_of("densenet121_cifar_stem"), library_of("timm:resnet18"), library_of("resnet8")
+        ('torchvision', 'timm', None)
+    """
+    library, colon, _ = name.partition(":")
+    if colon:
+        return library
+    return "torchvision" if name in _ON_TORCHVISION else None
 
 
 def _constructor(name: str) -> Constructor:

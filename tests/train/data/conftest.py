@@ -21,10 +21,10 @@ def jpg(path, seed, size=(40, 30)):
     Image.fromarray(pixels).save(path, quality=95)
 
 
-def cifar(folder, names, keys, num_classes, num_examples=40):
+def cifar(folder, sizes, keys, num_classes):
     folder.mkdir(parents=True)
     rng = np.random.default_rng(RNG_SEED)
-    for name in names:
+    for name, num_examples in sizes.items():
         batch = {
             "batch_label": name,
             "data": rng.integers(0, 256, (num_examples, 3072), dtype=np.uint8),
@@ -36,13 +36,14 @@ def cifar(folder, names, keys, num_classes, num_examples=40):
     (folder / keys[2]).write_bytes(pickle.dumps(meta, protocol=2))
 
 
-def cifar10(root):
-    names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
-    cifar(root / "cifar-10-batches-py", names, ("labels", "label_names", "batches.meta"), 10)
+def cifar10(root, num_train=200, num_test=40):
+    sizes = {f"data_batch_{n}": num_train // 5 for n in range(1, 6)} | {"test_batch": num_test}
+    cifar(root / "cifar-10-batches-py", sizes, ("labels", "label_names", "batches.meta"), 10)
 
 
-def cifar100(root):
-    cifar(root / "cifar-100-python", ["train", "test"], ("fine_labels", "fine_label_names", "meta"), 100, 200)
+def cifar100(root, num_train=200, num_test=200):
+    sizes = {"train": num_train, "test": num_test}
+    cifar(root / "cifar-100-python", sizes, ("fine_labels", "fine_label_names", "meta"), 100)
 
 
 def idx(array, path, *, packed):
@@ -70,21 +71,24 @@ def svhn(root):
         savemat(root / f"{name}_32x32.mat", {"X": rng.integers(0, 256, (32, 32, 3, num), dtype=np.uint8), "y": labels})
 
 
-def flowers102(root):
+def flowers102(root, num_train=20, num_test=10):
     folder = root / "flowers-102"
-    for number in range(1, 31):
+    numbers = np.arange(1, num_train + num_test + 1)
+    for number in numbers:
         jpg(folder / f"jpg/image_{number:05d}.jpg", number)
-    savemat(folder / "imagelabels.mat", {"labels": (np.arange(30) % 3 + 100)[None].astype(np.uint8)})
-    ids = {"trnid": np.arange(1, 11)[None], "valid": np.arange(11, 21)[None], "tstid": np.arange(21, 31)[None]}
-    savemat(folder / "setid.mat", {name: value.astype(np.uint16) for name, value in ids.items()})
+    savemat(folder / "imagelabels.mat", {"labels": ((numbers - 1) % 3 + 100)[None].astype(np.uint8)})
+    parts = np.split(numbers, [num_train // 2, num_train])
+    ids = {name: part[None].astype(np.uint16) for name, part in zip(("trnid", "valid", "tstid"), parts, strict=True)}
+    savemat(folder / "setid.mat", ids)
 
 
-def stanford_cars(root):
+def stanford_cars(root, num_train=20, num_test=6):
     folder = root / "stanford_cars"
     (folder / "devkit").mkdir(parents=True)
     names = np.array([f"Car {n}" for n in range(1, 197)], dtype=object)[None]
     savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
-    for part, path, num in (("train", "devkit/cars_train_annos", 20), ("test", "cars_test_annos_withlabels", 6)):
+    paths = ("train", "devkit/cars_train_annos", num_train), ("test", "cars_test_annos_withlabels", num_test)
+    for part, path, num in paths:
         kinds = [("bbox_x1", "u1"), ("class", "u1"), ("fname", object)]
         rows = np.array([[(1, n % 3 + 1, f"{n + 1:05d}.jpg") for n in range(num)]], dtype=kinds)
         savemat(folder / f"{path}.mat", {"annotations": rows})
@@ -92,10 +96,10 @@ def stanford_cars(root):
             jpg(folder / f"cars_{part}/{n + 1:05d}.jpg", n)
 
 
-def aircraft(root):
+def aircraft(root, num_train=20, num_test=6):
     folder = root / "fgvc-aircraft-2013b/data"
     variants = ["707-320", "A340 600", "F/A-18"]
-    for part, first, num in (("trainval", 0, 20), ("test", 20, 6)):
+    for part, first, num in (("trainval", 0, num_train), ("test", num_train, num_test)):
         lines = [f"{n:07d} {variants[n % 3]}\n" for n in range(first, first + num)]
         for n in range(first, first + num):
             jpg(folder / f"images/{n:07d}.jpg", n)
@@ -103,10 +107,10 @@ def aircraft(root):
     (folder / "variants.txt").write_text("\n".join(variants) + "\n")
 
 
-def pets(root):
+def pets(root, num_train=20, num_test=6):
     folder = root / "oxford-iiit-pet"
     (folder / "annotations").mkdir(parents=True)
-    for part, num in (("trainval", 20), ("test", 6)):
+    for part, num in (("trainval", num_train), ("test", num_test)):
         rows = [(f"{('Abyssinian', 'great_pyrenees')[n % 2]}_{part}{n}", n % 2 + 1) for n in range(num)]
         (folder / f"annotations/{part}.txt").write_text("".join(f"{name} {y} {y} 1\n" for name, y in rows))
         for n, (name, _) in enumerate(rows):
@@ -139,8 +143,8 @@ WRITERS = {
 def write(tmp_path, monkeypatch):
     """Write a small data set of a name below tmp_path, and take its checksums for the published ones."""
 
-    def make(name):
-        WRITERS[name](tmp_path)
+    def make(name, **sizes):
+        WRITERS[name](tmp_path, **sizes)
         trust(name)
         return tmp_path
 

@@ -1,5 +1,6 @@
 """imagefolder:PATH, npz:PATH, and the digits rendered larger."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -52,6 +53,21 @@ def test_val_is_the_test_part_unless_there_is_one(write, tmp_path):
     classes(write, tmp_path / "d/test", 4)
     splits = load(own("imagefolder", tmp_path / "d"))
     assert [len(part[1]) for part in (splits.train, splits.validation, splits.test)] == [20, 6, 8]
+
+
+def test_nothing_is_held_out_where_none_is_wanted_but_a_validation_part_that_is_there_stays(write, tmp_path):
+    def sizes(**changes):
+        splits = load(dataclasses.replace(own("imagefolder", tmp_path / "d"), **changes))
+        return [len(part[1]) for part in (splits.train, splits.validation, splits.test)]
+
+    classes(write, tmp_path / "d/train", 10)
+    classes(write, tmp_path / "d/val", 3)
+    assert sizes(val_fraction=0) == [20, 0, 6]
+    assert sizes(val_fraction=0.25) == [15, 5, 6]
+    whole = load(dataclasses.replace(own("imagefolder", tmp_path / "d"), val_fraction=0))
+    assert splits_hash(whole) != splits_hash(load(own("imagefolder", tmp_path / "d")))
+    classes(write, tmp_path / "d/test", 4)
+    assert sizes(val_fraction=0) == [20, 6, 8]
 
 
 def test_large_images_are_seen_at_224(write, tmp_path):

@@ -11,6 +11,7 @@ from train.config import DATA, TrainConfig
 from train.data import AbsentDataError, DataError, UnsafeDataError, catalogue, checked, load, records, splits_hash
 from train.data.catalogue import open_source
 from train.data.images import Files, Pixels
+from train.plan import published_shape
 
 # name: training, validation, test examples of the small sets; classes; shape of an image
 EXPECTED = {
@@ -55,6 +56,7 @@ def test_a_set_has_its_sizes_classes_and_shape(name, write):
     sizes, num_classes, shape = EXPECTED[name]
     assert tuple(len(part[1]) for part in (splits.train, splits.validation, splits.test)) == sizes
     assert splits.num_classes == len(splits.classes) == num_classes
+    assert published_shape(name) == shape
     for inputs, targets in (splits.train, splits.validation, splits.test):
         assert tuple(inputs.shape) == (len(targets), *shape)
         assert inputs[:2].dtype == torch.float32

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from train.config import TrainConfig
-from train.data import batch_order, content_hash, flip_labels, load, splits_hash
+from train.data import batch_order, content_hash, flip_labels, load, num_held_out, splits_hash
 
 
 def test_digits_have_their_sizes_shapes_and_range():
@@ -28,6 +28,27 @@ def test_the_split_uses_every_example_once_and_keeps_the_share_of_each_class():
     counts = torch.stack([targets.bincount(minlength=10) for _, targets in parts]).double()
     expected = counts.sum(0) * torch.tensor([[0.6], [0.2], [0.2]])
     assert (counts - expected).abs().max() <= 1.5
+
+
+def test_without_validation_its_examples_are_trained_on_and_the_test_part_stays():
+    given, whole = load(TrainConfig()), load(TrainConfig(val_fraction=0))
+    assert [len(part[1]) for part in (whole.train, whole.validation, whole.test)] == [1437, 0, 360]
+    assert whole.validation[0].shape == (0, 1, 8, 8)
+    for before, now in zip(given.test, whole.test, strict=True):
+        assert torch.equal(before, now)
+    both = torch.cat([given.train[0], given.validation[0]]).flatten(1)
+    assert sorted(both.tolist()) == sorted(whole.train[0].flatten(1).tolist())
+
+
+def test_a_tenth_is_what_integer_division_gave_and_never_more_than_ten_thousand():
+    sizes = [*range(1, 3000), 2040, 3680, 50_000, 60_000, 73_257, 99_999, 100_001, 1_281_167]
+    assert [num_held_out(n, 0.1, one_piece=False) for n in sizes] == [min(n // 10, 10_000) for n in sizes]
+    assert num_held_out(50_000, 0.5, one_piece=False) == 10_000
+
+
+def test_data_in_one_piece_has_two_splits():
+    with pytest.raises(ValueError, match=r"val_fraction must be 0\.1 \(split 60/20/20\) or 0 \(80/0/20\) .*; got 0\.3"):
+        load(TrainConfig(val_fraction=0.3))
 
 
 def test_data_seed_alone_decides_split_and_noise():
