@@ -3,7 +3,8 @@ import torch
 from problems import build, in_batches, objective_of
 from torch import nn
 
-from landscape.directions import filters, random_plane
+from landscape.directions import random_plane
+from landscape.filters import filters
 from landscape.objective import Objective
 
 LAYERS = {
