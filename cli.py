@@ -9,6 +9,7 @@ needs it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -39,10 +40,11 @@ from landscape.tables import summary_table, tables
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from landscape.directions import Normalization
+    from landscape.filters import Normalization
     from landscape.objective import Objective
+    from landscape.plane import Plane
     from landscape.results import Record, Result
-    from train.checkpoint import Checkpoint
+    from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
     from train.data import Images, Splits
     from train.data import Record as DataRecord
@@ -120,6 +122,22 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where surface looks: the options that decide its line or plane."""
+
+    directions: str
+    line: bool
+    normalization: Normalization
+    seed: int
+    rho: float | None
+    layers: tuple[str, ...]
+    output_dims: tuple[str, ...]
+    normalize_by: Path | None
+    trajectory: Path | None
+    save_directions: bool
 
 
 @dataclass(frozen=True)
@@ -322,29 +340,99 @@ def train(
     return _outcome_record(outcome, time.perf_counter() - started)
 
 
+_DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
+_OF_EACH = ("random", "gradient", "sam")  # each checkpoint has its own; all others are one displacement
+
+
+def _look_options(command: Command) -> Command:
+    @functools.wraps(command)
+    def packed(
+        *args: object,
+        directions: str,
+        line: bool,
+        normalization: Normalization,
+        seed: int,
+        rho: float | None,
+        layers: tuple[str, ...],
+        output_dims: tuple[str, ...],
+        normalize_by: Path | None,
+        trajectory: Path | None,
+        save_directions: bool,
+        **others: object,
+    ) -> object:
+        look = _Look(
+            directions,
+            line or (directions == "between" and len(cast(tuple[Path, ...], others["checkpoints"])) == 2),
+            normalization,
+            seed,
+            rho,
+            layers,
+            output_dims,
+            normalize_by,
+            trajectory,
+            save_directions,
+        )
+        return command(*args, look=look, **others)
+
+    return _together(
+        click.option(
+            "--directions",
+            default="random",
+            show_default=True,
+            metavar="KIND|FILE",
+            help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
+            "or three; gradient; sam, its step; or a FILE as --save-directions writes it. Those of pca, eigenvectors "
+            "and FILE are the first checkpoint's, one displacement for all.",
+        ),
+        click.option("--line", is_flag=True, help="Along the first direction alone."),
+        click.option(
+            "--normalization",
+            type=click.Choice(["filter", "layer", "none"]),
+            default="filter",
+            show_default=True,
+            help="Of random directions: what gets the norm of the model's own weights.",
+        ),
+        _seed_option,
+        click.option("--rho", type=float, help="Of --directions sam: the radius.  [default: 0.05]"),
+        click.option(
+            "--layers", multiple=True, help="Move these alone: a name or pattern, layer1 or *.weight; repeat it."
+        ),
+        click.option(
+            "--output-dim",
+            "output_dims",
+            multiple=True,
+            metavar="NAME=DIM",
+            help="Dimension of the output units of a parameter or type of module, where it is not the usual one.",
+        ),
+        click.option("--normalize-by", type=click.Path(path_type=Path), help="Another checkpoint's filters, for all."),
+        click.option(
+            "--trajectory", type=click.Path(path_type=Path), help="A run whose checkpoints are drawn as well."
+        ),
+        click.option("--save-directions", is_flag=True, help="Write the directions beside the results, as .pt."),
+    )(packed)
+
+
 @app.command()
 @_checkpoints_argument
 @click.option(
-    "--steps", type=int, default=51, show_default=True, help="Points along each axis; odd, so that the centre is one."
+    "--steps",
+    type=int,
+    help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]",
 )
-@click.option("--extent", type=float, default=1.0, show_default=True, help="Reach, in lengths of an axis.")
-@click.option(
-    "--normalization",
-    type=click.Choice(["filter", "layer", "none"]),
-    default="filter",
-    show_default=True,
-    help="What gets the norm of the model's own weights.",
-)
-@_seed_option
+@click.option("--extent", type=float, help="Reach to both sides.  [default: 1.0, or what holds all checkpoints]")
+@click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
+@_look_options
+@click.option("--explain", is_flag=True, help="Print how the parameters are cut into filters; measure nothing.")
 @_split_option
 @_device_option
 @_output_options("surface.npz beside the checkpoints")
 def surface(
     checkpoints: tuple[Path, ...],
-    steps: int,
-    extent: float,
-    normalization: Normalization,
-    seed: int,
+    steps: int | None,
+    extent: float | None,
+    interval: tuple[float, float] | None,
+    look: _Look,
+    explain: bool,
     split: str,
     device: str,
     output: _Output,
@@ -355,21 +443,65 @@ def surface(
     \b
     landscape surface runs/sam/last.pt
     landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
+    landscape surface runs/sgd/last.pt runs/sam/last.pt --directions between
+    landscape surface runs/sam/last.pt --directions pca
     """
-    _check_grid(steps, extent)
-    options: Record = {"steps": steps, "extent": extent, "normalization": normalization, "seed": seed}
+    steps = (61 if look.line else 51) if steps is None else steps
+    checkpoints = tuple(dict.fromkeys(checkpoints))
+    _check_look(look, checkpoints)
+    if interval is None:
+        _check_grid(steps, 1.0 if extent is None else extent)
+    if explain:
+        return _explain(_open(checkpoints[0], _labels(checkpoints)[0], "cpu"), look, console)
+    normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
+    folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
+    run = [] if folder is None else _run_states(folder)
+    options: Record = {
+        **{"steps": steps, "extent": extent, "interval": None if interval is None else list(interval)},
+        **_look_record(look, normalize_by, run),
+    }
+    opened: list[_Opened] = []
+    planes: list[Plane] = []
+    out = output.path or _common_folder(checkpoints) / "surface.npz"
+
+    def ready(found: Sequence[_Opened]) -> None:
+        from landscape.plane import require_same_parameters
+
+        opened.extend(found)
+        objectives = [_objective(one, split, one.device) for one in [*found, *([normalize_by] if normalize_by else [])]]
+        for one, other in zip([*found, normalize_by][1:], objectives[1:], strict=False):
+            require_same_parameters(objectives[0], other, (found[0].label, one.label if one else ""))
 
     def measure(one: _Opened, count: Count) -> Result:
-        from landscape.directions import random_plane
-        from landscape.surface import loss_surface
+        from landscape.plane import moved
+        from landscape.surface import loss_line, loss_surface
+        from landscape.trajectory import project_run
 
         objective = _objective(one, split, one.device)
         report = functools.partial(count, f"surface {one.label}", "points")
         with _as_usage_error():
-            plane = random_plane(objective, seed=seed, normalization=normalization)
-            return loss_surface(objective, plane, steps=steps, extent=extent, progress=report)
+            known = bool(planes) and look.directions not in _OF_EACH
+            if known:
+                plane = moved(planes[0], objective)
+            else:
+                others = [_objective(other, split, one.device) for other in opened[1:]]
+                by = None if normalize_by is None else _objective(normalize_by, split, one.device)
+                names = [other.label for other in opened]
+                plane = _plane(look, objective, by, others, names, [state for _, state in run], count)
+            planes.append(plane)
+            if look.save_directions and not known:
+                _save_directions(plane, objective, _directions_file(out, len(planes), look, checkpoints), output)
+            if look.line:
+                return loss_line(objective, plane, steps=steps, extent=extent, interval=interval, progress=report)
+            found = loss_surface(objective, plane, steps=steps, extent=extent, interval=interval, progress=report)
+            if not run:
+                return found
+            return dataclasses.replace(found, trajectory=project_run(objective, plane, _models(one, run)))
 
-    return _measure_all("surface", checkpoints, split, device, options, measure, output, console)
+    alone = 1 if look.directions == "between" else None
+    return _measure_all(
+        "surface", checkpoints, split, device, options, measure, output, console, ready=ready, num_measured=alone
+    )
 
 
 @app.command()
@@ -676,8 +808,14 @@ def _measure_all(
     measure: Callable[[_Opened, Count], Result],
     output: _Output,
     console: _Console,
+    *,
+    ready: Callable[[Sequence[_Opened]], None] | None = None,
+    num_measured: int | None = None,
 ) -> Record:
-    """Measure every checkpoint, save all results in one file, print their table; or read the file that is there."""
+    """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
+
+    `ready` sees all checkpoints before the first is measured; `num_measured` of them are, where others only partake.
+    """
     device = _device(device)
     paths = list(dict.fromkeys(paths))
     opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
@@ -697,8 +835,10 @@ def _measure_all(
     if results is None:
         _writable(out)
         started = time.perf_counter()
+        if ready is not None:
+            ready(opened)
         with _counting(console) as count:
-            results = [_with_record(measure(one, count), one, split) for one in opened]
+            results = [_with_record(measure(one, count), one, split) for one in opened[:num_measured]]
         out.parent.mkdir(parents=True, exist_ok=True)
         places: Record = {one.hash: str(one.path) for one in opened}
         save(results, out, plan=plan, run={**_run_record(time.perf_counter() - started), "checkpoints": places})
@@ -712,6 +852,209 @@ def _measure_all(
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
     console.next(f"landscape report {_shown(out.parent)}")
     return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
+
+
+def _check_look(look: _Look, checkpoints: Sequence[Path]) -> None:
+    """Refuse options that do not go together."""
+    kind = look.directions
+    if kind not in _DIRECTIONS and not Path(kind).is_file():
+        near = difflib.get_close_matches(kind, _DIRECTIONS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_DIRECTIONS)}"
+        raise click.UsageError(f"--directions: there is no kind and no file {kind!r}; {hint}")
+    if kind == "between" and len(checkpoints) not in (2, 3):
+        raise click.UsageError(f"--directions between takes two checkpoints or three, got {len(checkpoints)}")
+    if kind == "between" and look.line and len(checkpoints) == 3:
+        raise click.UsageError("a line between checkpoints takes two, got 3")
+    if look.rho is not None and kind != "sam":
+        raise click.UsageError("--rho is of --directions sam")
+    if kind != "random" and (look.normalize_by or look.output_dims or look.normalization != "filter"):
+        raise click.UsageError("--normalization, --normalize-by and --output-dim are of random directions")
+    if look.line and look.trajectory is not None:
+        raise click.UsageError("--trajectory is drawn on a plane: leave out --line")
+
+
+def _look_record(look: _Look, normalize_by: _Opened | None, run: Sequence[tuple[int, State]]) -> Record:
+    """The options of a look by their content, not by the names of files."""
+    from train.checkpoint import content_hash
+
+    kind = look.directions
+    return {
+        "directions": kind if kind in _DIRECTIONS else _content_hash(Path(kind)),
+        "line": look.line,
+        "normalization": look.normalization,
+        "seed": look.seed,
+        "rho": look.rho,
+        "layers": list(look.layers),
+        "output_dims": list(look.output_dims),
+        "normalize_by": None if normalize_by is None else normalize_by.hash,
+        "run": [content_hash(state) for _, state in run],
+    }
+
+
+def _plane(
+    look: _Look,
+    objective: Objective,
+    normalize_by: Objective | None,
+    others: Sequence[Objective],
+    names: Sequence[str],
+    run: Sequence[State],
+    count: Count,
+) -> Plane:
+    """The line or plane that the options ask for, around one checkpoint."""
+    from landscape import directions
+
+    kind, layers = look.directions, look.layers
+    if kind == "between":
+        between = directions.line_between if len(others) == 1 else directions.plane_through
+        return between(objective, *others, names=names, layers=layers)
+    if kind == "random":
+        plane = directions.random_plane(
+            objective,
+            seed=look.seed,
+            normalization=look.normalization,
+            layers=layers,
+            normalize_by=normalize_by,
+            output_dims=_output_dims(look.output_dims),
+        )
+    elif kind == "pca":
+        plane = _pca_plane(objective, run, layers)
+    elif kind == "eigenvectors":
+        plane = _eigenvector_plane(objective, look, count)
+    elif kind in ("gradient", "sam"):
+        rho = None if kind == "gradient" else 0.05 if look.rho is None else look.rho
+        plane = directions.ascent_plane(objective, rho=rho, seed=look.seed, layers=layers)
+    else:
+        plane = _given_plane(objective, Path(kind), look)
+    return directions.axis_line(plane) if look.line else plane
+
+
+def _pca_plane(objective: Objective, run: Sequence[State], layers: Sequence[str]) -> Plane:
+    import torch
+
+    from landscape.trajectory import pca_plane
+
+    _refuse_misfits(objective.model, run)
+    rows = [torch.cat([state[name].reshape(-1) for name in objective.shapes]) for state in run]
+    return pca_plane(objective, torch.stack(rows).to(objective.theta), layers=layers)
+
+
+def _eigenvector_plane(objective: Objective, look: _Look, count: Count) -> Plane:
+    from landscape import operators
+    from landscape.directions import eigenvector_plane
+    from landscape.lanczos import top_eigenpairs
+    from landscape.plane import layer_mask
+
+    operator = operators.hessian(objective)
+    if look.layers:
+        operator = operators.restricted(operator, layer_mask(objective, look.layers))
+    pairs = top_eigenpairs(
+        operator, 2, seed=look.seed, progress=lambda done: count("eigenvectors", "products", done, None)
+    )
+    if not pairs.converged.all():
+        raise _CommandError(NUMBER_FAILED, "the eigenvectors did not converge, so no plane is drawn along them")
+    return eigenvector_plane(objective, pairs, layers=look.layers)
+
+
+def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
+    from landscape.directions import along
+    from train import checkpoint as checkpoints
+
+    checkpoints.check_archive(path)
+    content = checkpoints.load_plain(path)
+    axes = [content[name] for name in ("axis0", "axis1") if name in content] if isinstance(content, dict) else []
+    if not axes or not all(isinstance(axis, dict) for axis in axes):
+        hint = 'it is to hold {"axis0": {parameter: tensor}, "axis1": ...}, as --save-directions writes it'
+        raise _CommandError(3, f"{path} holds no directions", hint)
+    if len(axes) == 1 and not look.line:
+        raise click.UsageError(f"{path} holds one direction: it makes a line, --line")
+    try:
+        return along(objective, *axes, layers=look.layers)
+    except ValueError as error:
+        raise _CommandError(3, f"{path}: {error}") from error
+
+
+def _output_dims(words: Sequence[str]) -> dict[str, int]:
+    found = {}
+    for word in words:
+        name, _, dim = word.rpartition("=")
+        if not name or not dim.isdigit():
+            raise click.UsageError(f"--output-dim takes NAME=DIM, such as Conv1D=1, got {word!r}")
+        found[name] = int(dim)
+    return found
+
+
+def _run_states(folder: Path) -> list[tuple[int, State]]:
+    """Epoch and weights of each checkpoint along a run."""
+    from train import checkpoint as checkpoints
+    from train.folder import kept_checkpoints
+
+    if not folder.is_dir():
+        raise _CommandError(2, f"{folder} is not the folder of a run{_nearest_path(folder)}")
+    read = [checkpoints.read(path) for path in kept_checkpoints(folder)]
+    return sorted({one.epoch: one.model for one in read}.items())  # last.pt is often an epoch that was kept as well
+
+
+def _models(one: _Opened, run: Sequence[tuple[int, State]]) -> Iterator[tuple[int, nn.Module]]:
+    """The checkpoints of a run as models, one at a time."""
+    _refuse_misfits(one.model, [state for _, state in run])
+    for epoch, state in run:
+        model = copy.deepcopy(one.model)
+        model.load_state_dict(state)
+        yield epoch, model
+
+
+def _refuse_misfits(model: nn.Module, run: Sequence[State]) -> None:
+    from train.checkpoint import misfits
+
+    for state in run:
+        if found := misfits(model.state_dict(), dict(state)):
+            raise _CommandError(3, f"the run is of another architecture than the checkpoint: {'; '.join(found)}")
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _directions_file(out: Path, number: int, look: _Look, checkpoints: Sequence[Path]) -> Path:
+    own = len(checkpoints) > 1 and look.directions in _OF_EACH
+    return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
+
+
+def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Output) -> None:
+    import torch
+
+    from landscape.results import write_atomically
+
+    if path.exists() and not (output.force or output.resume):
+        raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
+    content = {
+        f"axis{n}": {name: view.cpu().clone() for name, view in objective.named(axis).items()}
+        for n, axis in enumerate(plane.axes)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _explain(one: _Opened, look: _Look, console: _Console) -> Record:
+    """The filters of a model, as a table."""
+    from landscape.filters import filter_groups
+    from landscape.plane import layers_of
+
+    objective = _objective(one, "train", one.device)
+    with _as_usage_error():
+        groups = filter_groups(objective, output_dims=_output_dims(look.output_dims))
+        moving = layers_of(objective, look.layers)
+    for group in groups:
+        if group["name"] not in moving:
+            group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
+    rows = [
+        [str(g["name"]), "x".join(map(str, cast(list[int], g["shape"]))) or "1", str(g["num_filters"]), str(g["rule"])]
+        for g in groups
+    ]
+    widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
+    for row in [["parameter", "shape", "filters", "rule"], *rows]:
+        console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    return {"checkpoint": one.label, "groups": cast(Json, groups)}
 
 
 def _with_record(result: Result, one: _Opened, split: str) -> Result:
@@ -1147,7 +1490,14 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 6, message, ""
     if kind == "SettingsError":
         return 2, message, "See: landscape train --help"
-    if kind in ("CheckpointError", "ResultsError", "SettingsDifferError", "DataError", "AbsentDataError"):
+    if kind in (
+        "CheckpointError",
+        "ResultsError",
+        "SettingsDifferError",
+        "DataError",
+        "AbsentDataError",
+        "ParametersDifferError",
+    ):
         return 3, message, ""
     if kind == "LibraryError":
         return 5, message, ""

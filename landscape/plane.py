@@ -111,8 +111,8 @@ def moved(plane: Plane, objective: Objective) -> Plane:
     return replace(described(objective, plane.axes, settings), intervals=plane.intervals)
 
 
-def layer_mask(objective: Objective, layers: Sequence[str]) -> Tensor:
-    """Which parameters (P,) belong to the layers: names of modules or parameters, or patterns of these; all if none.
+def layers_of(objective: Objective, layers: Sequence[str]) -> set[str]:
+    """The parameters that belong to the layers: names of modules or parameters, or patterns of these; all if none.
 
     Raises:
         ValueError: If a pattern fits no parameter; the message lists the nearest names.
@@ -123,10 +123,16 @@ def layer_mask(objective: Objective, layers: Sequence[str]) -> Tensor:
     for pattern in layers:
         found = {name for name in objective.shapes if _fits(name, pattern)}
         if not found:
-            modules = [name.rpartition(".")[0] for name in objective.shapes if "." in name]
+            modules = [name for name, _ in objective.model.named_modules() if name]
             known = nearest(pattern, [*modules, *objective.shapes])
             raise ValueError(f"layers: no parameter is called or fits {pattern!r}{known}")
         chosen |= found
+    return chosen
+
+
+def layer_mask(objective: Objective, layers: Sequence[str]) -> Tensor:
+    """Which entries (P,) of theta belong to the layers, as `layers_of` has them."""
+    chosen = layers_of(objective, layers)
     sizes = [(name in chosen, shape.numel()) for name, shape in objective.shapes.items()]
     return torch.cat([torch.full((size,), keep) for keep, size in sizes]).to(objective.theta.device)
 

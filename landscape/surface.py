@@ -286,10 +286,11 @@ def _apart(objective: Objective, plane: Plane, plan: SurfacePlan) -> Record:
     if not places:
         return {}
     sums = prepare(objective, plan.engine).sums(plane.centre, plane.axes, places)
-    losses = summarise(sums.numpy(force=True))[0].tolist()
+    losses, errors, accuracies = (column.tolist() for column in summarise(sums.numpy(force=True)))
     found: Record = {}
     if len(places) > len(plane.landmarks):
-        found["centre_loss"] = losses[-1]
+        names = ("centre_loss", "centre_standard_error", "centre_accuracy")
+        found |= dict(zip(names, (losses[-1], errors[-1], accuracies[-1]), strict=True))
         _refuse_noise(objective, plan, losses[-1])
     if plane.landmarks:
         ends: list[Record] = []

@@ -52,9 +52,8 @@ def pca_plane(objective: Objective, thetas: Tensor, *, about: About = "centre", 
     if thetas.ndim != 2 or thetas.shape[1] != objective.theta.numel():
         raise ValueError(f"thetas must have shape (T, {objective.theta.numel()}), got {tuple(thetas.shape)}")
     if len(thetas) < 3:
-        raise ValueError(
-            f"PCA needs at least 3 checkpoints of a run, got {len(thetas)}: landscape train --save-every 1"
-        )
+        found = f"PCA needs 3 checkpoints of a run or more, got {len(thetas)}"
+        raise ValueError(f"{found}: train with --save-every to keep some")
     thetas = thetas.to(objective.theta)
     origin = objective.theta if about == "centre" else thetas.double().mean(0).to(thetas)
     if layers:
@@ -79,7 +78,7 @@ def pca_plane(objective: Objective, thetas: Tensor, *, about: About = "centre", 
     signs = torch.from_numpy(np.where(first[0] < 0, -1.0, 1.0)).to(thetas)  # the run begins at positive coordinates
     plane = replace(plane, axes=plane.axes * signs[:, None])
     at, _ = project(plane, thetas)
-    return replace(plane, intervals=[_around(column) for column in at.T])
+    return replace(plane, intervals=_around(at))
 
 
 def project(plane: Plane, thetas: Tensor) -> tuple[Array, Array]:
@@ -148,8 +147,8 @@ def _differences(thetas: Tensor, origin: Tensor) -> Iterator[Tensor]:
         yield theta.double() - start.double()
 
 
-def _around(at: Array) -> tuple[float, float]:
-    """From the lowest to the highest coordinate, the centre's 0 included, and a quarter more on each side."""
-    low, high = min(float(at.min()), 0.0), max(float(at.max()), 0.0)
-    margin = 0.25 * (high - low)
-    return low - margin, high + margin
+def _around(at: Array) -> list[tuple[float, float]]:
+    """Intervals that hold the coordinates and the centre, with a quarter of the longest span more on every side."""
+    lowest, highest = np.minimum(at.min(0), 0.0), np.maximum(at.max(0), 0.0)
+    margin = 0.25 * (highest - lowest).max()
+    return [(float(low - margin), float(high + margin)) for low, high in zip(lowest, highest, strict=True)]

@@ -62,7 +62,7 @@ def test_pca_of_some_layers_is_that_of_their_parameters():
 
 def test_what_has_no_two_principal_directions_is_refused():
     objective = objective_of("group_norm_net")
-    with pytest.raises(ValueError, match="PCA needs at least 3 checkpoints of a run, got 2"):
+    with pytest.raises(ValueError, match="PCA needs 3 checkpoints of a run or more, got 2: train with --save-every"):
         pca_plane(objective, objective.theta.repeat(2, 1))
     with pytest.raises(ValueError, match="lie on a line"):
         pca_plane(objective, objective.theta + torch.arange(4.0)[:, None] * torch.ones_like(objective.theta))
