@@ -438,7 +438,7 @@ def surface(
     output: _Output,
     console: _Console,
 ) -> Record:
-    """Measure the loss on a plane through each checkpoint; all share one pair of raw directions.
+    """Measure the loss on a plane through each checkpoint, or a line; all share one pair of raw directions.
 
     \b
     landscape surface runs/sam/last.pt
@@ -465,12 +465,8 @@ def surface(
     out = output.path or _common_folder(checkpoints) / "surface.npz"
 
     def ready(found: Sequence[_Opened]) -> None:
-        from landscape.plane import require_same_parameters
-
         opened.extend(found)
-        objectives = [_objective(one, split, one.device) for one in [*found, *([normalize_by] if normalize_by else [])]]
-        for one, other in zip([*found, normalize_by][1:], objectives[1:], strict=False):
-            require_same_parameters(objectives[0], other, (found[0].label, one.label if one else ""))
+        _refuse_other_architectures([*found, *([] if normalize_by is None else [normalize_by])])
 
     def measure(one: _Opened, count: Count) -> Result:
         from landscape.plane import moved
@@ -484,7 +480,8 @@ def surface(
             if known:
                 plane = moved(planes[0], objective)
             else:
-                others = [_objective(other, split, one.device) for other in opened[1:]]
+                between = opened[1:] if look.directions == "between" else []
+                others = [_objective(other, split, one.device) for other in between]
                 by = None if normalize_by is None else _objective(normalize_by, split, one.device)
                 names = [other.label for other in opened]
                 plane = _plane(look, objective, by, others, names, [state for _, state in run], count)
@@ -1001,6 +998,17 @@ def _models(one: _Opened, run: Sequence[tuple[int, State]]) -> Iterator[tuple[in
         model = copy.deepcopy(one.model)
         model.load_state_dict(state)
         yield epoch, model
+
+
+def _refuse_other_architectures(opened: Sequence[_Opened]) -> None:
+    from torch import nn
+
+    from landscape.objective import Objective
+    from landscape.plane import require_same_parameters
+
+    bare = [Objective(one.model, nn.CrossEntropyLoss(), []) for one in opened]  # of their parameters alone
+    for one, objective in zip(opened[1:], bare[1:], strict=True):
+        require_same_parameters(bare[0], objective, (opened[0].label, one.label))
 
 
 def _refuse_misfits(model: nn.Module, run: Sequence[State]) -> None:

@@ -26,7 +26,7 @@ from landscape.results import Array, Record, Trajectory
 About = Literal["centre", "mean"]
 
 _PIECE = 1 << 18  # of the parameters, that are made float64 at a time
-_FLAT = 1e-12  # share of the variance below which there is no second direction
+_FLAT = 1e-10  # share of the variance below which a second direction is rounding in float32
 
 
 def pca_plane(objective: Objective, thetas: Tensor, *, about: About = "centre", layers: Sequence[str] = ()) -> Plane:

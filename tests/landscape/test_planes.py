@@ -103,8 +103,9 @@ def test_the_filters_of_another_checkpoint_give_both_the_same_displacement(start
     assert random_plane(other, normalize_by=start).settings["normalized_by"] == start.theta_hash
 
 
-def test_an_eigenvector_axis_is_the_eigenvector_and_its_curvature_the_eigenvalue():
-    objective = objective_of("batch_norm_net")  # tanh: smooth
+@pytest.mark.parametrize("name", ["batch_norm_net", "conv_net"])  # tanh and GELU: smooth
+def test_an_eigenvector_axis_is_the_eigenvector_and_its_curvature_the_eigenvalue(name):
+    objective = objective_of(name)
     pairs = top_eigenpairs(hessian(objective), k=2, tolerance=1e-6)
     plane = eigenvector_plane(objective, pairs)
     values, vectors = torch.linalg.eigh(dense_hessian(objective))
