@@ -9,6 +9,7 @@ needs it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -42,12 +43,13 @@ from landscape.tables import summary_table, tables
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from landscape.directions import Normalization
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
+    from landscape.filters import Normalization
     from landscape.objective import Objective
+    from landscape.plane import Plane
     from landscape.results import Record, Result
     from landscape.survey import Subject
-    from train.checkpoint import Checkpoint
+    from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
     from train.data import Images, Part, Splits
     from train.data import Record as DataRecord
@@ -130,6 +132,22 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where surface looks: the options that decide its line or plane."""
+
+    directions: str
+    line: bool
+    normalization: Normalization
+    seed: int
+    rho: float | None
+    layers: tuple[str, ...]
+    output_dims: tuple[str, ...]
+    normalize_by: Path | None
+    trajectory: Path | None
+    save_directions: bool
 
 
 @dataclass(frozen=True)
@@ -346,20 +364,89 @@ def train(
     return _outcome_record(outcome, time.perf_counter() - started)
 
 
+_DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
+_OF_EACH = ("random", "gradient", "sam")  # each checkpoint has its own; all others are one displacement
+
+
+def _look_options(command: Command) -> Command:
+    @functools.wraps(command)
+    def packed(
+        *args: object,
+        directions: str,
+        line: bool,
+        normalization: Normalization,
+        seed: int,
+        rho: float | None,
+        layers: tuple[str, ...],
+        output_dims: tuple[str, ...],
+        normalize_by: Path | None,
+        trajectory: Path | None,
+        save_directions: bool,
+        **others: object,
+    ) -> object:
+        look = _Look(
+            directions,
+            line or (directions == "between" and len(cast(tuple[Path, ...], others["checkpoints"])) == 2),
+            normalization,
+            seed,
+            rho,
+            layers,
+            output_dims,
+            normalize_by,
+            trajectory,
+            save_directions,
+        )
+        return command(*args, look=look, **others)
+
+    return _together(
+        click.option(
+            "--directions",
+            default="random",
+            show_default=True,
+            metavar="KIND|FILE",
+            help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
+            "or three; gradient; sam, its step; or a FILE as --save-directions writes it. Those of pca, eigenvectors "
+            "and FILE are the first checkpoint's, one displacement for all.",
+        ),
+        click.option("--line", is_flag=True, help="Along the first direction alone."),
+        click.option(
+            "--normalization",
+            type=click.Choice(["filter", "layer", "none"]),
+            default="filter",
+            show_default=True,
+            help="Of random directions: what gets the norm of the model's own weights.",
+        ),
+        _seed_option,
+        click.option("--rho", type=float, help="Of --directions sam: the radius.  [default: 0.05]"),
+        click.option(
+            "--layers", multiple=True, help="Move these alone: a name or pattern, layer1 or *.weight; repeat it."
+        ),
+        click.option(
+            "--output-dim",
+            "output_dims",
+            multiple=True,
+            metavar="NAME=DIM",
+            help="Dimension of the output units of a parameter or type of module, where it is not the usual one.",
+        ),
+        click.option("--normalize-by", type=click.Path(path_type=Path), help="Another checkpoint's filters, for all."),
+        click.option(
+            "--trajectory", type=click.Path(path_type=Path), help="A run whose checkpoints are drawn as well."
+        ),
+        click.option("--save-directions", is_flag=True, help="Write the directions beside the results, as .pt."),
+    )(packed)
+
+
 @app.command()
 @_checkpoints_argument
 @click.option(
-    "--steps", type=int, default=51, show_default=True, help="Points along each axis; odd, so that the centre is one."
+    "--steps",
+    type=int,
+    help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]",
 )
-@click.option("--extent", type=float, default=1.0, show_default=True, help="Reach, in lengths of an axis.")
-@click.option(
-    "--normalization",
-    type=click.Choice(["filter", "layer", "none"]),
-    default="filter",
-    show_default=True,
-    help="What gets the norm of the model's own weights.",
-)
-@_seed_option
+@click.option("--extent", type=float, help="Reach to both sides.  [default: 1.0, or what holds all checkpoints]")
+@click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
+@_look_options
+@click.option("--explain", is_flag=True, help="Print how the parameters are cut into filters; measure nothing.")
 @_split_option
 @_examples_option
 @_device_option
@@ -391,10 +478,11 @@ def train(
 @_output_options("surface.npz beside the checkpoints")
 def surface(
     checkpoints: tuple[Path, ...],
-    steps: int,
-    extent: float,
-    normalization: Normalization,
-    seed: int,
+    steps: int | None,
+    extent: float | None,
+    interval: tuple[float, float] | None,
+    look: _Look,
+    explain: bool,
     split: str,
     examples: int | None,
     device: str,
@@ -408,59 +496,67 @@ def surface(
     output: _Output,
     console: _Console,
 ) -> Record:
-    """Measure the loss on a plane through each checkpoint; all share one pair of raw directions.
+    """Measure the loss on a plane through each checkpoint, or a line; all share one pair of raw directions.
 
     \b
     landscape surface runs/sam/last.pt
     landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
+    landscape surface runs/sgd/last.pt runs/sam/last.pt --directions between
+    landscape surface runs/sam/last.pt --directions pca
     landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
-    _check_grid(steps, extent)
+    steps = (61 if look.line else 51) if steps is None else steps
+    checkpoints = tuple(dict.fromkeys(checkpoints))
+    _check_look(look, checkpoints)
+    if planes > 1 and (look.directions != "random" or look.line or look.trajectory is not None):
+        raise click.UsageError("--planes is of random planes: leave out --directions, --line and --trajectory")
+    if interval is None:
+        _check_grid(steps, 1.0 if extent is None else extent)
+    if explain:
+        return _explain(_open(checkpoints[0], _labels(checkpoints)[0], "cpu"), look, console)
+    normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
+    run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
+    run = [] if run_folder is None else _run_states(run_folder)
     options: Record = {
-        **{"steps": steps, "extent": extent, "normalization": normalization, "seed": seed},
+        **{"steps": steps, "extent": extent, "interval": None if interval is None else list(interval)},
+        **_look_record(look, normalize_by, run),
         **{"batch_norm": batch_norm, "precision": precision, "micro_batch": micro_batch, "layout": layout},
         **{"planes": planes, "examples": examples},
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
         return _told(work.out, done, console, there=True)
+    _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
     if devices is not None:
         return _on_devices(work, devices, output, console)
     from landscape import journal, survey
 
     with _as_usage_error():
-        part = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
-    folder = work.journal(output, part)
+        shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
+    folder = work.journal(output, shard_of)
     started = time.perf_counter()
-
-    def subjects_of(one: _Opened) -> Iterator[survey.Subject]:
-        from landscape.directions import random_plane
-
-        part = _chosen(one, split, examples, seed)
-        objective = _objective(one, part, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
-        for index in range(planes):
-            with _as_usage_error():
-                plane = random_plane(objective, seed=seed + index, normalization=normalization)
-            label = one.label if planes == 1 else f"{one.label} plane {index + 1} of {planes}"
-            yield survey.Subject(
-                label=label, objective=objective, plane=plane, checkpoint=one.record(), settings=_described(one, split)
-            )
-
-    subjects = [subject for one in work.opened for subject in subjects_of(one)]
+    seen = functools.partial(_objective, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
+    measured = [
+        (one, seen(one, _chosen(one, split, examples, look.seed)))
+        for one in (work.opened[:1] if look.directions == "between" else work.opened)
+    ]
     with _counting(console) as count, _as_usage_error():
+        subjects = _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
         engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, steps)
-        plans = survey.plan_all(folder, work.plan, subjects, steps=steps, extent=extent, engine=engine)
+        plans = survey.plan_all(
+            folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine
+        )
         survey.run_shard(
             folder,
             plans,
             subjects,
-            part,
+            shard_of,
             progress=lambda label, done, total: count(f"surface {label}", "points", done, total),
         )
-    if part != (1, 1):
-        console.say(f"shard {part[0]}/{part[1]} is measured")
+    if shard_of != (1, 1):
+        console.say(f"shard {shard_of[0]}/{shard_of[1]} is measured")
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
-        return {"journal": str(folder), "shard": list(part)}
+        return {"journal": str(folder), "shard": list(shard_of)}
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
@@ -997,6 +1093,267 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def _subjects(
+    work: _Work,
+    measured: Sequence[tuple[_Opened, Objective]],
+    look: _Look,
+    normalize_by: _Opened | None,
+    run: Sequence[tuple[int, State]],
+    num_planes: int,
+    split: str,
+    output: _Output,
+    count: Count,
+) -> list[Subject]:
+    """What is to be measured: for each checkpoint its line or plane, or several planes."""
+    from landscape.plane import moved
+    from landscape.survey import Subject
+    from landscape.trajectory import project_run
+
+    others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
+    by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
+    names, states = [other.label for other in work.opened], [state for _, state in run]
+    found: list[Subject] = []
+    for one, objective in measured:
+        for index in range(num_planes):
+            seeded = dataclasses.replace(look, seed=look.seed + index)
+            known = bool(found) and look.directions not in _OF_EACH
+            plane = (
+                moved(found[0].plane, objective)
+                if known
+                else _plane(seeded, objective, by, others, names, states, count)
+            )
+            if look.save_directions and not known:
+                file = _directions_file(work.out, len(found) + 1, look, [other.path for other in work.opened])
+                _save_directions(plane, objective, file, output)
+            found.append(
+                Subject(
+                    label=one.label if num_planes == 1 else f"{one.label} plane {index + 1} of {num_planes}",
+                    objective=objective,
+                    plane=plane,
+                    checkpoint=one.record(),
+                    settings=_described(one, split),
+                    trajectory=functools.partial(project_run, objective, plane, _models(one, run))
+                    if look.trajectory is not None or (run and not look.line)
+                    else None,
+                )
+            )
+    return found
+
+
+def _check_look(look: _Look, checkpoints: Sequence[Path]) -> None:
+    """Refuse options that do not go together."""
+    kind = look.directions
+    if kind not in _DIRECTIONS and not Path(kind).is_file():
+        near = difflib.get_close_matches(kind, _DIRECTIONS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_DIRECTIONS)}"
+        raise click.UsageError(f"--directions: there is no kind and no file {kind!r}; {hint}")
+    if kind == "between" and len(checkpoints) not in (2, 3):
+        raise click.UsageError(f"--directions between takes two checkpoints or three, got {len(checkpoints)}")
+    if kind == "between" and look.line and len(checkpoints) == 3:
+        raise click.UsageError("a line between checkpoints takes two, got 3")
+    if look.rho is not None and kind != "sam":
+        raise click.UsageError("--rho is of --directions sam")
+    if kind != "random" and (look.normalize_by or look.output_dims or look.normalization != "filter"):
+        raise click.UsageError("--normalization, --normalize-by and --output-dim are of random directions")
+    if look.line and look.trajectory is not None:
+        raise click.UsageError("--trajectory is drawn on a plane: leave out --line")
+
+
+def _look_record(look: _Look, normalize_by: _Opened | None, run: Sequence[tuple[int, State]]) -> Record:
+    """The options of a look by their content, not by the names of files."""
+    from train.checkpoint import content_hash
+
+    kind = look.directions
+    return {
+        "directions": kind if kind in _DIRECTIONS else _content_hash(Path(kind)),
+        "line": look.line,
+        "normalization": look.normalization,
+        "seed": look.seed,
+        "rho": look.rho,
+        "layers": list(look.layers),
+        "output_dims": list(look.output_dims),
+        "normalize_by": None if normalize_by is None else normalize_by.hash,
+        "run": [content_hash(state) for _, state in run],
+    }
+
+
+def _plane(
+    look: _Look,
+    objective: Objective,
+    normalize_by: Objective | None,
+    others: Sequence[Objective],
+    names: Sequence[str],
+    run: Sequence[State],
+    count: Count,
+) -> Plane:
+    """The line or plane that the options ask for, around one checkpoint."""
+    from landscape import directions
+
+    kind, layers = look.directions, look.layers
+    if kind == "between":
+        between = directions.line_between if len(others) == 1 else directions.plane_through
+        return between(objective, *others, names=names, layers=layers)
+    if kind == "random":
+        plane = directions.random_plane(
+            objective,
+            seed=look.seed,
+            normalization=look.normalization,
+            layers=layers,
+            normalize_by=normalize_by,
+            output_dims=_output_dims(look.output_dims),
+        )
+    elif kind == "pca":
+        plane = _pca_plane(objective, run, layers)
+    elif kind == "eigenvectors":
+        plane = _eigenvector_plane(objective, look, count)
+    elif kind in ("gradient", "sam"):
+        rho = None if kind == "gradient" else 0.05 if look.rho is None else look.rho
+        plane = directions.ascent_plane(objective, rho=rho, seed=look.seed, layers=layers)
+    else:
+        plane = _given_plane(objective, Path(kind), look)
+    return directions.axis_line(plane) if look.line else plane
+
+
+def _pca_plane(objective: Objective, run: Sequence[State], layers: Sequence[str]) -> Plane:
+    import torch
+
+    from landscape.trajectory import pca_plane
+
+    _refuse_misfits(objective.model, run)
+    rows = [torch.cat([state[name].reshape(-1) for name in objective.shapes]) for state in run]
+    return pca_plane(objective, torch.stack(rows).to(objective.theta), layers=layers)
+
+
+def _eigenvector_plane(objective: Objective, look: _Look, count: Count) -> Plane:
+    from landscape import operators
+    from landscape.directions import eigenvector_plane
+    from landscape.lanczos import top_eigenpairs
+    from landscape.plane import layer_mask
+
+    operator = operators.hessian(objective)
+    if look.layers:
+        operator = operators.restricted(operator, layer_mask(objective, look.layers))
+    pairs = top_eigenpairs(
+        operator, 2, seed=look.seed, progress=lambda done: count("eigenvectors", "products", done, None)
+    )
+    if not pairs.converged.all():
+        raise _CommandError(NUMBER_FAILED, "the eigenvectors did not converge, so no plane is drawn along them")
+    return eigenvector_plane(objective, pairs, layers=look.layers)
+
+
+def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
+    from landscape.directions import along
+    from train import checkpoint as checkpoints
+
+    checkpoints.check_archive(path)
+    content = checkpoints.load_plain(path)
+    axes = [content[name] for name in ("axis0", "axis1") if name in content] if isinstance(content, dict) else []
+    if not axes or not all(isinstance(axis, dict) for axis in axes):
+        hint = 'it is to hold {"axis0": {parameter: tensor}, "axis1": ...}, as --save-directions writes it'
+        raise _CommandError(3, f"{path} holds no directions", hint)
+    if len(axes) == 1 and not look.line:
+        raise click.UsageError(f"{path} holds one direction: it makes a line, --line")
+    try:
+        return along(objective, *axes, layers=look.layers)
+    except ValueError as error:
+        raise _CommandError(3, f"{path}: {error}") from error
+
+
+def _output_dims(words: Sequence[str]) -> dict[str, int]:
+    found = {}
+    for word in words:
+        name, _, dim = word.rpartition("=")
+        if not name or not dim.isdigit():
+            raise click.UsageError(f"--output-dim takes NAME=DIM, such as Conv1D=1, got {word!r}")
+        found[name] = int(dim)
+    return found
+
+
+def _run_states(folder: Path) -> list[tuple[int, State]]:
+    """Epoch and weights of each checkpoint along a run."""
+    from train import checkpoint as checkpoints
+    from train.folder import kept_checkpoints
+
+    if not folder.is_dir():
+        raise _CommandError(2, f"{folder} is not the folder of a run{_nearest_path(folder)}")
+    read = [checkpoints.read(path) for path in kept_checkpoints(folder)]
+    return sorted({one.epoch: one.model for one in read}.items())  # last.pt is often an epoch that was kept as well
+
+
+def _models(one: _Opened, run: Sequence[tuple[int, State]]) -> Iterator[tuple[int, nn.Module]]:
+    """The checkpoints of a run as models, one at a time."""
+    _refuse_misfits(one.model, [state for _, state in run])
+    for epoch, state in run:
+        model = copy.deepcopy(one.model)
+        model.load_state_dict(state)
+        yield epoch, model
+
+
+def _refuse_other_architectures(opened: Sequence[_Opened]) -> None:
+    from torch import nn
+
+    from landscape.objective import Objective
+    from landscape.plane import require_same_parameters
+
+    bare = [Objective(one.model, nn.CrossEntropyLoss(), []) for one in opened]  # of their parameters alone
+    for one, objective in zip(opened[1:], bare[1:], strict=True):
+        require_same_parameters(bare[0], objective, (opened[0].label, one.label))
+
+
+def _refuse_misfits(model: nn.Module, run: Sequence[State]) -> None:
+    from train.checkpoint import misfits
+
+    for state in run:
+        if found := misfits(model.state_dict(), dict(state)):
+            raise _CommandError(3, f"the run is of another architecture than the checkpoint: {'; '.join(found)}")
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _directions_file(out: Path, number: int, look: _Look, checkpoints: Sequence[Path]) -> Path:
+    own = len(checkpoints) > 1 and look.directions in _OF_EACH
+    return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
+
+
+def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Output) -> None:
+    import torch
+
+    from landscape.results import write_atomically
+
+    if path.exists() and not (output.force or output.resume):
+        raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
+    content = {
+        f"axis{n}": {name: view.cpu().clone() for name, view in objective.named(axis).items()}
+        for n, axis in enumerate(plane.axes)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _explain(one: _Opened, look: _Look, console: _Console) -> Record:
+    """The filters of a model, as a table."""
+    from landscape.filters import filter_groups
+    from landscape.plane import layers_of
+
+    objective = _objective(one, _chosen(one, "train"))
+    with _as_usage_error():
+        groups = filter_groups(objective, output_dims=_output_dims(look.output_dims))
+        moving = layers_of(objective, look.layers)
+    for group in groups:
+        if group["name"] not in moving:
+            group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
+    rows = [
+        [str(g["name"]), "x".join(map(str, cast(list[int], g["shape"]))) or "1", str(g["num_filters"]), str(g["rule"])]
+        for g in groups
+    ]
+    widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
+    for row in [["parameter", "shape", "filters", "rule"], *rows]:
+        console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    return {"checkpoint": one.label, "groups": cast(Json, groups)}
 
 
 def _described(one: _Opened, split: str) -> Record:
@@ -1552,6 +1909,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         "SettingsDifferError",
         "DataError",
         "AbsentDataError",
+        "ParametersDifferError",
     ):
         return 3, message, ""
     if kind == "LibraryError":

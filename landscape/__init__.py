@@ -9,26 +9,51 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
-    from landscape.directions import Plane, random_plane
+    from landscape.directions import (
+        Plane,
+        along,
+        ascent_plane,
+        axis_line,
+        eigenvector_plane,
+        line_between,
+        plane_through,
+        random_line,
+        random_plane,
+    )
+    from landscape.filters import filter_groups
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator, hessian
     from landscape.report import write_report
-    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, load, save
-    from landscape.surface import loss_surface
+    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
+    from landscape.surface import loss_line, loss_surface
+    from landscape.trajectory import pca_plane, project_run
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Objective": "objective",
     "Plane": "directions",
+    "random_line": "directions",
     "random_plane": "directions",
+    "line_between": "directions",
+    "plane_through": "directions",
+    "eigenvector_plane": "directions",
+    "ascent_plane": "directions",
+    "along": "directions",
+    "axis_line": "directions",
+    "pca_plane": "trajectory",
+    "project_run": "trajectory",
+    "filter_groups": "filters",
+    "loss_line": "surface",
     "loss_surface": "surface",
     "SymmetricOperator": "operators",
     "hessian": "operators",
     "top_eigenpairs": "lanczos",
     "gradient_congruence": "alignment",
+    "Line": "results",
     "Surface": "results",
+    "Trajectory": "results",
     "Eigenpairs": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
@@ -41,15 +66,28 @@ __all__ = [
     "Congruence",
     "CongruenceTrace",
     "Eigenpairs",
+    "Line",
     "Objective",
     "Plane",
     "Surface",
     "SymmetricOperator",
+    "Trajectory",
+    "along",
+    "ascent_plane",
+    "axis_line",
+    "eigenvector_plane",
     "figures",
+    "filter_groups",
     "gradient_congruence",
     "hessian",
+    "line_between",
     "load",
+    "loss_line",
     "loss_surface",
+    "pca_plane",
+    "plane_through",
+    "project_run",
+    "random_line",
     "random_plane",
     "save",
     "top_eigenpairs",

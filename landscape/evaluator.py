@@ -230,6 +230,11 @@ def may_cut(objective: Objective) -> bool:
     return not of_batches and _count(objective.first_batch) > 0
 
 
+def has_running_statistics(model: nn.Module) -> bool:
+    """Whether the model has BatchNorm that keeps running statistics."""
+    return bool(_batch_norms(model))
+
+
 def _batch_norms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     return [(name, module) for name, module in found if module.running_mean is not None]

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.picture import overview_picture
 from landscape.readings import centre_cell, measured, nearest
-from landscape.results import Array, CongruenceTrace, Eigenpairs, Surface
+from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, log_ticks, loss_view, tick_label
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "congruence",
     "contour",
     "eigenvalues",
+    "line",
     "loss_view",
     "overview_picture",
     "slices",
@@ -172,11 +173,35 @@ def contour(
         hoverinfo="skip",
         meta="centre",
     )
+    if surface.trajectory is not None:
+        _add_trajectory(figure, surface.trajectory, style)
+    _add_landmarks(figure, surface)
     unit = str(surface.settings.get("unit") or "")
     axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "nticks": 5}
     figure.update_xaxes(title=_with_unit("x", unit), range=_span(surface.x), **axis)
     figure.update_yaxes(title=_with_unit("y", unit), range=_span(surface.y), scaleanchor="x", **axis)
     figure.update_layout(showlegend=False)
+    return figure
+
+
+def line(lines: Sequence[Line], *, scale: Scale = "auto", known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The loss along lines, with bands of one standard error, and the checkpoints that lie on them."""
+    known = known or styles(lines)
+    view = loss_view(lines, scale=scale)
+    figure = go.Figure(layout=_layout("Loss along a line", height=380))
+    for one in lines:
+        style, loss, error = known[checkpoint_key(one)], measured(one), one.standard_error
+        drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
+        floor = 10**view.low if view.log else -np.inf
+        _add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
+        _add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+        for name, (at,) in _landmarks(one):
+            figure.add_vline(x=at, line={"dash": "dot", "color": "#888888"}, annotation_text=_text(name))
+    unit = str(lines[0].settings.get("unit") or "") if lines else ""
+    _side_by_side(figure, [_with_unit("x", unit)], ["mean loss"])
+    figure.update_yaxes(type="log" if view.log else "linear", tickvals=_tick_values(view), ticktext=view.labels)
+    figure.update_yaxes(range=[view.low - 0.3 * view.step, view.high + 0.3 * view.step])
+    figure.update_layout(hovermode="x")
     return figure
 
 
@@ -279,6 +304,43 @@ def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] 
     figure.update_layout(hovermode="x", yaxis2_matches="y")
     figure.update_yaxes(selector={"anchor": "x3"}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
     return figure
+
+
+def _add_trajectory(figure: go.Figure, found: Trajectory, style: Style) -> None:
+    """The run as a line of points, in white so that it shows on the contours; its last one is the checkpoint."""
+    figure.add_scatter(
+        x=found.x,
+        y=found.y,
+        customdata=np.stack([found.epoch, found.loss, found.plane_loss, found.distance], axis=-1),
+        mode="lines+markers",
+        line={"color": "#ffffff", "width": 1.5},
+        marker={"size": 6, "color": "#ffffff", "line": {"color": style.color, "width": 1.5}},
+        hovertemplate="epoch %{customdata[0]}<br>loss %{customdata[1]:.5g}, the plane's here %{customdata[2]:.5g}"
+        "<br>%{customdata[3]:.3g} off the plane<extra></extra>",
+        meta="trajectory",
+    )
+
+
+def _add_landmarks(figure: go.Figure, surface: Surface) -> None:
+    places = [(name, at) for name, at in _landmarks(surface) if any(at)]  # the centre has a marker of its own
+    if places:
+        figure.add_scatter(
+            x=[at[0] for _, at in places],
+            y=[at[1] for _, at in places],
+            text=[_text(name) for name, _ in places],
+            mode="markers+text",
+            textposition="top center",
+            textfont={"color": "#ffffff"},
+            marker={"size": 8, "color": "#ffffff", "line": {"color": "#1f2328", "width": 1.5}},
+            hoverinfo="skip",
+            meta="landmarks",
+        )
+
+
+def _landmarks(result: Surface | Line) -> list[tuple[str, list[float]]]:
+    """The checkpoints that lie on a plane or line, and where."""
+    found: Any = result.settings.get("landmarks") or []
+    return [(str(one["name"]), list(one["coordinates"])) for one in found]
 
 
 def _customdata(surface: Surface) -> Array:

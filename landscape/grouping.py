@@ -16,8 +16,20 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "triangle-down", "pentagon", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
 
+PLANES = {  # what a line or plane is, by the kind of its directions
+    "between": "through checkpoints",
+    "pca": "of the principal directions of a run",
+    "eigenvectors": "along Hessian eigenvectors",
+    "gradient": "along the gradient",
+    "sam": "along SAM's step",
+    "given": "along given directions",
+}
+
 _SPLITS = ("train", "validation", "test")
-_PLANE = ("directions", "normalization", "seed", "unit", "batch_norm")
+_PLANE = (
+    *("directions", "normalization", "seed", "unit", "batch_norm", "layers", "axes_of", "normalized_by"),
+    *("output_dims", "explained_variance", "landmarks"),
+)
 _DATA = ("split", "labels", "data", "data_hash", "num_examples")
 
 
@@ -169,15 +181,18 @@ def _surface_group(
 def _plane_name(surface: Surface) -> str:
     settings = surface.settings
     directions = str(settings.get("directions") or "unnamed")
-    parts = [f"{directions} directions"]
+    parts = [f"plane {PLANES[directions]}" if directions in PLANES else f"{directions} directions"]
     if settings.get("normalization"):
         parts.append(f"{settings['normalization']}-normalized")
     if settings.get("seed") is not None:
         parts.append(f"seed {settings['seed']}")
     if settings.get("batch_norm"):
         parts.append(f"batch norm {settings['batch_norm']}")
-    columns, left, right = _grid(surface)[0]
-    return ", ".join([*parts, f"{columns} × {len(surface.y)} points from {left:g} to {right:g}"])
+    (columns, left, right), (rows, low, high) = _grid(surface)
+    reach = f"from {left:.4g} to {right:.4g}"
+    if (left, right) != (low, high):
+        reach += f" and from {low:.4g} to {high:.4g}"
+    return ", ".join([*parts, f"{columns} × {rows} points {reach}"])
 
 
 def _grid(surface: Surface) -> list[tuple[int, float, float]]:

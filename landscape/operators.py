@@ -11,7 +11,7 @@ Legend: P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -120,3 +120,16 @@ def _vector_product(gradient: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
         return torch.zeros_like(v)
     product = torch.autograd.grad(gradient, leaf, v, retain_graph=True, allow_unused=True)[0]
     return torch.zeros_like(v) if product is None else product
+
+
+def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
+    """The block of an operator on the entries where `keep` (size,) is true, with zeros elsewhere: D A D.
+
+    Its eigenvectors do not move the other entries; beside its block's eigenvalues it has zeros.
+    """
+    mask = keep.to(device=operator.device, dtype=operator.dtype)
+    return replace(
+        operator,
+        matvec=lambda v: mask * operator.matvec(mask * v),
+        settings={**operator.settings, "num_kept": int(keep.sum())},
+    )

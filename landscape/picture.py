@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from landscape.grouping import Style, checkpoint_key, split_order, styles
-from landscape.readings import centre_cell
+from landscape.readings import centre, centre_cell
 from landscape.results import Result, Surface
 from landscape.view import CELL_COLOR, View, drawn, left_out_cells, loss_view, tick_label
 
@@ -116,6 +117,9 @@ def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> Quad
             linestyle="none",
             clip_on=False,
         )
+    if surface.trajectory is not None:
+        run = surface.trajectory
+        ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
     ax.plot(0, 0, "o", color=style.color, markeredgecolor="white", markersize=5)
     ax.set_aspect("equal")
     ax.tick_params(labelsize=7)
@@ -124,11 +128,10 @@ def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> Quad
 
 
 def _centre_text(surface: Surface) -> str:
-    cell = centre_cell(surface)
-    if cell is None:
+    at = centre(surface)
+    if math.isnan(at.loss) and centre_cell(surface) is None:
         return "centre not on the grid"
-    text = f"loss {surface.loss[cell]:.3g}"
-    return text + (f", accuracy {surface.accuracy[cell]:.1%}" if np.isfinite(surface.accuracy[cell]) else "")
+    return f"loss {at.loss:.3g}" + (f", accuracy {at.accuracy:.1%}" if math.isfinite(at.accuracy) else "")
 
 
 def _split(surface: Surface) -> str:

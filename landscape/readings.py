@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,46 @@ class Centre:
     accuracy_error: float = math.nan
 
 
-def centre(surface: Surface | None) -> Centre:
+def centre(surface: Surface | Line | None) -> Centre:
     """Loss and accuracy at the checkpoint itself, as far as they are known."""
     if surface is None:
         return Centre()
     cell = centre_cell(surface)
     if cell is None:
-        loss = surface.checks.get("centre_loss")
-        return Centre(loss=float(loss)) if isinstance(loss, int | float) else Centre()
+        apart = [surface.checks.get(f"centre_{name}") for name in ("loss", "standard_error", "accuracy")]
+        loss, error, p = (float(value) if isinstance(value, int | float) else math.nan for value in apart)
+        return Centre(loss, error, p, _binomial_error(p, num_examples(surface)))
     p = float(surface.accuracy[cell])
     return Centre(
         float(surface.loss[cell]), float(surface.standard_error[cell]), p, _binomial_error(p, num_examples(surface))
     )
 
 
-def centre_cell(surface: Surface) -> tuple[int, int] | None:
-    """The cell at the plane's origin; None where the grid does not hold it."""
+def barrier(line: Line) -> float | None:
+    """The highest loss between two checkpoints above the straight line from one's to the other's; None without two.
+
+    (Frankle et al. 2020, arXiv:1912.05671, section 3.) At the points that were measured, and of both ends as they are
+    on the line.
+    """
+    ends = line.checks.get("landmarks")
+    if not isinstance(ends, list) or len(ends) != 1 or not isinstance(ends[0], dict):
+        return None
+    start, end = centre(line).loss, ends[0]["loss_on_plane"]
+    assert isinstance(end, int | float)
+    inside = (line.x >= 0) & (line.x <= 1)
+    rises = (line.loss - (start + line.x * (end - start)))[inside]
+    return float(np.max(rises, initial=0.0))
+
+
+@overload
+def centre_cell(surface: Surface) -> tuple[int, int] | None: ...
+@overload
+def centre_cell(surface: Line) -> tuple[int] | None: ...
+def centre_cell(surface: Surface | Line) -> tuple[int, ...] | None:
+    """The cell at the origin of the plane or line; None where the grid does not hold it."""
+    if isinstance(surface, Line):
+        i = nearest(surface.x)
+        return (i,) if abs(surface.x[i]) <= 1e-9 * max(np.ptp(surface.x), 1e-300) else None
     i, j = nearest(surface.x), nearest(surface.y)
     step = max(np.ptp(surface.x), np.ptp(surface.y), 1e-300)
     if max(abs(surface.x[i]), abs(surface.y[j])) > 1e-9 * step:
@@ -52,7 +77,7 @@ def nearest(at: Array) -> int:
     return int(np.argmin(np.round(np.abs(at), 12)))
 
 
-def measured(surface: Surface) -> Array:
+def measured(surface: Surface | Line) -> Array:
     """The loss where it is a finite number, NaN elsewhere."""
     return np.where(np.isfinite(surface.loss) & (surface.status == OK), surface.loss, np.nan)
 
@@ -79,7 +104,7 @@ def ring_rise(surface: Surface, fraction: float) -> float:
     """
     cell = centre_cell(surface)
     half = len(surface.x) // 2
-    if cell is None or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
+    if cell != (half, half) or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
         return math.nan
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)

@@ -8,7 +8,7 @@ A file is an .npz without pickles: member `header` (JSON: format, plan, and type
 checks and plain values of each result), member `run` (JSON: seconds, host, memory, command; the only
 member that may differ between equal runs), and arrays named `0.loss`, `0.x`, `1.values`, ...
 
-Legend: S grid steps, K eigenpairs, P parameters, E epochs.
+Legend: S grid steps, K eigenpairs, P parameters, E epochs, T checkpoints of a trajectory.
 """
 
 from __future__ import annotations
@@ -44,11 +44,51 @@ class ResultsError(ValueError):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Line:
+    """Mean loss along a line: `loss[i]` is at centre + x[i] axis. The other columns are those of `Surface`."""
+
+    x: Array  # (S,)
+    loss: Array  # (S,)
+    standard_error: Array  # (S,)
+    accuracy: Array  # (S,)
+    status: npt.NDArray[np.uint8]  # (S,)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Number of points that were measured and are not finite."""
+        return _num_nonfinite(self.status)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trajectory:
+    """The checkpoints of a run as a plane sees them, in the order of their epochs.
+
+    (x, y) is the point of the plane nearest to a checkpoint, `distance` how far the checkpoint is from it, in the
+    2-norm of all parameters. `loss` is the checkpoint's own, `plane_loss` the plane's at (x, y): a contour drawn under
+    the trajectory shows the second, which is the first only where the distance is zero. `explained_variance` is the
+    share of the squared distances from the plane's centre that lies in the plane.
+    """
+
+    epoch: npt.NDArray[np.int64]  # (T,)
+    x: Array  # (T,)
+    y: Array  # (T,)
+    distance: Array  # (T,)
+    loss: Array  # (T,)
+    standard_error: Array  # (T,) of loss
+    plane_loss: Array  # (T,)
+    explained_variance: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Surface:
     """Mean loss on a plane: `loss[i, j]` is at centre + x[i] axis0 + y[j] axis1.
 
     `standard_error` is that of the mean over the examples, `accuracy` a fraction (NaN where the task has none).
-    `status` says for each cell: 0 missing, 1 ok, 2 nan, 3 +inf, 4 -inf, 5 failed.
+    `status` says for each cell: 0 missing, 1 ok, 2 nan, 3 +inf, 4 -inf, 5 failed. `trajectory` is that of a run, seen
+    from this plane, where one was asked for.
     """
 
     x: Array  # (S,)
@@ -60,11 +100,12 @@ class Surface:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+    trajectory: Trajectory | None = None
 
     @property
     def num_nonfinite(self) -> int:
         """Number of cells that were measured and are not finite."""
-        return int(np.isin(self.status, (NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY)).sum())
+        return _num_nonfinite(self.status)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,8 +166,9 @@ class CongruenceTrace:
     checks: Record = field(default_factory=dict)
 
 
-Result = Surface | Eigenpairs | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
+    "Line": Line,
     "Surface": Surface,
     "Eigenpairs": Eigenpairs,
     "Congruence": Congruence,
@@ -155,13 +197,14 @@ def status_of(loss: Array) -> npt.NDArray[np.uint8]:
 def problem_of(result: Result) -> str:
     """Which check a result failed, in one line; empty where it can be believed."""
     label = result.checkpoint.get("label") or "checkpoint"
-    if isinstance(result, Surface):
+    if isinstance(result, Surface | Line):
         if not result.checks.get("centre_ok", True):
             return (
                 f"{label}: the loss at the centre differs from the checkpoint's by {result.checks['centre_error']:.1g}"
             )
         if result.num_nonfinite > 0.1 * result.loss.size:
-            return f"{label}: {result.num_nonfinite} of {result.loss.size} cells are not finite; try a smaller extent"
+            what = "cells" if isinstance(result, Surface) else "points"
+            return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
     if isinstance(result, Eigenpairs):
         if not result.checks.get("symmetric", True):
             return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
@@ -174,6 +217,10 @@ def problem_of(result: Result) -> str:
     return ""
 
 
+def _num_nonfinite(status: npt.NDArray[np.uint8]) -> int:
+    return int(np.isin(status, (NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY)).sum())
+
+
 def save(
     results: Result | Sequence[Result], path: str | Path, *, plan: Record | None = None, run: Record | None = None
 ) -> None:
@@ -182,13 +229,8 @@ def save(
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     described: list[Json] = []
     for index, result in enumerate(results):
-        values: Record = {}
-        for item in dataclasses.fields(result):
-            value = getattr(result, item.name)
-            if isinstance(value, np.ndarray):
-                arrays[f"{index}.{item.name}"] = value
-            else:
-                values[item.name] = value
+        found, values = _taken_apart(result)
+        arrays |= {f"{index}.{name}": array for name, array in found.items()}
         described.append({"type": type(result).__name__, **values})
     header: Record = {"format": FORMAT, "plan": plan or {}, "results": described}
     members = {"header": np.array(json.dumps(header)), "run": np.array(json.dumps(run or {})), **arrays}
@@ -246,6 +288,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _taken_apart(value: Result | Trajectory) -> tuple[dict[str, npt.NDArray[np.generic]], Record]:
+    """The arrays of a result, and its other values; those of a trajectory in it are called trajectory.x and so on."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    values: Record = {}
+    for item in dataclasses.fields(value):
+        part = getattr(value, item.name)
+        if isinstance(part, np.ndarray):
+            arrays[item.name] = part
+        elif isinstance(part, Trajectory):
+            inner, values[item.name] = _taken_apart(part)
+            arrays |= {f"{item.name}.{name}": array for name, array in inner.items()}
+        else:
+            values[item.name] = part
+    return arrays, values
 
 
 _NPY_HEADERS = {
@@ -311,11 +369,23 @@ def _result(path: Path, index: int, values: Record, members: Mapping[str, npt.ND
         kind = _TYPES[str(values.pop("type"))]
         prefix = f"{index}."
         arrays = {name.removeprefix(prefix): array for name, array in members.items() if name.startswith(prefix)}
+        if isinstance(values.get("trajectory"), dict):
+            values["trajectory"] = _trajectory(cast(Record, values["trajectory"]), arrays)  # type: ignore[assignment]
         result = kind(**values, **arrays)  # type: ignore[arg-type]
         _check_shapes(result)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise ResultsError(f"{path}: result {index} is of an unknown type or lacks a part ({error})") from error
     return result
+
+
+def _trajectory(values: Record, arrays: dict[str, npt.NDArray[np.generic]]) -> Trajectory:
+    """The trajectory of a surface; its arrays are taken out of the surface's."""
+    prefix = "trajectory."
+    own = {name.removeprefix(prefix): arrays.pop(name) for name in [*arrays] if name.startswith(prefix)}
+    found = Trajectory(**values, **own)  # type: ignore[arg-type]
+    if len({array.shape for array in own.values()}) > 1 or found.epoch.ndim != 1:
+        raise ValueError("its trajectory is of a wrong shape")
+    return found
 
 
 def _check_shapes(result: Result) -> None:
@@ -332,6 +402,8 @@ def _check_shapes(result: Result) -> None:
         }
         if not (np.isfinite(result.x).all() and np.isfinite(result.y).all() and result.loss.size):
             raise ValueError("its coordinates are not finite")
+        if not isinstance(result.trajectory, Trajectory | None):
+            raise TypeError("trajectory is not an object")
     elif isinstance(result, Eigenpairs):
         expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
     else:

@@ -2,36 +2,58 @@
 
 Cost: S (line) or S^2 (plane) forward passes over the data, and about two more to choose an engine and to check it.
 Points are visited coarse to fine, so that an early picture is a whole one. The value at the centre is held against a
-plain loop over the model.
+plain loop over the model; where the grid does not hold the centre, it is evaluated apart. So are the other checkpoints
+that lie on a line or plane, each against its own loss: with BatchNorm the two differ, for a point has the weights of
+its place and the running statistics of the centre.
 
-Legend: S steps along an axis, D axes, K points of a block; point k of S^D counts the last axis fastest.
+Legend: S steps along an axis, D axes.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from landscape.directions import Plane
-from landscape.evaluator import Engine, backed_off, choose, prepare, reference_loss
+from landscape.evaluator import Engine, backed_off, choose, has_running_statistics, prepare, reference_loss
+from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
 from landscape.objective import NUM_SUMS, Objective, summarise
-from landscape.results import MISSING, OK, Array, Record, Surface, status_of
+from landscape.plane import Interval
+from landscape.results import MISSING, OK, Array, Line, Record, Surface, status_of
+
+__all__ = [
+    "Memory",
+    "StatisticsWarning",
+    "SurfacePlan",
+    "coarse_to_fine",
+    "grid",
+    "line_of",
+    "loss_line",
+    "loss_surface",
+    "measure",
+    "plan_surface",
+    "surface_of",
+]
 
 # relative, against the plain loop; what a lower precision of the forward pass may lose is larger
 CENTRE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 PRECISION_TOLERANCE = {"tf32": 1e-2, "bf16": 5e-2}
 _SECONDS_OF_A_BLOCK = 2.0
-_COARSE = (3, 5, 11, 21)  # points along an axis of the first pictures
 
 
 Sums = Sequence[float]  # the eight of landscape.objective
+
+
+class StatisticsWarning(UserWarning):
+    """BatchNorm's running statistics are those of another checkpoint than the weights."""
 
 
 class Memory(Protocol):
@@ -48,10 +70,10 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SurfacePlan:
-    """A surface before its first point: all that decides its numbers, so that any worker may measure any of them."""
+    """A surface or line before its first point: all that decides its numbers, for any worker to measure any of them."""
 
     steps: int
-    extent: float
+    intervals: Sequence[Sequence[float]]  # for each axis, its first and last coordinate
     engine: Engine
     reference_loss: float
     checkpoint: Record
@@ -64,53 +86,96 @@ def loss_surface(
     plane: Plane,
     *,
     steps: int = 51,
-    extent: float = 1.0,
+    extent: float | None = None,
+    interval: Interval | None = None,
     engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Surface:
-    """Mean loss, standard error and accuracy at centre + a axis0 + b axis1, for a and b in [-extent, extent].
+    """Mean loss, standard error and accuracy at centre + a axis0 + b axis1, on a grid of steps ** 2 points (a, b).
 
-    `loss[i, j]` is at a = x[i], b = y[j]. A loss that is not finite is stored as it is, with a status. Without `engine`
-    the fastest way to evaluate is looked for (`landscape.evaluator.choose`); it is stored, and the same one gives the
-    same bits. `progress(done, total)` is called after each block of points. Cost: steps ** 2 forward passes over the
-    data, and about two to choose the engine and to check the centre.
+    a and b lie in [-extent, extent], or in `interval`; by default where the plane says: [-1, 1], or around the
+    checkpoints that it was made from. `loss[i, j]` is at a = x[i], b = y[j]. A loss that is not finite is stored as it
+    is, with a status. Without `engine` the fastest way to evaluate is looked for (`landscape.evaluator.choose`); it is
+    stored, and the same one gives the same bits. `progress(done, total)` is called after each block of points. Cost:
+    steps ** 2 forward passes over the data, and about two to choose the engine and to check the centre; two more for
+    each other checkpoint on the plane.
 
     Raises:
-        ValueError: If steps is not odd and positive (an even grid has no centre), extent not finite and positive, or
-            the engine does not suit the model.
+        ValueError: If `plane` is a line, steps not odd and positive (an even grid has no centre; an interval may have
+            any number from 2), extent not finite and positive, interval not ascending, or the engine does not suit.
         NotRepeatableError: If the model draws at random in eval mode, or the data changes from pass to pass.
     """
-    plan = plan_surface(objective, plane, steps=steps, extent=extent, engine=engine)
+    if len(plane.axes) != 2:
+        raise ValueError("loss_surface needs a plane, got a line: loss_line measures it")
+    plan = plan_surface(objective, plane, steps=steps, extent=extent, interval=interval, engine=engine)
     sums, micro_batches = measure(objective, plane, plan, progress=progress)
     return surface_of(plan, sums, micro_batches)
 
 
+def loss_line(
+    objective: Objective,
+    line: Plane,
+    *,
+    steps: int = 61,
+    extent: float | None = None,
+    interval: Interval | None = None,
+    engine: Engine | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Line:
+    """Mean loss, standard error and accuracy at centre + a axis, for `steps` values of a; else as `loss_surface`.
+
+    61 points of the line between two checkpoints have both of them among them. Cost: steps passes over the data. With
+    BatchNorm "frozen" at the first one's running statistics the loss at the second is not its own: a StatisticsWarning
+    says by how much, `checks` keep both, and an engine with batch_norm "recalibrated" mends it.
+
+    Raises:
+        ValueError: As `loss_surface`, and if `line` is a plane.
+        NotRepeatableError: As `loss_surface`.
+    """
+    if len(line.axes) != 1:
+        raise ValueError("loss_line needs a line, got a plane: loss_surface measures it, axis_line takes one axis")
+    plan = plan_surface(objective, line, steps=steps, extent=extent, interval=interval, engine=engine)
+    sums, micro_batches = measure(objective, line, plan, progress=progress)
+    return line_of(plan, sums, micro_batches)
+
+
 def plan_surface(
-    objective: Objective, plane: Plane, *, steps: int = 51, extent: float = 1.0, engine: Engine | None = None
+    objective: Objective,
+    plane: Plane,
+    *,
+    steps: int = 51,
+    extent: float | None = None,
+    interval: Interval | None = None,
+    engine: Engine | None = None,
 ) -> SurfacePlan:
-    """What `loss_surface` decides before it measures.
+    """What `loss_surface` or `loss_line` decides before it measures.
 
     Raises:
         ValueError: As `loss_surface`.
-        NotRepeatableError: If the data changes from pass to pass.
+        NotRepeatableError: If the data changes from pass to pass, or the model draws at random.
     """
-    grid(steps, extent)
-    if extent > torch.finfo(plane.centre.dtype).max:
-        raise ValueError(f"extent must be within the range of {plane.centre.dtype}, got {extent}")
+    intervals = _intervals(plane, steps, extent, interval)
     checks: Record = {}
     if engine is None:
-        engine, chosen = choose(objective, Engine(), num_points=steps**2)
+        engine, chosen = choose(objective, Engine(), num_points=steps ** len(plane.axes))
         if engine.compiled:
             checks["compiling"] = chosen["compile"]
-    return SurfacePlan(
+    reach = sorted({-low if low == -high else math.nan for low, high in intervals})
+    where: Record = (
+        {"extent": reach[0]}
+        if len(reach) == 1 and reach[0] > 0
+        else {"intervals": [[low, high] for low, high in intervals]}
+    )
+    plan = SurfacePlan(
         steps=steps,
-        extent=extent,
+        intervals=intervals,
         engine=engine,
         reference_loss=reference_loss(objective, engine),
         checkpoint={"hash": objective.theta_hash},
-        settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, "extent": extent},
+        settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where},
         checks=checks,
     )
+    return replace(plan, checks={**checks, **_apart(objective, plane, plan)})
 
 
 def measure(
@@ -130,16 +195,18 @@ def measure(
     Raises:
         NotRepeatableError: If the centre differs from the plain loop, because the model draws at random.
     """
-    points = coarse_to_fine(plan.steps, 2) if points is None else points
+    num_axes = len(plan.intervals)
+    points = coarse_to_fine(plan.steps, num_axes) if points is None else points
     found = dict(memory.known()) if memory is not None else {}
     waiting = [point for point in points if point not in found]
-    evaluator, coordinates = prepare(objective, plan.engine), grid(plan.steps, plan.extent)
-    micro_batches = [plan.engine.micro_batch]
+    evaluator, axes = prepare(objective, plan.engine), coordinates(plan.steps, plan.intervals)
+    micro_batches, middle = [plan.engine.micro_batch], centre_point(plan.steps, plan.intervals)
     size = 1 if evaluator.batches else plan.steps
     while waiting:
         block = waiting[:size]  # one wait for the device, and one line of a journal
         started = time.perf_counter()
-        places = [[float(coordinates[i]) for i in np.unravel_index(point, (plan.steps,) * 2)] for point in block]
+        cells = [np.unravel_index(point, (plan.steps,) * num_axes) for point in block]
+        places = [[float(at[i]) for at, i in zip(axes, cell, strict=True)] for cell in cells]
         try:
             rows = evaluator.sums(plane.centre, plane.axes, places).tolist()
         except torch.OutOfMemoryError:
@@ -148,7 +215,8 @@ def measure(
             micro_batches.append(evaluator.engine.micro_batch)
             continue
         new = dict(zip(block, rows, strict=True))
-        _refuse_noise(objective, plan, new)
+        if (centre := new.get(-1 if middle is None else middle)) is not None:
+            _refuse_noise(objective, plan, centre[0] / centre[1])
         found |= new
         if memory is not None:
             memory.add(new, evaluator.engine.micro_batch)
@@ -163,67 +231,119 @@ def measure(
 
 def surface_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence[int] = ()) -> Surface:
     """The surface of a plan from the sums of its points; a point without any is missing."""
-    shape = (plan.steps, plan.steps)
-    rows = np.full((plan.steps**2, NUM_SUMS), np.nan)
-    for point, values in sums.items():
-        rows[point] = values
-    loss, standard_error, accuracy = (values.reshape(shape) for values in summarise(rows))
-    status = status_of(loss)
-    status[~np.isin(np.arange(plan.steps**2), list(sums)).reshape(shape)] = MISSING
-    coordinates = grid(plan.steps, plan.extent)
+    x, y = coordinates(plan.steps, plan.intervals)
+    loss, standard_error, accuracy, status = _arrays(plan, sums)
     return Surface(
-        x=coordinates,
-        y=coordinates.copy(),
+        x=x,
+        y=y,
         loss=loss,
         standard_error=standard_error,
         accuracy=accuracy,
         status=status,
         checkpoint=plan.checkpoint,
         settings=plan.settings,
-        checks={
-            **plan.checks,
-            **_checks(plan, loss),
-            "num_nonfinite": int((status > OK).sum()),
-            **({"micro_batches": list(micro_batches)} if len(micro_batches) > 1 else {}),
-        },
+        checks=_checks(plan, loss, status, micro_batches),
     )
 
 
-def grid(steps: int, extent: float) -> Array:
-    """`steps` equally spaced coordinates from -extent to extent, with an exact zero in the middle."""
-    if steps < 1 or steps % 2 == 0:
-        odd = steps + 1 if steps > 0 else 51
-        raise ValueError(f"steps must be odd and positive: an even grid has no centre; got {steps}, try {odd}")
-    if not math.isfinite(extent) or extent <= 0:
-        raise ValueError(f"extent must be finite and positive, got {extent}")
-    half = steps // 2
-    return extent * np.arange(-half, half + 1) / max(half, 1)
+def line_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence[int] = ()) -> Line:
+    """The line of a plan of one axis, as `surface_of`."""
+    (x,) = coordinates(plan.steps, plan.intervals)
+    loss, standard_error, accuracy, status = _arrays(plan, sums)
+    return Line(
+        x=x,
+        loss=loss,
+        standard_error=standard_error,
+        accuracy=accuracy,
+        status=status,
+        checkpoint=plan.checkpoint,
+        settings=plan.settings,
+        checks=_checks(plan, loss, status, micro_batches),
+    )
 
 
-def coarse_to_fine(steps: int, num_axes: int) -> list[int]:
-    """All points of a grid, each once: the centre, then the grids of 3, 5, 11, 21 points along an axis, then the rest.
+def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interval | None) -> list[Interval]:
+    """The coordinates that were asked for, or else those of the plane, for each axis."""
+    largest = torch.finfo(plane.centre.dtype).max
+    if extent is not None and interval is not None:
+        raise ValueError("give an extent or an interval, not both")
+    if extent is None and interval is None and plane.intervals:
+        found = list(plane.intervals)
+    elif interval is not None:
+        found = [(float(interval[0]), float(interval[1]))] * len(plane.axes)
+    else:
+        extent = 1.0 if extent is None else float(extent)
+        grid(steps, extent)
+        if extent > largest:
+            raise ValueError(f"extent must be within the range of {plane.centre.dtype}, got {extent}")
+        found = [(-extent, extent)] * len(plane.axes)
+    for low, high in found:
+        if not (low < high and -largest <= low and high <= largest):
+            raise ValueError(f"an interval must go from a lower to a higher finite number, got {low} to {high}")
+    if steps < 2 and any(low != -high for low, high in found):
+        raise ValueError(f"an interval takes at least 2 steps, got {steps}")
+    return found
 
-    Example:
-        >>> coarse_to_fine(5, 1)
-        [2, 0, 4, 1, 3]
-    """
-    order: dict[int, None] = {}
-    for count in (1, *(count for count in _COARSE if count < steps), steps):
-        marks = [round(i * (steps - 1) / (count - 1)) for i in range(count)] if count > 1 else [steps // 2]
-        for place in itertools.product(marks, repeat=num_axes):
-            order.setdefault(int(np.ravel_multi_index(place, (steps,) * num_axes)))
-    return list(order)
+
+def _apart(objective: Objective, plane: Plane, plan: SurfacePlan) -> Record:
+    """What is measured off the grid: the centre where the grid misses it, and the other checkpoints of the plane."""
+    origin = (0.0,) * len(plane.axes)
+    places = [landmark.coordinates for landmark in plane.landmarks]
+    places += [origin] if centre_point(plan.steps, plan.intervals) is None else []
+    if not places:
+        return {}
+    sums = prepare(objective, plan.engine).sums(plane.centre, plane.axes, places)
+    losses, errors, accuracies = (column.tolist() for column in summarise(sums.numpy(force=True)))
+    found: Record = {}
+    if len(places) > len(plane.landmarks):
+        names = ("centre_loss", "centre_standard_error", "centre_accuracy")
+        found |= dict(zip(names, (losses[-1], errors[-1], accuracies[-1]), strict=True))
+        _refuse_noise(objective, plan, losses[-1])
+    if plane.landmarks:
+        ends: list[Record] = []
+        for landmark, loss in zip(plane.landmarks, losses, strict=False):
+            own = replace(objective, model=landmark.model).evaluate().loss
+            ends.append({"name": landmark.name, "loss_on_plane": loss, "own_loss": own})
+            _warn_of_statistics(objective, plan, landmark.name, loss, own)
+        found["landmarks"] = [*ends]
+    return found
 
 
-def _checks(plan: SurfacePlan, loss: Array) -> Record:
-    middle = plan.steps // 2
-    value = float(loss[middle, middle])
+def _warn_of_statistics(objective: Objective, plan: SurfacePlan, name: str, loss: float, own: float) -> None:
+    if plan.engine.batch_norm != "frozen" or not has_running_statistics(objective.model):
+        return
+    warnings.warn(
+        f"BatchNorm keeps the running statistics of the centre: at {name} the loss is {loss:.4g}, with the statistics "
+        f"of its own {own:.4g}, a difference of {loss - own:+.2g}. --batch-norm recalibrated mends this",
+        StatisticsWarning,
+        stacklevel=4,
+    )
+
+
+def _arrays(plan: SurfacePlan, sums: Mapping[int, Sums]) -> tuple[Array, Array, Array, npt.NDArray[np.uint8]]:
+    """Loss, standard error, accuracy and status of each point, in the shape of the grid."""
+    shape = (plan.steps,) * len(plan.intervals)
+    rows = np.full((math.prod(shape), NUM_SUMS), np.nan)
+    for point, values in sums.items():
+        rows[point] = values
+    loss, standard_error, accuracy = (values.reshape(shape) for values in summarise(rows))
+    status = status_of(loss)
+    status[~np.isin(np.arange(loss.size), list(sums)).reshape(shape)] = MISSING
+    return loss, standard_error, accuracy, status
+
+
+def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro_batches: Sequence[int]) -> Record:
+    centre = centre_point(plan.steps, plan.intervals)
+    value = float(cast(float, plan.checks["centre_loss"]) if centre is None else loss.flat[centre])
     error = _relative(value, plan.reference_loss)
     return {
+        **plan.checks,
         "centre_loss": value,
         "reference_loss": plan.reference_loss,
         "centre_error": error,
         "centre_ok": error <= _tolerance(plan),
+        "num_nonfinite": int((status > OK).sum()),
+        **({"micro_batches": list(micro_batches)} if len(micro_batches) > 1 else {}),
     }
 
 
@@ -238,8 +358,7 @@ def _relative(value: float, reference: float) -> float:
     return abs(value - reference) / abs(reference) if reference else math.inf
 
 
-def _refuse_noise(objective: Objective, plan: SurfacePlan, new: Mapping[int, Sums]) -> None:
+def _refuse_noise(objective: Objective, plan: SurfacePlan, centre: float) -> None:
     """Where the centre is not what the plain loop found, ask whether any two passes agree."""
-    centre = plan.steps**2 // 2
-    if centre in new and not _relative(new[centre][0] / new[centre][1], plan.reference_loss) <= _tolerance(plan):
+    if not _relative(centre, plan.reference_loss) <= _tolerance(plan):
         _ = objective.centre  # two passes; raises NotRepeatableError

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from landscape import journal
-from landscape.directions import Plane
 from landscape.evaluator import Engine
 from landscape.journal import JournalError
 from landscape.objective import Objective
-from landscape.results import Json, Record, Surface
-from landscape.surface import SurfacePlan, coarse_to_fine, measure, plan_surface, surface_of
+from landscape.plane import Interval, Plane
+from landscape.results import Json, Line, Record, Surface, Trajectory
+from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
 
 Progress = Callable[[str, int, int], None]  # label, points done, points in all
 
@@ -32,9 +34,10 @@ class Subject:
 
     label: str
     objective: Objective
-    plane: Plane
+    plane: Plane  # or a line
     checkpoint: Record
     settings: Record
+    trajectory: Callable[[], Trajectory] | None = None  # of a run, as the plane sees it
 
 
 def plan_all(
@@ -43,7 +46,8 @@ def plan_all(
     subjects: Sequence[Subject],
     *,
     steps: int,
-    extent: float,
+    extent: float | None,
+    interval: Interval | None,
     engine: Callable[[], Engine],
 ) -> list[SurfacePlan]:
     """The plans of all surfaces: those of the journal in `folder`, or new ones with `engine()`, then kept there.
@@ -53,12 +57,16 @@ def plan_all(
     """
     if (folder / "plan.json").exists():
         return read_all(folder, decided)
-    plans, chosen = [], engine()
+    records: list[Json] = []
+    chosen = engine()
     for one in subjects:
-        plan = plan_surface(one.objective, one.plane, steps=steps, extent=extent, engine=chosen)
+        plan = plan_surface(one.objective, one.plane, steps=steps, extent=extent, interval=interval, engine=chosen)
         settings = {**plan.settings, **one.settings}
-        plans.append(dataclasses.replace(plan, checkpoint=one.checkpoint, settings=settings))
-    journal.write_plan(folder, {"decided": decided, "surfaces": [_record(plan) for plan in plans]})
+        record = _record(dataclasses.replace(plan, checkpoint=one.checkpoint, settings=settings))
+        if one.trajectory is not None:
+            record["trajectory"] = _listed(one.trajectory())
+        records.append(record)
+    journal.write_plan(folder, {"decided": decided, "surfaces": records})
     return read_all(folder, decided)  # those of another worker, if it was first: all have the same
 
 
@@ -98,25 +106,36 @@ def run_shard(
     """
     with journal.opened(folder, shard, len(plans)) as memories:
         for one, plan, memory in zip(subjects, plans, memories, strict=True):
-            points = coarse_to_fine(plan.steps, 2)[shard[0] - 1 :: shard[1]]
+            points = coarse_to_fine(plan.steps, len(plan.intervals))[shard[0] - 1 :: shard[1]]
             told = None if progress is None else _labelled(progress, one.label)
             measure(one.objective, one.plane, plan, points=points, memory=memory, progress=told)
 
 
-def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface]]:
-    """What the caller decided, and the surfaces, from the points of all shards; `partial`: with some of them missing.
+def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface | Line]]:
+    """What the caller decided, and the surfaces or lines, from the points of all shards.
+
+    Points may be missing where `partial`; they stay so.
 
     Raises:
         JournalError: If points are missing (the message says how many, and which shards are there), or shards disagree.
     """
     plans = read_all(folder)
     kept = journal.merged(folder, len(plans))
-    wanted, there = sum(plan.steps**2 for plan in plans), sum(len(one.points) for one in kept)
+    wanted = sum(plan.steps ** len(plan.intervals) for plan in plans)
+    there = sum(len(one.points) for one in kept)
     if there < wanted and not partial:
         shards = ", ".join(path.stem.replace("-of-", "/") for path in journal.shard_files(folder)) or "none"
         raise JournalError(f"{folder} has {there} of {wanted} points (shards begun: {shards}): run the others first")
-    surfaces = [surface_of(plan, one.points, one.micro_batches) for plan, one in zip(plans, kept, strict=True)]
-    return cast(Record, journal.read_plan(folder)["decided"]), surfaces
+    content = journal.read_plan(folder)
+    records = cast(list[dict[str, Any]], content["surfaces"])
+    found: list[Surface | Line] = []
+    for plan, one, record in zip(plans, kept, records, strict=True):
+        if len(plan.intervals) == 1:
+            found.append(line_of(plan, one.points, one.micro_batches))
+            continue
+        surface = surface_of(plan, one.points, one.micro_batches)
+        found.append(dataclasses.replace(surface, trajectory=_trajectory(record.get("trajectory"))))
+    return cast(Record, content["decided"]), found
 
 
 def _labelled(progress: Progress, label: str) -> Callable[[int, int], None]:
@@ -125,8 +144,22 @@ def _labelled(progress: Progress, label: str) -> Callable[[int, int], None]:
 
 def _record(plan: SurfacePlan) -> Record:
     values = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan)}
-    return {**values, "engine": plan.engine.record()}
+    intervals = [list(interval) for interval in plan.intervals]
+    return {**values, "intervals": intervals, "engine": plan.engine.record()}
 
 
 def _plan(record: dict[str, Any]) -> SurfacePlan:
-    return SurfacePlan(**{**record, "engine": Engine(**record["engine"])})
+    known = {name: value for name, value in record.items() if name != "trajectory"}
+    return SurfacePlan(**{**known, "engine": Engine(**record["engine"])})
+
+
+def _listed(trajectory: Trajectory) -> Record:
+    values = {item.name: getattr(trajectory, item.name) for item in dataclasses.fields(trajectory)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _trajectory(record: dict[str, Any] | None) -> Trajectory | None:
+    if record is None:
+        return None
+    arrays: dict[str, Any] = {name: np.array(value) for name, value in record.items() if isinstance(value, list)}
+    return Trajectory(**arrays, explained_variance=float(record["explained_variance"]))

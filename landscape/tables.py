@@ -12,13 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
 from landscape.formatting import percent, plus_minus, short
-from landscape.grouping import checkpoint_key
-from landscape.readings import centre, mean_over_epochs, ring_rise
-from landscape.results import Array, Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+from landscape.grouping import PLANES, checkpoint_key
+from landscape.readings import barrier, centre, mean_over_epochs, ring_rise
+from landscape.results import (
+    Array,
+    Congruence,
+    CongruenceTrace,
+    Eigenpairs,
+    Line,
+    Record,
+    Result,
+    Surface,
+    Trajectory,
+)
 
-R = TypeVar("R", Surface, Eigenpairs, Congruence)
+R = TypeVar("R", Surface, Line, Eigenpairs, Congruence)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ def tables(results: Sequence[Result]) -> list[Table]:
     traces = [r for r in results if isinstance(r, CongruenceTrace)]
     made = [
         *(_surfaces(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
+        *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
+        *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
@@ -55,7 +69,7 @@ def _surfaces(surfaces: Sequence[Surface]) -> Table:
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
-    names = ("split", "data_hash", "steps", "extent", "directions", "normalization", "operator")
+    names = ("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers", "operator")
     groups: dict[str, list[R]] = {}
     for result in results:
         groups.setdefault(repr([result.settings.get(name) for name in names]), []).append(result)
@@ -102,23 +116,19 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
             str(r["checkpoint"]),
             plus_minus(_number(r["loss"]), _number(r["loss_standard_error"])),
             percent(_number(r["accuracy"]), _number(r["accuracy_standard_error"])),
-            "" if math.isnan(_number(r["rise_half_way"])) else short(_number(r["rise_half_way"])),
-            short(_number(r["rise_at_edge"])),
+            *(
+                "" if math.isnan(_number(r[name])) else short(_number(r[name]))
+                for name in ("rise_half_way", "rise_at_edge")
+            ),
             str(r["num_nonfinite"]),
         ]
         for r in records
     ]
-    worst = max((_number(s.checks.get("centre_error")) for s in surfaces), default=math.nan)
-    agree = all(s.checks.get("centre_ok") for s in surfaces)
-    notes = [
-        "rise is the mean loss above the centre's on the square ring at half and at the whole extent",
-        f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss (relative difference {worst:.1g})",
-    ]
-    steps, extent = settings.get("steps"), settings.get("extent")
-    title = (
-        f"Loss on a {settings.get('directions')} plane, {settings.get('unit')}, {steps} x {steps} points, "
-        f"extent {extent}, {_data(settings)}"
-    )
+    ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
+    rise = "rise is the mean loss above the centre's on the square ring at half and at the whole extent"
+    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_axes_notes(surfaces)]
+    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points, "
+    title += f"{_reach(settings)}, {_data(settings)}"
     header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
     return Table(title, header, rows, notes, records)
 
@@ -170,6 +180,52 @@ def _flatness_record(surface: Surface, measures: Flatness) -> Record:
         "num_planes": len(measures.curvature),
         **values,
     }
+
+
+def line_table(lines: Sequence[Line]) -> Table:
+    """Loss and accuracy at each centre, the lowest and the highest loss on the line, and the barrier between ends."""
+    records = [_line_record(one) for one in lines]
+    settings, between = lines[0].settings, any(r["barrier"] is not None for r in records)
+    rows = [
+        [
+            str(r["checkpoint"]),
+            plus_minus(_number(r["loss"]), _number(r["loss_standard_error"])),
+            percent(_number(r["accuracy"]), _number(r["accuracy_standard_error"])),
+            *(short(_number(r[name])) for name in ("lowest", "lowest_at", "highest", "highest_at")),
+            *([short(_number(r["barrier"]))] if between else []),
+            str(r["num_nonfinite"]),
+        ]
+        for r in records
+    ]
+    notes = [_centre_note(lines), *_axes_notes(lines)]
+    if between:
+        notes.append("barrier is the highest loss above the straight line from one checkpoint's loss to the other's")
+    header = ["", "loss", "accuracy", "lowest", "at", "highest", "at", *(["barrier"] if between else []), "not finite"]
+    title = f"Loss on {_where('line', settings)}, {settings.get('steps')} points, {_reach(settings)}, {_data(settings)}"
+    return Table(title, header, rows, notes, records)
+
+
+def trajectory_table(surface: Surface, found: Trajectory) -> Table:
+    """Where each checkpoint of a run lies on a plane, how far from it, its own loss and the plane's."""
+    names = ("epoch", "x", "y", "distance", "loss", "standard_error", "plane_loss")
+    columns = [getattr(found, name).tolist() for name in names]
+    records: list[Record] = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = [
+        [
+            str(r["epoch"]),
+            *(short(_number(r[name])) for name in ("x", "y", "distance")),
+            plus_minus(_number(r["loss"]), _number(r["standard_error"])),
+            short(_number(r["plane_loss"])),
+        ]
+        for r in records
+    ]
+    share = f"{100 * found.explained_variance:.3g} % of its squared distances from the centre lie in it"
+    title = f"A run seen from the plane of {_label(surface)}; {share}"
+    notes = [
+        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's.",
+        "Where the two differ at distance 0, it is by BatchNorm: the plane has the running statistics of its centre",
+    ]
+    return Table(title, ["epoch", "x", "y", "distance", "loss", "plane's loss"], rows, notes, records)
 
 
 def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
@@ -292,6 +348,73 @@ def _surface_record(surface: Surface) -> Record:
         "centre_error": surface.checks.get("centre_error"),
         "centre_ok": surface.checks.get("centre_ok"),
     }
+
+
+def _line_record(line: Line) -> Record:
+    at = centre(line)
+    finite = np.where(np.isfinite(line.loss), line.loss, np.nan)
+    known = bool(np.isfinite(finite).any())
+    low, high = (int(np.nanargmin(finite)), int(np.nanargmax(finite))) if known else (0, 0)
+    return {
+        "checkpoint": _label(line),
+        "split": line.settings.get("split"),
+        "loss": at.loss,
+        "loss_standard_error": at.error,
+        "accuracy": at.accuracy,
+        "accuracy_standard_error": at.accuracy_error,
+        "lowest": float(finite[low]),
+        "lowest_at": float(line.x[low]),
+        "highest": float(finite[high]),
+        "highest_at": float(line.x[high]),
+        "barrier": barrier(line),
+        "num_nonfinite": line.num_nonfinite,
+        "centre_error": line.checks.get("centre_error"),
+        "centre_ok": line.checks.get("centre_ok"),
+    }
+
+
+def _where(what: str, settings: Record) -> str:
+    kind = str(settings.get("directions"))
+    place = f"a {what} {PLANES[kind]}" if kind in PLANES else f"a {kind} {what}"
+    layers = settings.get("layers")
+    moving = f", {', '.join(map(str, layers))} alone" if isinstance(layers, list) else ""
+    return f"{place}, {settings.get('unit')}{moving}"
+
+
+def _reach(settings: Record) -> str:
+    intervals = settings.get("intervals")
+    if not isinstance(intervals, list):
+        return f"extent {settings.get('extent')}"
+    told = [f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in zip("xy", intervals, strict=False)]  # type: ignore[misc, str-unpack]
+    return ", ".join(told)
+
+
+def _centre_note(results: Sequence[Surface | Line]) -> str:
+    worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
+    agree = all(one.checks.get("centre_ok") for one in results)
+    verb = "equals" if agree else "DIFFERS from"
+    return f"the centre {verb} the checkpoint's loss (relative difference {worst:.1g})"
+
+
+def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
+    """What is known of axes that are not random, and of the checkpoints that lie on a line or plane."""
+    settings, notes = results[0].settings, []
+    shares, values = settings.get("explained_variance"), settings.get("eigenvalues")
+    if isinstance(shares, list):
+        told = " and ".join(f"{100 * _number(share):.3g} %" for share in shares)
+        notes.append(f"the axes hold {told} of the run's squared distances from its {settings.get('about')}")
+    if isinstance(values, list):
+        told = " and ".join(short(_number(value)) for value in values)
+        notes.append(
+            f"the eigenvalues of the {settings.get('operator')} at {_label(results[0])}, along the axes: {told}"
+        )
+    for one in results:
+        ends = one.checks.get("landmarks")
+        for end in ends if isinstance(ends, list) else []:
+            assert isinstance(end, dict)
+            on_it, own = _number(end["loss_on_plane"]), _number(end["own_loss"])
+            notes.append(f"at {end['name']} the loss is {short(on_it)} here, its own {short(own)}")
+    return notes
 
 
 def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from landscape.readings import measured
-from landscape.results import FAILED, MISSING, NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY, Array, Surface
+from landscape.results import FAILED, MISSING, NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY, Array, Line, Surface
 
 Scale = Literal["auto", "linear", "log"]
 STATUS_NAMES = {
@@ -46,7 +46,7 @@ class View:
         return f"mean loss, {'log' if self.log else 'linear'} scale"
 
 
-def loss_view(surfaces: Sequence[Surface], *, scale: Scale = "auto") -> View:
+def loss_view(surfaces: Sequence[Surface | Line], *, scale: Scale = "auto") -> View:
     """The range that holds every finite loss of `surfaces`, with round levels and ticks.
 
     "auto" is a log scale where all losses are positive and the largest is more than ten times the median.

@@ -78,6 +78,21 @@ def epoch_file(epoch: int) -> str:
     return f"epoch-{epoch:04d}.pt"
 
 
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints along a run, in the order of their epochs: epoch-*.pt, then last.pt.
+
+    Raises:
+        FileNotFoundError: If the folder holds none.
+    """
+    present = _run_files(folder)
+    found = [path for path in present if path.name.startswith("epoch-")]
+    found.sort(key=lambda path: int(path.stem.removeprefix("epoch-")))
+    found += [path for path in present if path.name == "last.pt"]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no epoch-*.pt and no last.pt: it is not the folder of a run")
+    return found
+
+
 def _run_files(folder: Path) -> list[Path]:
     names = ("config.toml", "metrics.jsonl", "last.pt", "best.pt", "ema.pt")
     kept = [path for path in sorted(folder.glob("epoch-*.pt")) if re.fullmatch(r"epoch-\d{4,}\.pt", path.name)]

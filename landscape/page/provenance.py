@@ -16,7 +16,10 @@ def provenance(results: Sequence[Result], known: dict[str, Style]) -> str:
     """A table of what each result was made from, with its settings and checks."""
     rows = []
     for result in results:
-        described = {**result.settings, **{f"check {name}": value for name, value in result.checks.items()}}
+        settings = {
+            name: value for name, value in result.settings.items() if name != "norm_ratios"
+        }  # one per parameter
+        described = {**settings, **{f"check {name}": value for name, value in result.checks.items()}}
         origin = {**result.checkpoint, "label": None}
         style = known[checkpoint_key(result)]
         rows.append([escape(type(result).__name__), escape(style.name), _flat(origin), _flat(described)])

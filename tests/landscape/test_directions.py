@@ -3,7 +3,8 @@ import torch
 from problems import build, in_batches, objective_of
 from torch import nn
 
-from landscape.directions import filters, random_plane
+from landscape.directions import random_plane
+from landscape.filters import filters
 from landscape.objective import Objective
 
 LAYERS = {
@@ -12,6 +13,8 @@ LAYERS = {
     "conv3d": (nn.Conv3d(2, 3, 2), (2, 3, 3, 3), 1),
     "conv_transpose1d": (nn.ConvTranspose1d(4, 6, 3, groups=2), (4, 5), 1),
     "conv_transpose2d": (nn.ConvTranspose2d(4, 6, 3), (4, 4, 4), 1),
+    "conv_transpose3d": (nn.ConvTranspose3d(4, 6, 2, groups=2), (4, 2, 2, 2), 1),
+    "conv2d_depthwise": (nn.Conv2d(4, 8, 3, groups=4), (4, 5, 5), 1),
     "linear": (nn.Linear(4, 6), (4,), 1),
 }
 
@@ -26,6 +29,20 @@ def test_a_filter_is_what_one_output_channel_depends_on(kind):
         gradient = torch.autograd.grad(output.select(dim, channel).sum(), layer.weight, retain_graph=True)[0]
         by_autograd.add(frozenset(gradient.flatten().nonzero().flatten().tolist()))
     assert {frozenset(row.tolist()) for row in rows} == by_autograd
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_directions_have_the_filter_norms_of_the_weights(kind):
+    """The filters by autograd: for each output channel, the weights on which it depends."""
+    layer, shape, dim = LAYERS[kind]
+    inputs = torch.rand(1, *shape) + 0.5
+    output = layer(inputs)
+    objective = Objective(layer, nn.MSELoss(), [(inputs, torch.zeros_like(output))])
+    moved = objective.named(random_plane(objective, seed=1).axes[0])["weight"]
+    for channel in range(output.shape[dim]):
+        gradient = torch.autograd.grad(output.select(dim, channel).sum(), layer.weight, retain_graph=True)[0]
+        own = gradient != 0
+        assert float(moved[own].norm()) == pytest.approx(float(layer.weight.detach()[own].norm()), rel=1e-6)
 
 
 class Zoo(nn.Module):

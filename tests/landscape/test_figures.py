@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 from landscape import figures
-from landscape.results import FAILED, MISSING, Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+from landscape.results import (
+    FAILED,
+    MISSING,
+    Congruence,
+    CongruenceTrace,
+    Eigenpairs,
+    Line,
+    Surface,
+    Trajectory,
+    status_of,
+)
+from landscape.tables import tables
 
 
 def bowl(label="sgd", *, steps=5, split="train", curvature=(4.0, 1.0), centre=0.5, **settings):
@@ -21,6 +32,36 @@ def bowl(label="sgd", *, steps=5, split="train", curvature=(4.0, 1.0), centre=0.
         status=status_of(loss),
         checkpoint={"label": label, "hash": f"hash of {label}"},
         settings={"split": split, "num_examples": 100, "unit": "filter-normalized", **settings},
+    )
+
+
+def run(num_epochs=3):
+    at = np.linspace(0.9, 0.0, num_epochs)
+    return Trajectory(
+        epoch=np.arange(1, num_epochs + 1),
+        x=at,
+        y=-at / 2,
+        distance=at / 10,
+        loss=1 + at,
+        standard_error=0.01 * (1 + at),
+        plane_loss=1.5 + at,
+        explained_variance=0.97,
+    )
+
+
+def valley(label="sgd", **settings):
+    """loss[i] = 0.5 + x[i]^2, from one checkpoint at 0 to another at 1."""
+    x = np.linspace(-0.5, 1.5, 9)
+    landmarks = [{"name": label, "coordinates": [0.0]}, {"name": "sam", "coordinates": [1.0]}]
+    return Line(
+        x=x,
+        loss=0.5 + x**2,
+        standard_error=0.1 + 0 * x,
+        accuracy=0.9 + 0 * x,
+        status=status_of(x),
+        checkpoint={"label": label, "hash": f"hash of {label}"},
+        settings={"directions": "between", "unit": "distance", "landmarks": landmarks, **settings},
+        checks={"centre_ok": True, "landmarks": [{"name": "sam", "loss_on_plane": 1.5, "own_loss": 1.25}]},
     )
 
 
@@ -251,3 +292,64 @@ def test_the_picture_needs_a_surface():
 def test_drawing_imports_neither_torch_nor_matplotlib():
     code = "import sys, landscape.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trajectory_lies_over_its_contour_with_both_losses_to_read():
+    surface = Surface(**{**vars(bowl()), "trajectory": run()})
+    drawn = next(one for one in figures.contour(surface).data if one.meta == "trajectory")
+    assert list(drawn.x) == run().x.tolist()
+    assert list(drawn.y) == run().y.tolist()
+    assert drawn.customdata.tolist() == np.stack([[1, 2, 3], run().loss, run().plane_loss, run().distance], 1).tolist()
+    assert "off the plane" in drawn.hovertemplate
+    assert figures.overview_picture([surface]).axes[0].lines
+
+
+def test_the_other_checkpoints_of_a_plane_are_named_where_they_lie():
+    places = [{"name": "sgd", "coordinates": [0.0, 0.0]}, {"name": "sam", "coordinates": [0.5, -0.5]}]
+    drawn = next(one for one in figures.contour(bowl(landmarks=places)).data if one.meta == "landmarks")
+    assert (list(drawn.x), list(drawn.y), list(drawn.text)) == ([0.5], [-0.5], ["sam"])
+
+
+def test_a_line_shows_its_loss_and_the_checkpoints_on_it():
+    figure = figures.line([valley()])
+    curve = next(one for one in figure.data if one.mode == "lines+markers")
+    np.testing.assert_array_equal(curve.y, valley().loss)
+    assert [shape.x0 for shape in figure.layout.shapes] == [0.0, 1.0]
+    assert [note.text for note in figure.layout.annotations] == ["sgd", "sam"]
+    assert figures.line([]).data == ()
+
+
+def test_a_line_is_told_with_its_barrier_and_the_ends_with_both_losses():
+    (table,) = tables([valley()])
+    assert "a line through checkpoints" in table.title
+    assert table.records[0]["lowest"] == 0.5
+    assert table.records[0]["barrier"] == 0.0  # a valley: nowhere above the straight line
+    assert "at sam the loss is 1.50 here, its own 1.25" in table.notes
+    hill = Line(**{**vars(valley()), "loss": 0.5 + 2 * valley().x - valley().x ** 2})  # 1.5 at x = 1
+    (table,) = tables([hill])
+    assert table.records[0]["barrier"] == pytest.approx(0.25)  # x - x^2 at 1/2
+    (table,) = tables([Line(**{**vars(valley()), "checks": {}})])
+    assert table.records[0]["barrier"] is None
+    assert "barrier" not in table.text()
+
+
+def test_a_run_on_a_plane_has_a_table_of_its_own():
+    _, table = tables([Surface(**{**vars(bowl()), "trajectory": run()})])
+    assert table.title.endswith("plane of sgd; 97 % of its squared distances from the centre lie in it")
+    assert [row[0] for row in table.rows] == ["1", "2", "3"]
+    assert table.records[0]["plane_loss"] == run().plane_loss[0]
+
+
+def test_a_grid_that_is_not_symmetric_has_no_rings_and_says_where_it_reaches():
+    one = bowl(intervals=[[0.0, 2.0], [-1.0, 1.0]])
+    (table,) = tables([Surface(**{**vars(one), "x": one.x + 1})])
+    assert "x 0 to 2, y -1 to 1" in table.title
+    assert np.isnan(table.records[0]["rise_at_edge"])
+    assert not any("ring" in note for note in table.notes)
+
+
+def test_a_centre_measured_apart_is_told():
+    one = bowl()
+    apart = {"centre_loss": 0.25, "centre_standard_error": 0.02, "centre_accuracy": 0.75}
+    (table,) = tables([Surface(**{**vars(one), "x": one.x + 0.1, "checks": apart})])
+    assert table.rows[0][1:3] == ["0.250 ± 0.020", "75.0 ± 4.3 %"]

@@ -15,10 +15,13 @@ from landscape.results import (
     Congruence,
     CongruenceTrace,
     Eigenpairs,
+    Line,
     ResultsError,
     Surface,
+    Trajectory,
     load,
     load_file,
+    problem_of,
     save,
     status_of,
     write_atomically,
@@ -41,6 +44,26 @@ def surface():
     )
 
 
+def trajectory():
+    at = np.array([1.5, 0.25, 0.0])
+    return Trajectory(
+        epoch=np.array([0, 1, 2]),
+        x=at,
+        y=-at,
+        distance=2 * at,
+        loss=at + 1,
+        standard_error=at / 9,
+        plane_loss=np.array([np.nan, np.inf, 1.0]),
+        explained_variance=0.75,
+    )
+
+
+def line():
+    one = surface()
+    columns = {name: getattr(one, name)[0] for name in ("loss", "standard_error", "accuracy", "status")}
+    return Line(x=one.x, **columns, checkpoint=one.checkpoint)
+
+
 def pairs(vectors=None):
     one = np.arange(3.0)
     return Eigenpairs(
@@ -61,7 +84,9 @@ def same(one, other):
     assert type(one) is type(other)
     for item in dataclasses.fields(one):
         a, b = getattr(one, item.name), getattr(other, item.name)
-        if isinstance(a, np.ndarray):
+        if isinstance(a, Trajectory):
+            same(a, b)
+        elif isinstance(a, np.ndarray):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
         else:
@@ -71,6 +96,8 @@ def same(one, other):
 def test_what_is_saved_is_loaded_with_every_value_as_it_was(tmp_path):
     results = [
         surface(),
+        dataclasses.replace(surface(), trajectory=trajectory()),
+        line(),
         pairs(),
         pairs(np.eye(3, dtype=np.float32)),
         trace(),
@@ -275,3 +302,16 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "r.npz").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.npz"]
+
+
+def test_a_trajectory_of_a_wrong_shape_is_refused(tmp_path):
+    short = dataclasses.replace(trajectory(), x=np.zeros(2))
+    save(dataclasses.replace(surface(), trajectory=short), tmp_path / "r.npz")
+    with pytest.raises(
+        ResultsError, match=r"result 0 is of an unknown type or lacks a part .its trajectory is of a wrong"
+    ):
+        load(tmp_path / "r.npz")
+
+
+def test_a_line_with_many_cells_that_are_not_finite_is_a_problem():
+    assert problem_of(line()) == 'søren "><script>: 1 of 3 points are not finite; try a smaller extent'

@@ -1,14 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from problems import NETS, build, objective_of
 from torch import nn
 
-from landscape.directions import Plane, random_plane
+from landscape.directions import Plane, axis_line, line_between, random_plane
+from landscape.evaluator import Engine
 from landscape.objective import Objective
 from landscape.operators import hessian
 from landscape.results import NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY
-from landscape.surface import grid, loss_surface
+from landscape.surface import StatisticsWarning, grid, loss_line, loss_surface
 
 
 def quadratic():
@@ -150,3 +153,83 @@ def test_a_dropout_layer_is_off():
     np.testing.assert_array_equal(
         loss_surface(objective, plane, steps=3).loss, loss_surface(objective, plane, steps=3).loss
     )
+
+
+def test_a_line_is_a_row_of_numbers_known_in_closed_form():
+    objective, plane = quadratic()
+    line = loss_line(objective, axis_line(plane), steps=5, extent=2.0)
+    np.testing.assert_allclose(line.loss, 9 * line.x**2 / 2, rtol=1e-14)
+    assert line.settings["extent"] == 2.0
+    assert line.checks["centre_ok"] is True
+
+
+def test_an_interval_may_be_any_and_its_zero_is_exact():
+    objective, plane = quadratic()
+    surface = loss_surface(objective, plane, steps=21, interval=(-0.5, 1.5))
+    np.testing.assert_allclose(surface.x, np.linspace(-0.5, 1.5, 21), atol=1e-15)
+    assert surface.x[5] == 0.0
+    assert surface.settings["intervals"] == [[-0.5, 1.5]] * 2
+    assert surface.checks["centre_loss"] == surface.loss[5, 5] == 0.0
+
+
+def test_a_centre_off_the_grid_is_evaluated_apart():
+    objective = objective_of("conv_net")
+    plane = random_plane(objective)
+    surface = loss_surface(objective, plane, steps=4, interval=(-0.5, 1.5))
+    assert 0.0 not in surface.x
+    assert surface.checks["centre_loss"] == pytest.approx(objective.evaluate().loss, rel=1e-12)
+    assert surface.checks["centre_ok"] is True
+    elsewhere = loss_surface(objective, Plane(plane.centre + 1, plane.axes), steps=4, interval=(-0.5, 1.5))
+    assert elsewhere.checks["centre_ok"] is False
+
+
+def test_each_axis_may_have_an_interval_of_its_own():
+    objective, plane = quadratic()
+    plane = dataclasses.replace(plane, intervals=[(-1.0, 1.0), (0.0, 4.0)])
+    surface = loss_surface(objective, plane, steps=3)
+    assert (surface.x.tolist(), surface.y.tolist()) == ([-1.0, 0.0, 1.0], [0.0, 2.0, 4.0])
+    a, b = np.meshgrid(surface.x, surface.y, indexing="ij")
+    np.testing.assert_allclose(surface.loss, (9 * a**2 + b**2) / 2, rtol=1e-14)
+
+
+def test_what_is_no_interval_is_refused():
+    objective, plane = quadratic()
+    for interval in ((1.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (0.0, float("inf"))):
+        with pytest.raises(ValueError, match="from a lower to a higher finite number"):
+            loss_surface(objective, plane, steps=3, interval=interval)
+    with pytest.raises(ValueError, match="an extent or an interval, not both"):
+        loss_surface(objective, plane, steps=3, extent=1.0, interval=(0.0, 1.0))
+    with pytest.raises(ValueError, match="an interval takes at least 2 steps, got 1"):
+        loss_surface(objective, plane, steps=1, interval=(0.0, 1.0))
+
+
+def test_a_line_is_no_surface_and_a_plane_no_line():
+    objective, plane = quadratic()
+    with pytest.raises(ValueError, match="loss_surface needs a plane, got a line"):
+        loss_surface(objective, axis_line(plane), steps=3)
+    with pytest.raises(ValueError, match="loss_line needs a line, got a plane"):
+        loss_line(objective, plane, steps=3)
+
+
+def test_between_checkpoints_with_batch_norm_the_difference_at_the_end_is_told_and_recalibration_mends_it():
+    start, other = objective_of("conv_net"), objective_of("conv_net")
+    data = torch.cat([batch[0] for batch in start.batches])
+    for seed, one in ((1, start), (2, other)):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            one.model[0].weight.add_(torch.randn_like(one.model[0].weight))
+        one.model[1].momentum = None
+        one.model[1].reset_running_stats()
+        one.model.train()(data)
+        one.model.eval()
+    between = line_between(start, other)
+    with pytest.warns(
+        StatisticsWarning, match=r"at second the loss is .*its own .*--batch-norm recalibrated mends this"
+    ):
+        frozen = loss_line(start, between).checks["landmarks"][0]
+    assert frozen["own_loss"] == pytest.approx(other.evaluate().loss)
+    assert abs(frozen["loss_on_plane"] - frozen["own_loss"]) > 0.01
+    whole = objective_of("conv_net", sizes=(21,))  # running_var of one batch is unbiased, that of three is their mean
+    start = dataclasses.replace(start, batches=whole.batches)
+    mended = loss_line(start, between, engine=Engine(batch_norm="recalibrated")).checks["landmarks"][0]
+    assert mended["loss_on_plane"] == pytest.approx(mended["own_loss"], rel=1e-9)

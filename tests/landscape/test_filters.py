@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch import nn
+
+from landscape.directions import random_plane
+from landscape.filters import filter_groups, filters
+from landscape.objective import Objective
+
+
+class Experts(nn.Module):
+    """y = x W^T + b with W kept as (in, out), as GPT-2's Conv1D does; and one matrix for each of three experts."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed = Conv1D(4, 5)
+        self.experts = nn.Parameter(torch.randn(3, 5, 2))
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(torch.einsum("ni,eio->no", self.mixed(x), self.experts))
+
+
+class Conv1D(nn.Module):
+    def __init__(self, num_in, num_out):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_in, num_out))
+        self.bias = nn.Parameter(torch.ones(num_out))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+@pytest.fixture
+def experts():
+    torch.manual_seed(0)
+    return Objective(Experts().double(), nn.MSELoss(), [(torch.randn(2, 4).double(), torch.randn(2, 2).double())])
+
+
+def test_an_output_dimension_overrides_by_type_of_module_and_by_name(experts):
+    plane = random_plane(experts, output_dims={"Conv1D": 1, "experts": 0})
+    theta, moved = experts.named(experts.theta), experts.named(plane.axes[0])
+    torch.testing.assert_close(moved["mixed.weight"].norm(dim=0), theta["mixed.weight"].norm(dim=0))
+    torch.testing.assert_close(moved["experts"].flatten(1).norm(dim=1), theta["experts"].flatten(1).norm(dim=1))
+    assert not moved["mixed.bias"].any()
+    assert plane.settings["output_dims"] == {"Conv1D": 1, "experts": 0}
+    assert plane.settings["whole_tensors"] == []
+    assert random_plane(experts).settings["whole_tensors"] == ["experts", "mixed.weight"]
+
+
+def test_the_overridden_grouping_is_what_autograd_says(experts):
+    layer = experts.model.mixed
+    index = torch.arange(20).view(4, 5)
+    rows = {frozenset(row.tolist()) for row in filters(layer, "weight", index, output_dim=1)}
+    output = layer(torch.rand(1, 4).double() + 0.5)
+    by_autograd = set()
+    for channel in range(5):
+        gradient = torch.autograd.grad(output[0, channel], layer.weight, retain_graph=True)[0]
+        by_autograd.add(frozenset(gradient.flatten().nonzero().flatten().tolist()))
+    assert rows == by_autograd
+
+
+def test_an_override_that_fits_nothing_is_refused(experts):
+    with pytest.raises(ValueError, match="no parameter or module type 'Conv1d'; the nearest: Conv1D"):
+        random_plane(experts, output_dims={"Conv1d": 0})
+    with pytest.raises(ValueError, match=r"experts of shape \(3, 5, 2\) has no dimension 3"):
+        random_plane(experts, output_dims={"experts": 3})
+
+
+def test_the_groups_say_how_each_parameter_is_cut_and_why():
+    class Some(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(7, 4, padding_idx=2)
+            self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+            self.lstm = nn.LSTM(4, 3)
+            self.up = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
+            self.token = nn.Parameter(torch.ones(2, 1, 4))
+
+        def forward(self, x):
+            return x
+
+    objective = Objective(Some(), nn.MSELoss(), [(torch.ones(1), torch.ones(1))])
+    groups = {group["name"]: (group["num_filters"], group["rule"]) for group in filter_groups(objective)}
+    assert groups["embedding.weight"] == (7, "Embedding: dimension 0, but row 2 (padding) does not move")
+    assert groups["attention.in_proj_weight"] == (12, "MultiheadAttention: dimension 0")
+    assert groups["attention.bias_k"] == (0, "bias_k of MultiheadAttention: does not move")
+    assert groups["lstm.weight_hh_l0"] == (12, "LSTM: dimension 0")
+    assert groups["lstm.bias_hh_l0"] == (0, "one-dimensional: does not move")
+    assert groups["up.weight"] == (6, "ConvTranspose2d: one for each group and output channel")
+    assert groups["token"] == (1, "of no known kind (Some): one filter")
+    assert sum(1 for _ in groups) == len(objective.shapes)
