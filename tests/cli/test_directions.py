@@ -89,7 +89,9 @@ def test_a_trajectory_is_seen_from_any_plane(surface, kept):
 
 
 def test_eigenvectors_are_the_first_checkpoints_and_one_displacement_for_all(surface, tmp_path):
-    (one, other), done = surface(["sgd", "sam"], "--directions", "eigenvectors", *SMALL, "--save-directions")
+    (one, other), done = surface(
+        ["sgd", "sam"], "--directions", "eigenvectors", "--split", "val", *SMALL, "--save-directions"
+    )
     assert one.settings["eigenvalues"] == other.settings["eigenvalues"]
     assert one.settings["axis_norms"] == pytest.approx([1.0, 1.0])
     assert "the eigenvalues of the hessian at sgd" in done.out
