@@ -221,7 +221,7 @@ _TRAIN_HELP = {
     "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
     "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
     "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
-    "val_fraction": "Of the training part, held out for validation; 0: none (then no best.pt).",
+    "val_fraction": "Of the training part, held out where the data has no validation part; 0: none (then no best.pt).",
     "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
     "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
     "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
@@ -238,7 +238,8 @@ _TRAIN_HELP = {
     "rho1": "Ascent radius of agnostic-sam.",
     "rho2": "Validation radius of agnostic-sam.",
     "split_ratio": "Share of a batch that agnostic-sam trains on.",
-    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch.",
+    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch. "
+    "BatchNorm's running statistics move with each chunk of a process.",
     "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
     "same_rng": "The same dropout masks in all passes of a step.",
     "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
@@ -309,7 +310,7 @@ def app(context: click.Context) -> None:
     landscape hessian runs/sam/last.pt                its largest curvatures, each with its residual
     landscape report runs                             one offline page of all that was measured
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand != "train":
+    if _processes()[1] > 1 and context.invoked_subcommand != "train":
         raise click.UsageError("of all commands only train shares its work among the processes of torchrun")
 
 
@@ -351,10 +352,8 @@ def train(
         return _dry_run(config, out, console)
     started = time.perf_counter()
     console.say(_plan_text(config))
-    if download:
-        _download(config)
-    with _events(out, wanted=tensorboard) as update:
-        outcome = _train(config, out, output, console, update)
+    with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
+        outcome = _train(config, out, output, console, update, download=download)
     console.table(_outcome_text(outcome))
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
@@ -1456,7 +1455,9 @@ def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Cal
     return tensorboard_events(out)
 
 
-def _train(config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None]) -> Outcome:
+def _train(
+    config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None], *, download: bool
+) -> Outcome:
     from train import loop
     from train.distributed import joined
 
@@ -1465,6 +1466,8 @@ def _train(config: TrainConfig, out: Path, output: _Output, console: _Console, u
     with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(_processes_text(config, workers.size))
+        if download:
+            workers.from_first(lambda: _download(config))
 
         def progress(at: Progress) -> None:
             loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
@@ -1833,8 +1836,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     previous = signal.signal(signal.SIGTERM, _terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
-    rank = int(os.environ.get("RANK", "0"))  # torchrun's: only the first process speaks
+    rank, size = 0, 1
     try:
+        rank, size = _processes()  # torchrun's: only the first one speaks
         if rank:
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 app.main(words, prog_name="landscape", standalone_mode=False)
@@ -1856,6 +1860,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             click.echo(error.ctx.get_help() if error.ctx else "", err=True)
             return 2
         code, message, hint = _explained(error)
+        if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
+            code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
             if code != 2 and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
@@ -1863,7 +1869,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code in (130, 143) and words[0] == "surface":
             hint = "measured points are kept: --resume goes on"
         if code in (130, 143) and words[0] in ("train", "demo"):
-            hint = f"landscape {shlex.join(_words_to_go_on(words))} goes on"
+            torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
+            hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
                 _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
@@ -1915,7 +1922,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     if kind == "LibraryError":
         return 5, message, ""
     if kind == "ToldError":
-        return 5, "another process failed", "see above"
+        return 5, message, ""
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):
@@ -1935,6 +1942,18 @@ def _strict(value: Json) -> Json:
     if isinstance(value, list):
         return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _processes() -> tuple[int, int]:
+    """Which process this is, and of how many: as torchrun's environment says, if it does."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    found = {name: os.environ.get(name, "") for name in names}
+    if found["WORLD_SIZE"] in ("", "1"):
+        return 0, 1
+    if not all(value.isdigit() for value in found.values()):
+        told = ", ".join(f"{name}={value!r}" for name, value in found.items())
+        raise click.UsageError(f"the environment is not torchrun's: {told}. Unset WORLD_SIZE for one process")
+    return int(found["RANK"]), int(found["WORLD_SIZE"])
 
 
 def _words_to_go_on(words: list[str]) -> list[str]:

@@ -39,9 +39,12 @@ TASKS: dict[str, dict[str, object]] = {
     "digits32": _DIGITS32,
     "digits32-noise40": {**_DIGITS32, "label_noise": 0.4},
 }
+_WIDE, _NARROW = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 2.4), (0.1, 0.2, 0.4, 0.6, 0.8, 1.2)
 RADII = {
-    "digits": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2, 2.4),
-    "digits32": (0.1, 0.2, 0.4, 0.6, 0.8, 1.2),
+    "digits": _WIDE,
+    "digits-noise40": _WIDE,
+    "digits32": (0.1, 0.4, 0.8),  # clean labels: the radius hardly matters
+    "digits32-noise40": _NARROW,
 }
 
 Run = dict[str, str | int | float | None]
@@ -81,7 +84,7 @@ def selection_seeds(task: str) -> tuple[int, ...]:
 
 
 def radii(task: str, method: str) -> tuple[float, ...]:
-    return (0.0,) if method == "sgd" else RADII[str(TASKS[task]["data"])]
+    return (0.0,) if method == "sgd" else RADII[task]
 
 
 def grid(tasks: list[str]) -> Iterator[Key]:

@@ -1,7 +1,8 @@
 """A checkpoint: all that a run needs to go on, and all that a reader needs to rebuild its model and data.
 
 The file is torch.save of tensors and primitives, nothing else, and is read with weights_only=True, never otherwise:
-it cannot name code. It holds no times, dates or paths, so equal runs write equal content. Before torch sees a file its
+it cannot name code. It holds no dates or paths, and no times but the seconds
+of an epoch that was stopped within, so equal runs write equal content. Before torch sees a file its
 first bytes, its zip structure and the checksum of every entry are checked, for torch checks none of them.
 """
 

@@ -31,12 +31,18 @@ class NotCompiledWarning(UserWarning):
     """The network runs uncompiled, though the settings ask for more."""
 
 
-def forward_pass(config: TrainConfig, model: nn.Module, first_batch: Callable[[], _Batch]) -> Forward:
+def forward_pass(
+    config: TrainConfig,
+    model: nn.Module,
+    first_batch: Callable[[], _Batch],
+    *,
+    anywhere: Callable[[bool], bool] = bool,
+) -> Forward:
     """The forward pass that the steps of a run take: compiled if the settings say so, and it can be had.
 
     Loss, gradient and change of the running statistics on the first batch are compared with those of the plain pass.
-    Where compilation fails, or they differ by more than `TOLERANCE`, the pass is plain and a warning says why. The
-    model and the generators are left as they were.
+    Where compilation fails, or they differ by more than `TOLERANCE`, the pass is plain and a warning says why; so it is
+    in all processes where it is in one (`anywhere`). The model and the generators are left as they were.
     """
     if not config.compile:
         return plain
@@ -47,8 +53,9 @@ def forward_pass(config: TrainConfig, model: nn.Module, first_batch: Callable[[]
         problem = _difference(config, model, batch, compiled)
     except Exception as error:  # whatever a missing or broken compiler can make it raise
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if not problem:
+    if not anywhere(bool(problem)):
         return compiled
+    problem = problem or "another process cannot compile it"
     warnings.warn(f"the network runs uncompiled, only slower: {problem}", NotCompiledWarning, stacklevel=2)
     return plain
 

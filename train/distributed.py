@@ -31,7 +31,7 @@ Gradient = list[Tensor | None]  # one entry per parameter; None where the loss d
 
 
 class ToldError(Exception):
-    """Another process raises, and tells, what ended this one too."""
+    """What ended another process, told by it, ends this one too."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Workers:
         if self.size == 1:
             return action()
         result, error = _attempted(action)
-        told: list[bool] = [False] * self.size
-        dist.all_gather_object(told, error is not None)
-        if True not in told:
+        told = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
+        failed = next((rank for rank, text in enumerate(told) if text is not None), None)
+        if failed is None:
             assert result is not None
             return result[0]
-        if error is not None and told.index(True) == self.rank:
+        if error is not None and failed == self.rank:
             raise error
-        raise ToldError from error
+        raise ToldError(f"process {failed} failed: {told[failed]}") from error
 
     def from_first(self, action: Callable[[], T]) -> T:
         """`action()` of process 0, in all processes; where it raises, they all end."""
@@ -153,12 +153,17 @@ def averaged_step(
 
 @torch.no_grad()
 def average_statistics_(model: nn.Module) -> None:
-    """Give all processes the mean of their BatchNorm running statistics, which each took from its own examples."""
+    """Give all processes the mean of their BatchNorm running statistics, which each took from its own examples.
+
+    Their counters become the largest: with chunks of m examples a process may have had more of them than another.
+    """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
             for statistic in (module.running_mean, module.running_var):
                 dist.all_reduce(statistic)
                 statistic.div_(dist.get_world_size())
+            if module.num_batches_tracked is not None:
+                dist.all_reduce(module.num_batches_tracked, op=dist.ReduceOp.MAX)
 
 
 def _attempted(action: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None]:

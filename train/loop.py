@@ -5,8 +5,8 @@ of the test data ever chooses a checkpoint.
 
 Every method sees the same batches (agnostic-sam-nonoverlap draws their two parts from two fixed sets), the same
 schedule, and the same congruence probe. A checkpoint is written before the first epoch, after each, and after the step
-in which a run is asked to stop; a run that is continued from one has the same numbers, bit for bit, as one that was
-never stopped, its `seconds` aside.
+in which a run of one process is asked to stop (several go on from the last whole epoch); a run that is continued from
+one has the same numbers, bit for bit, as one that was never stopped, its `seconds` aside.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from train.folder import OutputExistsError, SettingsDifferError, append_metrics,
 from train.loss import training_loss, warn_of_rounding
 from train.metrics import METRIC_NAMES, cross_entropy, evaluate, finite_or_none, probe_statistics
 from train.probe import congruence
-from train.resume import averaged, checkpoint_of, continue_from, not_bit_identical
+from train.resume import averaged, checkpoint_of, continue_from, not_bit_identical, steps_per_epoch
 from train.run import Run, SettingsError, as_settings_error, device_of, gradients_per_step, prepare
 from train.schedule import learning_rate
 from train.shards import Rows, my_rows
@@ -152,14 +152,14 @@ def train(
             return _train_epochs(run, progress, stop)
         continue_from(run, last)
         outcome = _train_epochs(run, progress, stop)
-        return dataclasses.replace(outcome, message=" ".join(filter(None, [outcome.message, not_bit_identical(last)])))
+        return dataclasses.replace(outcome, message=". ".join(filter(None, [outcome.message, not_bit_identical(last)])))
 
 
 def _train_epochs(run: Run, progress: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Outcome:
     config = run.config
     run.model.train()
     first_rows = _order(config, 0, len(run.splits.train[1]))[0].to(run.device)
-    forward = forward_pass(config, run.model, lambda: _examples(run, first_rows))
+    forward = forward_pass(config, run.model, lambda: _examples(run, first_rows), anywhere=run.workers.any)
     loss = training_loss(config, run.device, forward)
     try:
         while run.epoch < config.epochs:
@@ -168,7 +168,7 @@ def _train_epochs(run: Run, progress: Callable[[Progress], None] | None, stop: C
                     status="stopped",
                     folder=run.folder,
                     epoch=run.epoch,
-                    step=run.step,
+                    step=run.step if run.workers.size == 1 else run.epoch * steps_per_epoch(run),
                     metrics=run.metrics,
                     message=f"stopped after {run.epoch} whole epochs"
                     + (f" and step {run.step}" if run.workers.size == 1 else "")
@@ -252,7 +252,9 @@ def _train_steps(run: Run, loss: _Loss, stop: Callable[[], bool]) -> bool:
     model.train()
     for rows in order[run.step - run.epoch * len(order) :]:
         mine = my_rows(config, rows, run.workers)
+        started = time.perf_counter()
         batch = _batch(run, mine)
+        run.seconds += time.perf_counter() - started
         probed = run.step % every == 0
         if probed:
             whole = _examples(run, rows) if isinstance(batch, Parts) or mine is not rows else batch

@@ -11,7 +11,7 @@ from train.config import DATA, TrainConfig
 from train.data import data_root, load, num_held_out, record
 from train.methods import ASAM
 from train.models import build
-from train.run import gradients_per_step
+from train.run import check_batch, gradients_per_step
 
 _ONE_PIECE = ("digits", "digits32")  # of the sets with a name; all others have a test part
 _SHAPES = {  # of an image of the sets with a name; all others are (3, 224, 224)
@@ -43,7 +43,8 @@ def plan(config: TrainConfig) -> Plan:
     """The counts of a run with these settings. Named data need not be there: its published sizes are taken.
 
     Raises:
-        ValueError: If a batch is larger than the data, or the network does not take its images.
+        ValueError: If a batch is larger than the data or too small to be split or cut, or the network does not take
+            its images.
         AbsentDataError: If data without a name of its own (imagefolder:PATH, npz:PATH) is not there.
         LibraryError: If the network needs torchvision or timm, and the library is missing or does not fit torch.
 
@@ -52,10 +53,7 @@ def plan(config: TrainConfig) -> Plan:
         320
     """
     num_train, num_classes, image_shape = _sizes(config)
-    if config.batch_size > num_train:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, but there are only {num_train} training examples: use a smaller one"
-        )
+    check_batch(config, num_train)
     model = build(config.model, in_channels=image_shape[0], num_classes=num_classes, seed=config.seed)
     steps = num_train // config.batch_size
     return Plan(

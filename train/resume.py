@@ -109,7 +109,7 @@ def not_bit_identical(last: Checkpoint) -> str:
     """What differs from the machine that wrote a checkpoint, where that changes the last bits of what follows."""
     now = checkpoints.versions_here(last.config)
     changed = [
-        f"{name} {last.versions.get(name, 'none')} then, {now.get(name, 'none')} now"
+        f"{name} {last.versions.get(name, 'none')} then, {now.get(name, 'none' if name != 'processes' else 1)} now"
         for name in sorted({*now, *last.versions})
         if last.versions.get(name) != now.get(name)
     ]

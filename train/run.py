@@ -74,7 +74,7 @@ def prepare_on(
     splits: Splits, config: TrainConfig, folder: Path, device: torch.device, workers: Workers, *, pretrained: bool
 ) -> Run:
     """As `prepare`, on data that is given."""
-    _check_batch(config, len(splits.train[1]), workers.size)
+    check_batch(config, len(splits.train[1]), workers.size)
     data = describe_data(config, splits)
     in_channels = splits.train[0].shape[1]
     model = build(config.model, in_channels=in_channels, num_classes=splits.num_classes, seed=config.seed)
@@ -133,7 +133,12 @@ def device_of(name: str) -> torch.device:
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def _check_batch(config: TrainConfig, num_examples: int, num_processes: int) -> None:
+def check_batch(config: TrainConfig, num_examples: int, num_processes: int = 1) -> None:
+    """Refuse a batch that is larger than the data, or too small for its parts.
+
+    Raises:
+        ValueError: If it is.
+    """
     if config.batch_size > num_examples:
         raise ValueError(
             f"batch_size is {config.batch_size}, but there are only {num_examples} training examples: use a smaller one"

@@ -34,7 +34,7 @@ def my_rows(config: TrainConfig, rows: Tensor, workers: Workers) -> Rows:
     """
     if workers.size == 1:
         return rows
-    if config.m:
+    if _chunk(config):
         mine = workers.share(-(-len(rows) // config.m))
         return rows[mine.start * config.m : mine.stop * config.m]
     # the parts of a batch of agnostic-sam-nonoverlap come from two sets, in that order: it is never cut across
@@ -57,17 +57,21 @@ def check_pieces(config: TrainConfig, num_processes: int) -> None:
         if isinstance(mine, Parts):
             pieces = [mine.first, mine.second] if config.method != "sam-subset" else [mine.first]
         else:
-            pieces = list(torch.split(mine, config.m)) if config.m else [mine]
+            pieces = list(torch.split(mine, _chunk(config) or len(mine) or 1))
             if splits:
                 for piece in pieces:
                     part_sizes(max(len(piece), 2), config.split_ratio, smallest=2)
         smallest = min(map(len, pieces))
         if smallest < 2:  # all our models have BatchNorm
-            cut = f"m {config.m}" if config.m else f"{num_processes} processes"
+            cut = f"m {config.m}" if _chunk(config) else f"{num_processes} processes"
             raise ValueError(
                 f"{cut} cut a batch of {config.batch_size} into pieces as small as {smallest}, and BatchNorm needs 2: "
-                f"use a larger batch_size{', or another m' if config.m else ' or fewer processes'}"
+                f"use a larger batch_size{', or another m' if _chunk(config) else ' or fewer processes'}"
             )
+
+
+def _chunk(config: TrainConfig) -> int:
+    return 0 if config.method == "sgd" else config.m  # plain descent perturbs nothing
 
 
 def _mine(rows: Tensor, workers: Workers) -> Tensor:

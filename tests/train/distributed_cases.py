@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from train.batches import Parts, part_sizes
+from train.checkpoint import read
 from train.config import TrainConfig
 from train.distributed import Workers, workers
 from train.loop import train
@@ -220,6 +221,16 @@ def runs_case(me, folder):
     return [(one.status, one.metrics, one.already_finished, one.message) for one in outcomes], refused
 
 
+def uneven_case(folder):
+    config = TrainConfig(method="sam", epochs=1, batch_size=96, m=32, probe_every=1000)
+    outcome = train(config, folder / "uneven")
+    dist.barrier()  # until the first process has written it
+    state = read(folder / "uneven").model
+    tracked = {int(value) for name, value in state.items() if name.endswith("num_batches_tracked")}
+    assert len(tracked) == 1
+    return outcome.status, tracked.pop(), outcome.metrics["train_loss"]
+
+
 def _raise(error):
     raise error
 
@@ -240,6 +251,7 @@ def everything(rank, size, folder):
         "wrapped": wrapped_case(me),
         "refused": refused_case(me),
         "runs": runs_case(me, Path(folder)) if size == 2 else None,
+        "uneven": uneven_case(Path(folder)) if size == 2 else None,
     }
     torch.save(found, Path(folder) / f"found-{rank}.pt")
     dist.destroy_process_group()

@@ -130,11 +130,25 @@ def test_errors_reach_all_processes_and_are_told_once(found):
         assert errors["chunks"][0] == "ValueError"
         assert "sync 'global' perturbs once" in errors["chunks"][1]
         assert "give its .module, or no sync" in errors["wrapped"][1]
-        assert errors["one"] == (("ValueError", "mine alone") if rank == last else ("ToldError", ""))
-        assert errors["all"] == (("ValueError", "by 0") if rank == 0 else ("ToldError", ""))
-        assert errors["first"] == (("OSError", "no disk") if rank == 0 else ("ToldError", ""))
+        told = ("ToldError", f"process {last} failed: ValueError: mine alone")
+        assert errors["one"] == (("ValueError", "mine alone") if rank == last else told)
+        told = ("ToldError", "process 0 failed: ValueError: by 0")
+        assert errors["all"] == (("ValueError", "by 0") if rank == 0 else told)
+        assert errors["first"] == (
+            ("OSError", "no disk") if rank == 0 else ("ToldError", "process 0 failed: OSError: no disk")
+        )
         assert errors["fine"] == {"rank": 0}
         assert errors["together"] == rank
+
+
+def test_chunks_that_do_not_divide_evenly_end_in_one_model(found):
+    """Two processes with two chunks and one: their counters of batches differ until they agree."""
+    if len(found) != 2:
+        return
+    status, tracked, loss = found[0]["uneven"]
+    assert found[1]["uneven"] == found[0]["uneven"]
+    assert (status, tracked) == ("finished", 22)  # 11 steps of two chunks
+    assert loss > 0
 
 
 def test_a_run_of_two_processes_is_written_once_and_resumes_bit_for_bit(found):
@@ -167,6 +181,12 @@ def flat(value, name=""):
     return {path: leaf for key, inner in items for path, leaf in flat(inner, f"{name}/{key}").items()}
 
 
+def test_plain_descent_is_never_cut_into_chunks():
+    check_pieces(TrainConfig(method="sgd", m=1), 2)
+    rows = torch.arange(8)
+    assert torch.equal(my_rows(TrainConfig(method="sgd", m=8), rows, Workers(1, 2)), rows[4:])
+
+
 def test_a_process_by_itself_is_all_of_them():
     assert workers() == Workers(0, 1)
     with joined("cpu") as alone:
@@ -194,7 +214,7 @@ def test_every_row_is_trained_on_by_one_process(size, sync, m, method):
     assert torch.equal(torch.cat(whole).sort().values, rows)
     if isinstance(parts[0], Parts):
         assert torch.equal(torch.cat([part.first for part in parts]), rows[:45])  # floor(0.7 * 64 + 1/2)
-    if m:
+    if m and method != "sgd":
         assert all(int(part[0]) % m == 0 for part in whole)
 
 
@@ -206,6 +226,7 @@ def test_every_row_is_trained_on_by_one_process(size, sync, m, method):
         ({"batch_size": 9, "method": "sam", "m": 4}, 1, "m 4 cut a batch of 9 into pieces as small as 1"),
         ({"batch_size": 9, "method": "sam", "m": 9}, 2, "m 9 cut a batch of 9 into pieces as small as 0"),
         ({"batch_size": 12, "method": "agnostic-sam", "m": 3}, 1, "a batch of 3 cannot be split at 0.7"),
+        ({"batch_size": 3, "method": "sgd", "m": 1}, 2, "2 processes cut a batch of 3 into pieces as small as 1"),
     ],
 )
 def test_pieces_that_are_too_small_are_refused(settings, size, message):

@@ -88,7 +88,7 @@ def test_by_default_the_published_sizes_are_those_of_the_split():
 def test_own_data_is_counted(tmp_path):
     images = np.zeros((20, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "own.npz", x=images, y=np.arange(20) % 2)
-    config = TrainConfig(data=f"npz:{tmp_path / 'own.npz'}", batch_size=4)
+    config = TrainConfig(data=f"npz:{tmp_path / 'own.npz'}", batch_size=6)
     assert plan(config).num_train == len(load(config).train[1])
     assert plan(config).image_shape == (3, 8, 8)
     assert published_shape(config.data) is None
