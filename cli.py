@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from landscape.filters import Normalization
     from landscape.objective import Objective
     from landscape.plane import Plane
-    from landscape.results import Record, Result
+    from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
@@ -1108,7 +1108,6 @@ def _subjects(
     """What is to be measured: for each checkpoint its line or plane, or several planes."""
     from landscape.plane import moved
     from landscape.survey import Subject
-    from landscape.trajectory import project_run
 
     others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
     by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
@@ -1133,7 +1132,7 @@ def _subjects(
                     plane=plane,
                     checkpoint=one.record(),
                     settings=_described(one, split),
-                    trajectory=functools.partial(project_run, objective, plane, _models(one, run))
+                    trajectory=functools.partial(_projected, objective, plane, one, run)
                     if look.trajectory is not None or (run and not look.line)
                     else None,
                 )
@@ -1279,6 +1278,14 @@ def _run_states(folder: Path) -> list[tuple[int, State]]:
         raise _CommandError(2, f"{folder} is not the folder of a run{_nearest_path(folder)}")
     read = [checkpoints.read(path) for path in kept_checkpoints(folder)]
     return sorted({one.epoch: one.model for one in read}.items())  # last.pt is often an epoch that was kept as well
+
+
+def _projected(
+    objective: Objective, plane: Plane, one: _Opened, run: Sequence[tuple[int, State]], engine: Engine
+) -> Trajectory:
+    from landscape.trajectory import project_run
+
+    return project_run(objective, plane, _models(one, run), engine=engine)
 
 
 def _models(one: _Opened, run: Sequence[tuple[int, State]]) -> Iterator[tuple[int, nn.Module]]:

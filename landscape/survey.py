@@ -37,7 +37,7 @@ class Subject:
     plane: Plane  # or a line
     checkpoint: Record
     settings: Record
-    trajectory: Callable[[], Trajectory] | None = None  # of a run, as the plane sees it
+    trajectory: Callable[[Engine], Trajectory] | None = None  # of a run, as the plane sees it
 
 
 def plan_all(
@@ -64,7 +64,7 @@ def plan_all(
         settings = {**plan.settings, **one.settings}
         record = _record(dataclasses.replace(plan, checkpoint=one.checkpoint, settings=settings))
         if one.trajectory is not None:
-            record["trajectory"] = _listed(one.trajectory())
+            record["trajectory"] = _listed(one.trajectory(chosen))
         records.append(record)
     journal.write_plan(folder, {"decided": decided, "surfaces": records})
     return read_all(folder, decided)  # those of another worker, if it was first: all have the same
