@@ -1,4 +1,4 @@
-"""The loss at many points, evaluated in one way that is chosen at the start and then never changes.
+"""The loss at many points, evaluated in one way that is fixed at the start and then never changes.
 
 An `Engine` says how: examples of a forward pass, layout of the tensors, precision, compilation, what BatchNorm does.
 Whatever of it is chosen by timing changes the last bits of a loss, so it is part of a result's settings: equal engines
@@ -168,24 +168,32 @@ def prepare(objective: Objective, engine: Engine) -> Evaluator:
     )
 
 
+def usual(objective: Objective, engine: Engine) -> Engine:
+    """`engine` with the micro-batch and layout that most networks are fastest with: by a rule, so always the same."""
+    if not may_cut(objective) or engine.batch_norm == "train":
+        return replace(engine, micro_batch=0)
+    size = _USUAL.get(objective.theta.device.type, 64)
+    images = _has_images(objective, _sample(objective, size))
+    return replace(engine, micro_batch=size, layout="channels_last" if images else "contiguous")
+
+
 def choose(objective: Objective, engine: Engine, *, num_points: int) -> tuple[Engine, Record]:
     """`engine` with the micro-batch and layout that are fastest here, found by timing, and what was timed.
 
     The usual choice is left only for one that is a tenth faster. Costs about one pass over the data. Compiles where the
-    surface is long enough to repay it, and the compiled pass agrees with the plain one.
+    surface is long enough to repay it, and the compiled pass agrees with the plain one. Another time, or on another
+    machine, the choice may be another: it is part of a result's settings.
     """
-    if not may_cut(objective) or engine.batch_norm == "train":
-        return replace(engine, micro_batch=0), {}
-    device = objective.theta.device.type
-    usual, tried = _USUAL.get(device, 64), _TRIED.get(device, (64,))
-    layouts: list[Layout] = ["contiguous"]
-    images = _sample(objective, max(tried))
-    if _has_images(objective, images):
-        layouts = ["channels_last", "contiguous"]
+    first = usual(objective, engine)
+    if not first.micro_batch:
+        return first, {}
+    tried = _TRIED.get(objective.theta.device.type, (64,))
+    layouts: list[Layout] = ["channels_last", "contiguous"] if first.layout == "channels_last" else ["contiguous"]
     budget = objective.num_examples
     timed: Record = {}
-    best, best_seconds = replace(engine, micro_batch=usual, layout=layouts[0]), math.inf
-    sizes = [(usual, layout) for layout in layouts] + [(size, None) for size in tried if size != usual]
+    best, best_seconds = first, math.inf
+    sizes: list[tuple[int, Layout | None]] = [(first.micro_batch, layout) for layout in layouts]
+    sizes += [(size, None) for size in tried if size != first.micro_batch]
     for size, layout in sizes:
         candidate = replace(best, micro_batch=size, layout=layout or best.layout)
         batch = _sample(objective, size)

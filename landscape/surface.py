@@ -1,6 +1,6 @@
 """The loss on a line or a plane: every point from the untouched centre, with its standard error and a status.
 
-Cost: S (line) or S^2 (plane) forward passes over the data, and about two more to choose an engine and to check it.
+Cost: S (line) or S^2 (plane) forward passes over the data, and one more to check the centre.
 Points are visited coarse to fine, so that an early picture is a whole one. The value at the centre is held against a
 plain loop over the model; where the grid does not hold the centre, it is evaluated apart. So are the other checkpoints
 that lie on a line or plane, each against its own loss: with BatchNorm the two differ, for a point has the weights of
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from landscape.directions import Plane
-from landscape.evaluator import Engine, backed_off, choose, has_running_statistics, prepare, reference_loss
+from landscape.evaluator import Engine, backed_off, has_running_statistics, prepare, reference_loss, usual
 from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
 from landscape.objective import NUM_SUMS, Objective, summarise
 from landscape.plane import Interval
@@ -95,10 +95,10 @@ def loss_surface(
 
     a and b lie in [-extent, extent], or in `interval`; by default where the plane says: [-1, 1], or around the
     checkpoints that it was made from. `loss[i, j]` is at a = x[i], b = y[j]. A loss that is not finite is stored as it
-    is, with a status. Without `engine` the fastest way to evaluate is looked for (`landscape.evaluator.choose`); it is
-    stored, and the same one gives the same bits. `progress(done, total)` is called after each block of points. Cost:
-    steps ** 2 forward passes over the data, and about two to choose the engine and to check the centre; two more for
-    each other checkpoint on the plane.
+    is, with a status. Without `engine` the usual one is taken; `landscape.evaluator.choose` finds a faster one by
+    timing. It is stored, and the same one gives the same bits. `progress(done, total)` is called after each block of
+    points. Cost: steps ** 2 forward passes over the data, and one to check the centre; two more for each other
+    checkpoint on the plane.
 
     Raises:
         ValueError: If `plane` is a line, steps not odd and positive (an even grid has no centre; an interval may have
@@ -155,11 +155,7 @@ def plan_surface(
         NotRepeatableError: If the data changes from pass to pass, or the model draws at random.
     """
     intervals = _intervals(plane, steps, extent, interval)
-    checks: Record = {}
-    if engine is None:
-        engine, chosen = choose(objective, Engine(), num_points=steps ** len(plane.axes))
-        if engine.compiled:
-            checks["compiling"] = chosen["compile"]
+    engine = usual(objective, Engine()) if engine is None else engine
     reach = sorted({-low if low == -high else math.nan for low, high in intervals})
     where: Record = (
         {"extent": reach[0]}
@@ -173,9 +169,8 @@ def plan_surface(
         reference_loss=reference_loss(objective, engine),
         checkpoint={"hash": objective.theta_hash},
         settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where},
-        checks=checks,
     )
-    return replace(plan, checks={**checks, **_apart(objective, plane, plan)})
+    return replace(plan, checks=_apart(objective, plane, plan))
 
 
 def measure(

@@ -227,7 +227,7 @@ def test_running_out_of_memory_is_said(landscape, runs, monkeypatch):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("landscape.surface.loss_surface", exhausted)
+    monkeypatch.setattr("landscape.survey.run_shard", exhausted)
     refused(landscape("surface", runs / "sgd/last.pt", "--steps", 1), 5, "out of memory")
 
 
@@ -235,7 +235,7 @@ def test_a_bug_of_ours_says_so_and_shows_itself_with_debug(landscape, runs, monk
     def broken(*_, **__):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("landscape.surface.loss_surface", broken)
+    monkeypatch.setattr("landscape.survey.run_shard", broken)
     refused(
         landscape("surface", runs / "sgd/last.pt", "--steps", 1), 1, "a bug of ours", "ZeroDivisionError", "--debug"
     )

@@ -377,7 +377,9 @@ def test_no_command_shows_the_help(landscape):
 def test_every_command_explains_itself_with_two_examples(landscape):
     import cli
 
-    assert sorted(cli.app.commands) == ["alignment", "data", "demo", "hessian", "report", "surface", "train"]
+    assert sorted(cli.app.commands) == [
+        *("alignment", "data", "demo", "export", "hessian", "merge", "report", "surface", "train"),
+    ]
     for name in cli.app.commands:
         done = landscape(name, "--help")
         assert done.code == 0

@@ -208,3 +208,12 @@ def test_examples_are_drawn_by_the_seed_and_hashed(landscape, trained, tmp_path)
     done = landscape("surface", trained / "sgd", "--split", "test", "--examples", 361, "--out", tmp_path / "s.npz")
     assert done.code == 2
     assert "--examples is 361, but the test part has 360" in done.err
+
+
+def test_tuning_measures_the_same_surface(landscape, trained, tmp_path):
+    for name, options in {"usual": (), "tuned": ("--tune",)}.items():
+        words = ("--split", "test", "--steps", 3, *options, "--out", tmp_path / f"{name}.npz")
+        assert landscape("surface", trained / "sgd", *words).code == 0
+    usual, tuned = (load(tmp_path / f"{name}.npz")[0] for name in ("usual", "tuned"))
+    assert (usual.settings["micro_batch"], usual.settings["layout"]) == (64, "channels_last")
+    np.testing.assert_allclose(tuned.loss, usual.loss, rtol=1e-5)
