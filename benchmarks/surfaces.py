@@ -9,7 +9,7 @@ loss-landscapes 3.0.6 (pip install loss-landscapes==3.0.6), landscaper 1.3.1 (it
 environment of its own).
 
     plain forward      the model by itself in inference mode, at its best batch size and layout: the limit
-    landscape          loss, standard error and accuracy, through the engine that it chooses
+    landscape          loss, standard error and accuracy, through its usual engine
     loss-landscapes    random_plane with its own Loss, on one batch of all examples
     landscaper         compute_loss_landscape with the evaluation of its quickstart: a loader of 128, a mean of means
     Li et al. 2018     its loop as in the original code: copy weights, a new loader with two workers, .item() for loss
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.directions import random_plane
-from landscape.evaluator import Engine, choose, prepare
+from landscape.evaluator import Engine, prepare, usual
 from landscape.objective import Objective
 from landscape.surface import coarse_to_fine, grid, plan_surface
 from train.models import build
@@ -50,7 +50,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, num_points: int) -> tuple[Round
     objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
     plane = random_plane(objective, seed=0)
     started = _now(x)
-    engine, _ = choose(objective, Engine(), num_points=num_points)
+    engine = usual(objective, Engine())
     plan_surface(objective, plane, steps=51, engine=engine)
     start = _now(x) - started
     evaluator, coordinates = prepare(objective, engine), grid(51, 1.0)
