@@ -7,8 +7,6 @@ global       Bt and Bv of the whole batch, an equal part of both for each proces
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,6 @@ from train.config import TrainConfig
 from train.distributed import Workers
 
 Rows = Tensor | Parts[Tensor]
-T = TypeVar("T")
 
 _SPLITTING = ("sam-subset", "agnostic-sam", "agnostic-sam-simple", "agnostic-sam-nonoverlap")
 
