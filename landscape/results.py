@@ -114,7 +114,8 @@ class Eigenpairs:
 
     An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
     tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
-    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec).
+    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec). With settings["which"]
+    "smallest" they are the smallest ones, still descending; with "both" settings["k"] at each end.
     """
 
     values: Array  # (K,)
@@ -211,7 +212,7 @@ def problem_of(result: Result) -> str:
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
-            return f"{label}: an eigenvalue above the last one was seen, and not reached; allow more products"
+            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
