@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator, hessian
     from landscape.report import write_report
-    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
+    from landscape.results import (
+        Congruence,
+        CongruenceTrace,
+        Density,
+        Eigenpairs,
+        Estimate,
+        Line,
+        Surface,
+        Trajectory,
+        load,
+        save,
+    )
+    from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
 
@@ -50,11 +62,17 @@ _HOME = {
     "SymmetricOperator": "operators",
     "hessian": "operators",
     "top_eigenpairs": "lanczos",
+    "spectral_density": "spectrum",
+    "trace": "spectrum",
+    "frobenius_norm": "spectrum",
+    "effective_rank": "spectrum",
     "gradient_congruence": "alignment",
     "Line": "results",
     "Surface": "results",
     "Trajectory": "results",
     "Eigenpairs": "results",
+    "Density": "results",
+    "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
     "load": "results",
@@ -65,7 +83,9 @@ _HOME = {
 __all__ = [
     "Congruence",
     "CongruenceTrace",
+    "Density",
     "Eigenpairs",
+    "Estimate",
     "Line",
     "Objective",
     "Plane",
@@ -75,9 +95,11 @@ __all__ = [
     "along",
     "ascent_plane",
     "axis_line",
+    "effective_rank",
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "frobenius_norm",
     "gradient_congruence",
     "hessian",
     "line_between",
@@ -90,7 +112,9 @@ __all__ = [
     "random_line",
     "random_plane",
     "save",
+    "spectral_density",
     "top_eigenpairs",
+    "trace",
     "write_report",
 ]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from landscape.results import Eigenpairs, Json, Result, Surface
+from landscape.results import Density, Eigenpairs, Json, Result, Surface
 
 if TYPE_CHECKING:
     import xarray
@@ -115,6 +115,8 @@ def _csv(result: Result) -> str:
             writer.writerow([float(x), float(y), *(getattr(result, name)[i, j].item() for name in names)])
         return file.getvalue()
     columns = {name: array for name, array in _arrays(result).items() if array.ndim == 1}
+    if isinstance(result, Density):
+        columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
         columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
     writer.writerow(columns)

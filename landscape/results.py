@@ -8,7 +8,8 @@ A file is an .npz without pickles: member `header` (JSON: format, plan, and type
 checks and plain values of each result), member `run` (JSON: seconds, host, memory, command; the only
 member that may differ between equal runs), and arrays named `0.loss`, `0.x`, `1.values`, ...
 
-Legend: S grid steps, K eigenpairs, P parameters, E epochs, T checkpoints of a trajectory.
+Legend: S grid steps, K eigenpairs, P parameters, E epochs, T checkpoints of a trajectory, G grid of a density,
+V probes, M steps of each.
 """
 
 from __future__ import annotations
@@ -131,6 +132,55 @@ class Eigenpairs:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Density:
+    """The density of an operator's eigenvalues: K sticks of mass 1/size each, and a bulk that has the other mass.
+
+    `mean` is the bulk's density on `grid`, smoothed by Gaussians of standard deviation `kernel_width` and averaged over
+    V probes; low..high is a Student-t interval for that average (its confidence is in settings), NaN with fewer than 4
+    probes, which `note` then says. It does not hold the errors of quadrature and smoothing. `nodes` and `weights` are
+    those of each probe's quadrature, the weights of a probe with the sum 1. A stick is an eigenvalue that was
+    found by itself, to within its residual. `num_matvecs` are the products of the probes.
+    """
+
+    grid: Array  # (G,)
+    mean: Array  # (G,)
+    low: Array  # (G,)
+    high: Array  # (G,)
+    nodes: Array  # (V, M)
+    weights: Array  # (V, M)
+    sticks: Array  # (K,)
+    stick_residuals: Array  # (K,)
+    size: int
+    kernel_width: float
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Estimate:
+    """One number about an operator (its trace, its Frobenius norm, ...) from random probes.
+
+    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. `num_matvecs` are the
+    products that it took.
+    """
+
+    quantity: str
+    value: float
+    standard_error: float
+    num_samples: int
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Congruence:
     """Gradient congruence c(theta) = cos(g_Bt(theta), g_Bv(theta_v)), in eval mode, at one checkpoint.
 
@@ -167,11 +217,13 @@ class CongruenceTrace:
     checks: Record = field(default_factory=dict)
 
 
-Result = Surface | Line | Eigenpairs | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | Density | Estimate | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
     "Eigenpairs": Eigenpairs,
+    "Density": Density,
+    "Estimate": Estimate,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
 }
@@ -407,6 +459,12 @@ def _check_shapes(result: Result) -> None:
             raise TypeError("trajectory is not an object")
     elif isinstance(result, Eigenpairs):
         expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
+    elif isinstance(result, Density):
+        expected = {
+            **dict.fromkeys(("grid", "mean", "low", "high"), (len(result.grid),)),
+            **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
+            **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
+        }
     else:
         expected = {name: (len(next(iter(arrays.values()))),) for name in arrays}
     wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
