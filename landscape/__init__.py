@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
+    from landscape.budget import Curvature, curvature
     from landscape.directions import (
         Plane,
         along,
@@ -66,6 +67,8 @@ _HOME = {
     "trace": "spectrum",
     "frobenius_norm": "spectrum",
     "effective_rank": "spectrum",
+    "Curvature": "budget",
+    "curvature": "budget",
     "gradient_congruence": "alignment",
     "Line": "results",
     "Surface": "results",
@@ -83,6 +86,7 @@ _HOME = {
 __all__ = [
     "Congruence",
     "CongruenceTrace",
+    "Curvature",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -95,6 +99,7 @@ __all__ = [
     "along",
     "ascent_plane",
     "axis_line",
+    "curvature",
     "effective_rank",
     "eigenvector_plane",
     "figures",

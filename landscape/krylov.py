@@ -36,9 +36,14 @@ class Counted:
     """
 
     def __init__(
-        self, operator: SymmetricOperator, progress: Progress | None, device: torch.device | str | None = None
+        self,
+        operator: SymmetricOperator,
+        progress: Progress | None,
+        device: torch.device | str | None = None,
+        *,
+        count: int = 0,
     ) -> None:
-        self.operator, self.progress, self.count = operator, progress, 0
+        self.operator, self.progress, self.count = operator, progress, count
         self.home = torch.empty(0, device=operator.device).device
         self.device = self.home if device is None else torch.device(device)
 

@@ -67,11 +67,11 @@ def top_eigenpairs(
         >>> pairs.values.round(6).tolist(), pairs.converged.all().item(), pairs.complete
         ([9.0, 8.0, 7.0], True, True)
     """
-    ends = _ends(operator, k, which)
+    ends = _ends(operator.size, k, which)
     basis_size = min(operator.size, max(40, 4 * ends.num) if basis_size is None else basis_size)
     max_matvecs = max(200, 20 * ends.num) if max_matvecs is None else max_matvecs
-    reserve = certificate_matvecs(operator.size, ends.num)
-    _check(operator, ends.num, tolerance, basis_size, max_matvecs - reserve)
+    _check(operator, k, which, tolerance, basis_size, max_matvecs)
+    reserve = _certificate_matvecs(operator.size, ends)
     counted = Counted(operator, progress, basis_device)
     random = torch.Generator().manual_seed(seed)
     rows = counted.rows(basis_size)
@@ -116,9 +116,10 @@ def top_eigenpairs(
     )
 
 
-def certificate_matvecs(size: int, num_pairs: int) -> int:
-    """Products that certify pairs once: their residuals, and the look for others."""
-    return num_pairs + min(COMPLETENESS_MATVECS, size - num_pairs)
+def least_matvecs(size: int, k: int, which: Which = "largest") -> int:
+    """The smallest `max_matvecs` for an operator of this size: enough to start, and to certify what is there."""
+    ends = _ends(size, k, which)
+    return min(ends.num + 2, size) + _certificate_matvecs(size, ends)
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,18 @@ class _Ends:
         return _Ends(self.top + top, self.bottom + extra - top)
 
 
-def _ends(operator: SymmetricOperator, k: int, which: Which) -> _Ends:
+def _ends(size: int, k: int, which: Which) -> _Ends:
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
-    if not 1 <= k <= operator.size:
-        raise ValueError(f"k must be in 1..{operator.size} (the operator's size), got {k}")
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be in 1..{size} (the operator's size), got {k}")
     top = k if which != "smallest" else 0
-    return _Ends(top, min(k, operator.size - top) if which != "largest" else 0)
+    return _Ends(top, min(k, size - top) if which != "largest" else 0)
+
+
+def _certificate_matvecs(size: int, ends: _Ends) -> int:
+    """Products that certify pairs once: their residuals, and the look for others."""
+    return ends.num + min(COMPLETENESS_MATVECS, size - ends.num)
 
 
 def _iterate(
@@ -230,12 +236,14 @@ def _sum_of(start: Tensor | npt.NDArray[np.floating], rows: Tensor) -> Tensor:
     return total
 
 
-def _check(operator: SymmetricOperator, num: int, tolerance: float, basis_size: int, budget: int) -> None:
+def _check(
+    operator: SymmetricOperator, k: int, which: Which, tolerance: float, basis_size: int, max_matvecs: int
+) -> None:
+    num, least = _ends(operator.size, k, which).num, least_matvecs(operator.size, k, which)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be above 0 and below 1, got {tolerance}")
     if basis_size < min(operator.size, num + 2):
-        raise ValueError(f"basis_size must be at least k + 2 = {num + 2} to restart with, got {basis_size}")
-    first = min(num + 2, operator.size)
-    if budget < first:
-        needed = first + certificate_matvecs(operator.size, num)
-        raise ValueError(f"max_matvecs must be at least {needed} for k = {num}: {first} to start, the rest to certify")
+        needed = "k" if num == k else "2 k"
+        raise ValueError(f"basis_size must be at least {needed} + 2 = {num + 2} to restart with, got {basis_size}")
+    if max_matvecs < least:
+        raise ValueError(f"max_matvecs must be at least {least} for k = {k} ({which}), certified; got {max_matvecs}")

@@ -130,6 +130,15 @@ class Eigenpairs:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    def ratio(self, place: int = 5) -> float:
+        """lambda_1 / lambda_place (from 1); NaN where fewer of the largest are known."""
+        which, k = self.settings.get("which"), self.settings.get("k")
+        known = k if which == "both" and isinstance(k, int) else len(self.values)
+        if which == "smallest" or not 1 <= place <= known:
+            return float("nan")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(self.values[0] / self.values[place - 1])
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Density:

@@ -109,11 +109,12 @@ def trace(
     settings: Record = {"method": method, "max_matvecs": num_matvecs, "seed": seed, "num_deflated": known.num}
     if operator.size <= num_matvecs:
         diagonal = [dot(v, counted(v)) for v in _unit_vectors(counted)]
-        return _exact("trace", float(np.sum(diagonal)), counted, {**settings, "method": "diagonal"})
+        exact = {**settings, "method": "diagonal"}
+        return _exact("trace", float(np.sum(diagonal)), operator, counted.count, exact)
     if method == "hutchinson":
         return trace_of(product_probes(counted, known, num_matvecs, seed), settings)
     samples = known.values.sum() + xtrace_samples(counted, known, num_matvecs // 2, seed)
-    return _estimate("trace", samples, counted, counted.count, settings)
+    return _estimate("trace", samples, operator, counted.count, settings)
 
 
 def frobenius_norm(
@@ -137,7 +138,7 @@ def frobenius_norm(
     settings: Record = {"max_matvecs": num_matvecs, "seed": seed, "num_deflated": known.num}
     if operator.size <= num_matvecs:
         rows = [length(counted(v)) for v in _unit_vectors(counted)]
-        return _exact("frobenius_norm", float(np.linalg.norm(rows)), counted, settings)
+        return _exact("frobenius_norm", float(np.linalg.norm(rows)), operator, counted.count, settings)
     return frobenius_norm_of(product_probes(counted, known, num_matvecs, seed), settings)
 
 
@@ -145,7 +146,12 @@ def effective_rank(trace: Estimate, pairs: Eigenpairs) -> Estimate:
     """trace / lambda_max: how many eigenvalues as large as the largest would make the trace.
 
     The standard error is the trace's; lambda_max is off by no more than its residual, which is not in it.
+
+    Raises:
+        ValueError: If the pairs are the smallest ones only.
     """
+    if pairs.settings.get("which") == "smallest":
+        raise ValueError("the effective rank needs the largest eigenvalue, and these pairs are the smallest")
     top = float(pairs.values[0])
     return Estimate(
         quantity="effective_rank",
@@ -201,26 +207,27 @@ def trace_of(probes: Probes, settings: Record) -> Estimate:
     """The trace by v'Av."""
     known = float(probes.known.values.sum())
     if not probes.num_left:
-        return _exact("trace", known, probes.counted, settings)
-    return _estimate("trace", known + probes.num_left * probes.first, probes.counted, probes.num_matvecs, settings)
+        return _exact("trace", known, probes.operator, 0, settings)
+    return _estimate("trace", known + probes.num_left * probes.first, probes.operator, probes.num_matvecs, settings)
 
 
 def frobenius_norm_of(probes: Probes, settings: Record) -> Estimate:
     """The Frobenius norm by ||Av||^2, with the error of the square carried over in first order."""
     known = float((probes.known.values**2 + 2 * probes.known.residuals**2).sum())
     if not probes.num_left:
-        return _exact("frobenius_norm", known**0.5, probes.counted, settings)
+        return _exact("frobenius_norm", known**0.5, probes.operator, 0, settings)
     squares = known + probes.num_left * probes.second
-    root = np.sqrt(squares.mean())
+    root = np.sqrt(squares.sum() / max(len(squares), 1))
     linear = squares / (2 * root) + root / 2 if root else squares  # of mean root, and of the spread of the root
-    return _estimate("frobenius_norm", linear, probes.counted, probes.num_matvecs, settings)
+    return _estimate("frobenius_norm", linear, probes.operator, probes.num_matvecs, settings)
 
 
-def _estimate(quantity: str, samples: Array, counted: Counted, num_matvecs: int, settings: Record) -> Estimate:
-    operator = counted.operator
+def _estimate(
+    quantity: str, samples: Array, operator: SymmetricOperator, num_matvecs: int, settings: Record
+) -> Estimate:
     return Estimate(
         quantity=quantity,
-        value=float(samples.mean()),
+        value=float(samples.mean()) if len(samples) else float("nan"),
         standard_error=float(_standard_error(samples)),
         num_samples=len(samples),
         num_matvecs=num_matvecs,
@@ -232,14 +239,13 @@ def _estimate(quantity: str, samples: Array, counted: Counted, num_matvecs: int,
     )
 
 
-def _exact(quantity: str, value: float, counted: Counted, settings: Record) -> Estimate:
-    operator = counted.operator
+def _exact(quantity: str, value: float, operator: SymmetricOperator, num_matvecs: int, settings: Record) -> Estimate:
     return Estimate(
         quantity=quantity,
         value=value,
         standard_error=0.0,
         num_samples=operator.size,
-        num_matvecs=counted.count,
+        num_matvecs=num_matvecs,
         note="exact, but for rounding",
         loss=operator.loss,
         checkpoint=operator.checkpoint,

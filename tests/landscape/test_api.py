@@ -8,6 +8,7 @@ def test_the_public_names_are_these():
     assert sorted(ls.__all__) == [
         "Congruence",
         "CongruenceTrace",
+        "Curvature",
         "Density",
         "Eigenpairs",
         "Estimate",
@@ -20,6 +21,7 @@ def test_the_public_names_are_these():
         "along",
         "ascent_plane",
         "axis_line",
+        "curvature",
         "effective_rank",
         "eigenvector_plane",
         "figures",

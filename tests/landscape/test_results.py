@@ -275,6 +275,23 @@ def test_a_density_of_a_wrong_shape_is_named(tmp_path, changes):
         load(tmp_path / "r.npz")
 
 
+@pytest.mark.parametrize(
+    ("settings", "place", "ratio"),
+    [
+        ({}, 5, 5.0),
+        ({}, 6, np.inf),
+        ({}, 7, np.nan),
+        ({"which": "largest", "k": 6}, 2, 1.25),
+        ({"which": "both", "k": 3}, 3, 5 / 3),
+        ({"which": "both", "k": 3}, 5, np.nan),
+        ({"which": "smallest", "k": 6}, 2, np.nan),
+    ],
+)
+def test_the_ratio_is_of_the_largest_eigenvalues(settings, place, ratio):
+    one = dataclasses.replace(pairs(), values=np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), settings=settings)
+    np.testing.assert_equal(one.ratio(place), ratio)
+
+
 def test_a_checkpoint_given_for_results_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "last.pt", "w") as archive:
         archive.writestr("archive/data.pkl", b"")

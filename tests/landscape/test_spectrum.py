@@ -261,6 +261,12 @@ def test_the_effective_rank_of_the_zero_operator_is_unknown():
     assert np.isnan(effective_rank(trace(operator), top_eigenpairs(operator, 1)).value)
 
 
+def test_an_effective_rank_of_the_smallest_is_refused():
+    operator = diagonal(np.arange(9.0))
+    with pytest.raises(ValueError, match="needs the largest eigenvalue, and these pairs are the smallest"):
+        effective_rank(trace(operator), top_eigenpairs(operator, 2, which="smallest"))
+
+
 def test_the_same_seed_gives_the_same_bits_and_the_global_random_state_is_left_alone():
     before, operator = torch.get_rng_state(), diagonal(SPECTRA["power law"])
     one, other, third = (spectral_density(operator, num_steps=8, seed=seed) for seed in (5, 5, 6))
