@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from landscape.results import (
         Congruence,
         CongruenceTrace,
+        DataError,
         Density,
         Eigenpairs,
         Estimate,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         load,
         save,
     )
+    from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
@@ -69,12 +71,14 @@ _HOME = {
     "effective_rank": "spectrum",
     "Curvature": "budget",
     "curvature": "budget",
+    "data_error": "sampling",
     "gradient_congruence": "alignment",
     "Line": "results",
     "Surface": "results",
     "Trajectory": "results",
     "Eigenpairs": "results",
     "Density": "results",
+    "DataError": "results",
     "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
@@ -87,6 +91,7 @@ __all__ = [
     "Congruence",
     "CongruenceTrace",
     "Curvature",
+    "DataError",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -100,6 +105,7 @@ __all__ = [
     "ascent_plane",
     "axis_line",
     "curvature",
+    "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -43,13 +44,23 @@ def known_pairs(operator: SymmetricOperator, pairs: Eigenpairs | None) -> KnownP
     empty = torch.empty(0, operator.size, dtype=operator.dtype)
     if pairs is None:
         return KnownPairs(np.empty(0), np.empty(0), empty)
+    kept = np.flatnonzero(pairs.converged)
+    vectors = torch.as_tensor(vectors_of(operator, pairs)[kept]).to(empty)
+    return KnownPairs(pairs.values[kept], pairs.residuals[kept], vectors)
+
+
+def vectors_of(operator: SymmetricOperator, pairs: Eigenpairs) -> npt.NDArray[np.floating]:
+    """The vectors (K, P) of pairs that are the operator's.
+
+    Raises:
+        ValueError: If they have no vectors, or are those of another operator.
+    """
     if pairs.vectors is None:
         raise ValueError("these pairs were kept without their vectors: take them from top_eigenpairs itself")
     hashes = [one.get("hash") for one in (pairs.checkpoint, operator.checkpoint)]
     if pairs.vectors.shape[1] != operator.size or (None not in hashes and hashes[0] != hashes[1]):
         raise ValueError("these pairs are of another operator: its size or its checkpoint differs")
-    kept = np.flatnonzero(pairs.converged)
-    return KnownPairs(pairs.values[kept], pairs.residuals[kept], torch.as_tensor(pairs.vectors[kept]).to(empty))
+    return pairs.vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +107,7 @@ def product_probes(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     """Probes of one product each."""
     vectors, before = known.vectors.to(counted.device), counted.count
     moments = np.empty((num_probes if counted.operator.size > known.num else 0, 2))
-    for place, v in enumerate(_unit_probes(counted, vectors, len(moments), stream(seed, "trace"))):
+    for place, v in enumerate(unit_probes(vectors, len(moments), stream(seed, "trace"))):
         w, _ = orthogonalised(counted(v), vectors)
         moments[place] = dot(v, w), dot(w, w)
     none = np.empty((len(moments), 0))
@@ -114,7 +125,7 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     """
     vectors, num_left = known.vectors.to(counted.device), counted.operator.size - known.num
     num_probes = min(num_probes, num_left)
-    probes = torch.stack([*_unit_probes(counted, vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
+    probes = torch.stack([*unit_probes(vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
     products = torch.stack([orthogonalised(counted(o), vectors)[0] for o in probes])
     basis, triangle = torch.linalg.qr(products.T)
     images = torch.stack([counted(u) for u in basis.T])
@@ -178,7 +189,8 @@ def _products(left: Tensor, right: Tensor) -> Array:
     return np.asarray(total.numpy(force=True))
 
 
-def _unit_probes(counted: Counted, vectors: Tensor, num: int, random: torch.Generator) -> Iterator[Tensor]:
+def unit_probes(vectors: Tensor, num: int, random: torch.Generator) -> Iterator[Tensor]:
+    """Random unit vectors (P,) orthogonal to `vectors` (K, P)."""
     for _ in range(num):
-        v, _ = orthogonalised(random_like(counted.rows(1)[0], random), vectors)
+        v, _ = orthogonalised(random_like(vectors.new_empty(vectors.shape[1]), random), vectors)
         yield v / length(v)
