@@ -57,9 +57,12 @@ def vectors_of(operator: SymmetricOperator, pairs: Eigenpairs) -> npt.NDArray[np
     """
     if pairs.vectors is None:
         raise ValueError("these pairs were kept without their vectors: take them from top_eigenpairs itself")
-    hashes = [one.get("hash") for one in (pairs.checkpoint, operator.checkpoint)]
-    if pairs.vectors.shape[1] != operator.size or (None not in hashes and hashes[0] != hashes[1]):
-        raise ValueError("these pairs are of another operator: its size or its checkpoint differs")
+    differing = [] if pairs.vectors.shape[1] == operator.size else ["size"]
+    for name in ("hash", "operator", "data_hash", "num_kept"):
+        found = [{**one.checkpoint, **one.settings}.get(name) for one in (pairs, operator)]
+        differing += [name] if None not in found and found[0] != found[1] else []
+    if differing:
+        raise ValueError(f"these pairs are of another operator, they differ in: {', '.join(differing)}")
     return pairs.vectors
 
 

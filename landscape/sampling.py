@@ -50,8 +50,8 @@ def data_error(
     """What the eigenvalues of `pairs` and the trace owe to the sample of examples, from the spread over batches.
 
     `operator_of` makes the operator of which `pairs` are the eigenpairs, from an objective on a part of the data. The
-    trace is that on the vectors of the converged pairs and `num_probes` random ones beside them, the same ones for
-    each batch. Cost: K + `num_probes` products over all data, and a run for the largest eigenvalue, which starts from
+    trace is that on the vectors of the pairs and on `num_probes` random ones beside them, the same ones for each
+    batch. Cost: K + `num_probes` products over all data, and a run for the largest eigenvalue, which starts from
     the vectors known and takes up to `max_matvecs` products, on 4 quarters and on 2 halves of the batches.
 
     Raises:

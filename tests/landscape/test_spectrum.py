@@ -314,12 +314,19 @@ def test_bad_options_are_refused(call, options, message):
 
 @pytest.mark.parametrize("call", [spectral_density, trace, frobenius_norm])
 def test_pairs_that_do_not_fit_are_refused(call):
-    operator = diagonal(SPECTRA["power law"], checkpoint={"hash": "a"})
+    settings = {"operator": "hessian", "data_hash": "d"}
+    operator = diagonal(SPECTRA["power law"], checkpoint={"hash": "a"}, settings=settings)
     pairs = top_eigenpairs(operator, 2)
     with pytest.raises(ValueError, match="kept without their vectors: take them from top_eigenpairs"):
         call(operator, pairs=dataclasses.replace(pairs, vectors=None))
-    for other in (diagonal(np.ones(399)), dataclasses.replace(operator, checkpoint={"hash": "b"})):
-        with pytest.raises(ValueError, match="of another operator: its size or its checkpoint differs"):
+    others = {
+        "size": diagonal(np.ones(399), checkpoint={"hash": "a"}),
+        "hash": dataclasses.replace(operator, checkpoint={"hash": "b"}),
+        "operator": dataclasses.replace(operator, settings={"operator": "fisher"}),
+        "data_hash": dataclasses.replace(operator, settings={"data_hash": "e"}),
+    }
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=f"of another operator, they differ in: {name}$"):
             call(other, pairs=pairs)
 
 
