@@ -1,6 +1,6 @@
 """How many products and how much time do the five largest eigenvalues take, at the same accuracy as PyHessian's?
 
-    python benchmarks/eigenvalues.py [--examples 256] [--batch-size 128] [--epochs 10] [--out FILE]
+    python benchmarks/eigenvalues.py [--examples 256] [--batch-size 128] [--epochs 20] [--out FILE]
 
 A ResNet-20 is trained on digits32; the Hessian is that of its mean loss on the first examples of the training part.
 The reference is a float64 run of our own to a residual of 1e-5; the smallest eigenvalue is known to 1e-2. All
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     model, x, y = trained(options.epochs)

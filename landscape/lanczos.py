@@ -78,13 +78,15 @@ def top_eigenpairs(
     basis = started(rows, random_like(rows[0], random) if start is None else _sum_of(start, rows))
     while True:
         _iterate(basis, counted, random, ends, tolerance, max_matvecs - reserve)
-        values, vectors, residuals = _true_pairs(counted, basis.ritz_vectors(ends.of(basis.num)))
-        scale = max(np.abs(basis.ritz_values()).max(), np.abs(values).max())
-        beyond = _look_beyond(counted, vectors, random)
-        missed = beyond.missed(values, ends, tolerance * scale)
-        if missed is None or counted.count > max_matvecs - 2 * reserve:
+        scale, found = np.abs(basis.ritz_values()).max(), ends.of(basis.num)
+        rough = basis.ritz_vectors(found)
+        beyond = _look_beyond(counted, rough, random)
+        missed = beyond.missed(basis.ritz_values()[found], ends, tolerance * scale)
+        if missed is None or counted.count >= max_matvecs - reserve:
             break
         _join(basis, missed, ends)
+    values, vectors, residuals = _true_pairs(counted, rough)
+    scale = max(scale, np.abs(values).max())
     converged = residuals <= tolerance * scale
     asymmetry = float(basis.asymmetry / scale) if scale else basis.asymmetry
     return Eigenpairs(
