@@ -19,14 +19,25 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
-from landscape.krylov import Basis, Counted, Progress, extend, length, random_like, restart, run_beside, started, wait
+from landscape.krylov import (
+    Basis,
+    Counted,
+    Progress,
+    extend,
+    length,
+    random_like,
+    restart,
+    run_beside,
+    started,
+    symmetry_checks,
+    wait,
+)
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs, Record
 
 Which = Literal["largest", "smallest", "both"]
 
 COMPLETENESS_MATVECS = 20
-SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 _MARGIN = 0.9  # the iteration stops a little below the tolerance, so that rounding does not fail the true residual
 
 
@@ -88,7 +99,6 @@ def top_eigenpairs(
     values, vectors, residuals = _true_pairs(counted, rough)
     scale = max(scale, np.abs(values).max())
     converged = residuals <= tolerance * scale
-    asymmetry = float(basis.asymmetry / scale) if scale else basis.asymmetry
     return Eigenpairs(
         values=values,
         vectors=vectors.numpy(force=True),
@@ -110,8 +120,7 @@ def top_eigenpairs(
         },
         checks={
             **operator.checks,
-            "symmetry": asymmetry,
-            "symmetric": not asymmetry > SYMMETRY_TOLERANCE[operator.dtype],
+            **symmetry_checks(basis.asymmetry, float(scale), operator.dtype),
             "orthogonality": basis.orthogonality(),
             **beyond.record(ends),
         },

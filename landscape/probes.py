@@ -77,6 +77,7 @@ class Probes:
     nodes: Array  # (V, M)
     weights: Array  # (V, M)
     num_matvecs: int  # of the probes alone
+    asymmetry: float = float("nan")  # the largest that the Lanczos runs saw
 
     @property
     def operator(self) -> SymmetricOperator:
@@ -94,16 +95,17 @@ def lanczos_probes(counted: Counted, known: KnownPairs, num_probes: int, num_ste
     vectors, random, before = known.vectors.to(counted.device), stream(seed, "density"), counted.count
     num_left = counted.operator.size - known.num
     num_steps, num_probes = min(num_steps, num_left), num_probes if num_left else 0
-    moments = np.empty((num_probes, 2))
+    moments, asymmetry = np.empty((num_probes, 2)), float("nan")
     nodes, weights = np.empty((num_probes, num_steps)), np.zeros((num_probes, num_steps))
     for place in range(num_probes):
         basis = run_beside(vectors, counted, num_steps, random)
         column = basis.matrix[: basis.held, 0]  # the product with the probe, as the basis sees it
         moments[place] = column[0], column @ column
+        asymmetry = float(np.fmax(asymmetry, basis.asymmetry))
         found, share = basis.quadrature()
         nodes[place] = np.pad(found, (0, num_steps - basis.num), mode="edge")
         weights[place, : basis.num] = share
-    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, counted.count - before)
+    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, counted.count - before, asymmetry)
 
 
 def product_probes(counted: Counted, known: KnownPairs, num_probes: int, seed: int) -> Probes:

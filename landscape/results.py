@@ -302,9 +302,9 @@ def problem_of(result: Result) -> str:
         if result.num_nonfinite > 0.1 * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
+    if isinstance(result, Eigenpairs | Density) and not result.checks.get("symmetric", True):
+        return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if isinstance(result, Eigenpairs):
-        if not result.checks.get("symmetric", True):
-            return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:

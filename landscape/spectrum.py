@@ -24,7 +24,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from landscape.krylov import Counted, Progress, length
+from landscape.krylov import Counted, Progress, length, symmetry_checks
 from landscape.operators import SymmetricOperator
 from landscape.probes import Probes, dot, known_pairs, lanczos_probes, product_probes, xtrace_samples
 from landscape.results import Array, Density, Eigenpairs, Estimate, Record
@@ -176,6 +176,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
     each = each.reshape(-1, len(grid)) * (probes.num_left / operator.size)
     half = stdtrit(len(each) - 1, (1 + _CONFIDENCE) / 2) * _standard_error(each) if probes.num_left else 0.0
     mean = each.mean(0) if probes.num_left else np.zeros_like(grid)
+    largest = float(np.abs([*probes.nodes.ravel(), *known.values]).max())
     return Density(
         grid=grid,
         mean=mean,
@@ -199,7 +200,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
             "num_deflated": known.num,
             "confidence": _CONFIDENCE,
         },
-        checks=operator.checks,
+        checks={**operator.checks, **symmetry_checks(probes.asymmetry, largest, operator.dtype)},
     )
 
 

@@ -7,7 +7,7 @@ from problems import NETS, dense_hessian, objective_of
 
 from landscape.lanczos import top_eigenpairs
 from landscape.operators import SymmetricOperator, hessian
-from landscape.results import Estimate, load, save
+from landscape.results import Estimate, load, problem_of, save
 from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
 
 
@@ -140,6 +140,19 @@ def test_the_width_of_the_kernel_is_that_given_or_the_range_over_the_steps():
     density = spectral_density(operator, num_steps=25)
     assert density.kernel_width == np.ptp(density.nodes) / 25
     assert spectral_density(operator, num_steps=25, kernel_width=0.5).kernel_width == 0.5
+
+
+def test_an_operator_that_is_not_symmetric_is_found_out():
+    scale = torch.linspace(0, 1, 2000)
+    bad, good = (
+        spectral_density(SymmetricOperator(lambda v, s=s: scale * v + 0.3 * (v.roll(1) + s * v.roll(-1)), 2000))
+        for s in (-1, 1)
+    )
+    assert bad.checks["symmetric"] is False
+    assert problem_of(bad).startswith("checkpoint: the product is not symmetric (error")
+    assert good.checks["symmetric"] is True
+    assert problem_of(good) == ""
+    assert good.checks["symmetry"] < 1e-5 < 1e-2 < bad.checks["symmetry"]
 
 
 def test_where_all_eigenvalues_are_sticks_the_bulk_is_empty():
@@ -287,7 +300,7 @@ def test_what_is_measured_is_in_the_result_and_its_file(tmp_path):
     save(results, tmp_path / "r.npz")
     for one, other in zip(results, load(tmp_path / "r.npz"), strict=True):
         assert type(one) is type(other)
-        assert (other.loss, other.checkpoint, other.checks) == (0.25, {"hash": "ab"}, {"ok": True})
+        assert (other.loss, other.checkpoint, other.checks["ok"]) == (0.25, {"hash": "ab"}, True)
         assert other.settings["operator"] == "hessian"
         assert other.settings["seed"] == 0
     assert [one.quantity for one in results if isinstance(one, Estimate)] == ["trace", "frobenius_norm"]
