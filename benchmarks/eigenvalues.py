@@ -9,7 +9,8 @@ contestants run in one process, in float32, on the same examples in the same bat
     landscape      top_eigenpairs to a residual of 1e-3: all its products, those of residuals and completeness included
     scipy          eigsh (ARPACK) over our product, tol 1e-3: what the iteration alone takes
     PyHessian      its power iteration over a loader, from tol 1e-3 down, tenfold each time, until all five are within
-                   1e-3 of the reference. It finds those of the largest magnitude, and is compared with these.
+                   1e-3 of the reference, and on until they are as accurate as ours. It finds those of the largest
+                   magnitude, and is compared with these.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from train.config import TrainConfig
 from train.loop import train
 
 ACCURACY = 1e-3
-TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,13 @@ def pyhessians(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, toleranc
     return Row(f"PyHessian, loader, tol {tolerance:.0e}", values, count, time.perf_counter() - started)
 
 
-def pyhessian_rows(model: nn.Module, x: Tensor, y: Tensor, batch_size: int, largest: Array) -> Iterator[Row]:
+def pyhessian_rows(
+    model: nn.Module, x: Tensor, y: Tensor, batch_size: int, largest: Array, accuracy: float
+) -> Iterator[Row]:
     for tolerance in TOLERANCES:
         row = pyhessians(model, x, y, batch_size, tolerance)
         yield row
-        if row.error(largest) <= ACCURACY:
+        if row.error(largest) <= accuracy:
             return
 
 
@@ -155,7 +158,7 @@ def main() -> None:
     best = ours(model, *data)
     rows = [(best, ends[:5]), (scipys(model, *data), ends[:5])]
     print(f"reference {ends}", *(row.text(true, best) for row, true in rows), sep="\n", flush=True)
-    for row in pyhessian_rows(model, *data, largest):
+    for row in pyhessian_rows(model, *data, largest, min(ACCURACY, best.error(ends[:5]))):
         rows.append((row, largest))
         print(row.text(largest, best), flush=True)
     today = f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}"
