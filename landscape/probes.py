@@ -132,14 +132,15 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     num_probes = min(num_probes, num_left)
     probes = torch.stack([*unit_probes(vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
     products = torch.stack([orthogonalised(counted(o), vectors)[0] for o in probes])
+    curvatures = np.array([dot(o, y) for o, y in zip(probes, products, strict=True)])
     basis, triangle = torch.linalg.qr(products.T)
-    images = torch.stack([counted(u) for u in basis.T])
+    del products  # as long as the model, each of them
     seen = _Seen(
         num_left,
-        projected=_products(basis.T, images),
+        projected=np.concatenate([_products(basis.T, counted(u)[None]) for u in basis.T], axis=1),
         probes=_products(basis.T, probes),
         products=np.asarray(triangle.double().numpy(force=True)),
-        curvatures=np.array([dot(o, y) for o, y in zip(probes, products, strict=True)]),
+        curvatures=curvatures,
     )
     value = seen.xtrace()
     without = np.array([seen.without(place).xtrace() for place in range(num_probes if num_probes > 1 else 0)])

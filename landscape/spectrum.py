@@ -86,8 +86,8 @@ def trace(
 
     hutchinson: one sample of v'Av for each product (Girard 1989; Hutchinson 1989), the default with pairs. xtrace: the
     trace on the range of half as many products, and that of the rest from each probe in turn (Epperly, Tropp & Webber
-    2024, arXiv:2301.07825), with a jackknife error; it finds outliers by itself and holds 2 num_matvecs vectors, the
-    default without pairs. Where P is no more than num_matvecs the diagonal is measured instead, and the error is 0.
+    2024, arXiv:2301.07825), with a jackknife error; it finds outliers by itself, and holds up to 2 num_matvecs vectors,
+    the default without pairs. Where P is no more than num_matvecs the diagonal is measured instead, and the error is 0.
 
     Raises:
         ValueError: If method is unknown, num_matvecs below 1 (2 for xtrace), or pairs have no vectors or belong to
