@@ -231,6 +231,31 @@ def test_xtrace_is_exact_where_the_rank_is_below_the_number_of_probes(values):
     assert found.standard_error < 1e-10
 
 
+def xtrace_by_definition(matrix, probes):
+    """With the range of A times all probes but one made anew for each."""
+    found = []
+    for i in range(probes.shape[1]):
+        q = np.linalg.qr(matrix @ np.delete(probes, i, 1))[0]
+        u = probes[:, i] - q @ (q.T @ probes[:, i])
+        found.append(np.trace(q.T @ matrix @ q) + (len(matrix) - q.shape[1]) * (u @ matrix @ u) / (u @ u))
+    return np.mean(found)
+
+
+def test_xtrace_and_its_jackknife_are_what_they_are_defined_as():
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(30, 30))
+    matrix = matrix + matrix.T
+    dense = torch.as_tensor(matrix)
+    operator = SymmetricOperator(lambda v: dense @ v, 30, torch.float64)
+    counting, made = recorded(operator)
+    found = trace(counting, num_matvecs=12, method="xtrace")
+    probes = torch.stack([v for v, _ in made[:6]], 1).numpy()
+    np.testing.assert_allclose((probes**2).sum(0), 30)
+    assert found.value == pytest.approx(xtrace_by_definition(matrix, probes), rel=1e-9)
+    without = np.array([xtrace_by_definition(matrix, np.delete(probes, i, 1)) for i in range(6)])
+    assert found.standard_error == pytest.approx(np.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum()), rel=1e-9)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 60])
 def test_a_small_operator_has_its_diagonal_measured(size):
     values = np.linspace(-1, 3, size)
