@@ -475,6 +475,13 @@ def _look_options(command: Command) -> Command:
     show_default=True,
     help="Random planes for each checkpoint, of seeds from --seed on: flatness as mean and spread over them.",
 )
+@click.option(
+    "--paired",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="Keep the losses of so many examples at each point: then checkpoints are compared example by example.",
+)
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @_output_options("surface.npz beside the checkpoints")
@@ -494,6 +501,7 @@ def surface(
     layout: Layout | None,
     tune: bool,
     planes: int,
+    paired: int,
     shard: str | None,
     devices: str | None,
     output: _Output,
@@ -530,7 +538,7 @@ def surface(
             "layout": layout,
             "tune": tune,
         },
-        **{"planes": planes, "examples": examples},
+        **{"planes": planes, "examples": examples, "paired": paired},
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
@@ -553,7 +561,7 @@ def surface(
         subjects = _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
         engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, tune, steps)
         plans = survey.plan_all(
-            folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine
+            folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired
         )
         survey.run_shard(
             folder,
@@ -1052,14 +1060,16 @@ def _engine(
     steps: int,
 ) -> Engine:
     """One engine for all checkpoints: the usual one or, with `tune`, the fastest, but for what was given."""
-    from landscape.evaluator import Engine, choose, usual
+    from landscape.evaluator import Engine, choose, compiled_for, usual
 
-    given = usual(subjects[0].objective, Engine(batch_norm=batch_norm, precision=precision))
+    objective, num_points = subjects[0].objective, sum(steps ** len(one.plane.axes) for one in subjects)
+    given = usual(objective, Engine(batch_norm=batch_norm, precision=precision))
     if tune:
-        given, _ = choose(subjects[0].objective, given, num_points=steps**2 * len(subjects))
-    return dataclasses.replace(
+        given, _ = choose(objective, given, num_points=num_points)
+    given = dataclasses.replace(
         given, micro_batch=micro_batch or given.micro_batch, layout=layout if layout is not None else given.layout
     )
+    return given if tune else compiled_for(objective, given, num_points=num_points)
 
 
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:

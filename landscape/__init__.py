@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator, hessian
+    from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
     from landscape.surface import loss_line, loss_surface
@@ -51,6 +52,8 @@ _HOME = {
     "hessian": "operators",
     "top_eigenpairs": "lanczos",
     "gradient_congruence": "alignment",
+    "paired_difference": "paired",
+    "paired_rise": "paired",
     "Line": "results",
     "Surface": "results",
     "Trajectory": "results",
@@ -84,6 +87,8 @@ __all__ = [
     "load",
     "loss_line",
     "loss_surface",
+    "paired_difference",
+    "paired_rise",
     "pca_plane",
     "plane_through",
     "project_run",

@@ -40,7 +40,8 @@ class Terms:
     """What one batch contributes to the mean.
 
     `loss` and `denominator` are (B,), or (1,) with `per_example` False where only the batch's sum is known.
-    `correct` of `targets` class predictions were right; both None where the task has no classes.
+    `correct` of `targets` class predictions were right; both None where the task has no classes. `metrics` (M, B) are
+    the caller's own, in float64.
     """
 
     loss: Tensor
@@ -49,6 +50,7 @@ class Terms:
     num_examples: int
     correct: Tensor | None = None
     targets: Tensor | None = None
+    metrics: Tensor | None = None
 
 
 def known(loss: LossFunction) -> nn.Module | None:

@@ -103,18 +103,21 @@ def ring_rise(surface: Surface, fraction: float) -> float:
     Between two rings of the grid their means are interpolated linearly.
     """
     cell = centre_cell(surface)
+    return math.nan if cell is None else float(ring_mean(surface, surface.loss, fraction) - surface.loss[cell])
+
+
+def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
+    """The mean of `values` (S, S, ...) on that ring; NaN where the grid has none."""
     half = len(surface.x) // 2
-    if cell != (half, half) or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
-        return math.nan
+    low, high = math.floor(fraction * half), math.ceil(fraction * half)
+    whole = centre_cell(surface) == (half, half) and surface.loss.shape == (2 * half + 1, 2 * half + 1)
+    if low < 1 or not whole:  # between the centre and the first ring nothing is known
+        return np.full(values.shape[2:], np.nan)
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)
-    low, high = math.floor(fraction * half), math.ceil(fraction * half)
-    if low < 1:  # between the centre and the first ring nothing is known
-        return math.nan
-    below, above = (float(surface.loss[ring == distance].mean()) for distance in (low, high))
+    below, above = (values[ring == distance].mean(axis=0) for distance in (low, high))
     share = fraction * half - low
-    mean = below if low == high else (1 - share) * below + share * above
-    return mean - float(surface.loss[cell])
+    return np.asarray(below if low == high else (1 - share) * below + share * above)
 
 
 def rise_distance(surface: Surface, rise: float) -> float:

@@ -49,6 +49,7 @@ def plan_all(
     extent: float | None,
     interval: Interval | None,
     engine: Callable[[], Engine],
+    paired: int = 0,
 ) -> list[SurfacePlan]:
     """The plans of all surfaces: those of the journal in `folder`, or new ones with `engine()`, then kept there.
 
@@ -60,7 +61,9 @@ def plan_all(
     records: list[Json] = []
     chosen = engine()
     for one in subjects:
-        plan = plan_surface(one.objective, one.plane, steps=steps, extent=extent, interval=interval, engine=chosen)
+        plan = plan_surface(
+            one.objective, one.plane, steps=steps, extent=extent, interval=interval, engine=chosen, paired=paired
+        )
         settings = {**plan.settings, **one.settings}
         record = _record(dataclasses.replace(plan, checkpoint=one.checkpoint, settings=settings))
         if one.trajectory is not None:
@@ -145,7 +148,8 @@ def _labelled(progress: Progress, label: str) -> Callable[[int, int], None]:
 def _record(plan: SurfacePlan) -> Record:
     values = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan)}
     intervals = [list(interval) for interval in plan.intervals]
-    return {**values, "intervals": intervals, "engine": plan.engine.record()}
+    sequences = {name: list(values[name]) for name in ("metrics", "examples", "denominators")}
+    return {**values, **sequences, "intervals": intervals, "engine": plan.engine.record()}
 
 
 def _plan(record: dict[str, Any]) -> SurfacePlan:

@@ -10,14 +10,15 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
-from landscape.formatting import percent, plus_minus, short
+from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import PLANES, checkpoint_key
-from landscape.readings import barrier, centre, mean_over_epochs, ring_rise
+from landscape.paired import comparable, paired_difference, paired_rise
+from landscape.readings import barrier, centre, centre_cell, mean_over_epochs, ring_rise
 from landscape.results import (
     Array,
     Congruence,
@@ -55,6 +56,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
     traces = [r for r in results if isinstance(r, CongruenceTrace)]
     made = [
         *(_surfaces(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
+        *_paired([r for r in results if isinstance(r, Surface)]),
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
@@ -66,6 +68,18 @@ def tables(results: Sequence[Result]) -> list[Table]:
 def _surfaces(surfaces: Sequence[Surface]) -> Table:
     several = len({checkpoint_key(one) for one in surfaces}) < len(surfaces)
     return flatness_table(surfaces) if several else surface_table(surfaces)
+
+
+def _paired(surfaces: Sequence[Surface]) -> list[Table]:
+    """A table of differences for each set of surfaces whose examples and grids are equal."""
+    groups: list[list[Surface]] = []
+    for one in surfaces:
+        group = next((g for g in groups if comparable(g[0], one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return [paired_table(group) for group in groups if len({checkpoint_key(one) for one in group}) == len(group) > 1]
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
@@ -161,6 +175,34 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
         f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss on every plane",
     ]
     return Table(title, header, rows, notes, records)
+
+
+def paired_table(surfaces: Sequence[Surface]) -> Table:
+    """How each surface differs from the first one, example by example: at the centre, and in its rise."""
+    first, rows, records = surfaces[0], [], []
+    assert first.examples is not None
+    cell = centre_cell(first)
+    for one in surfaces[1:]:
+        at_points = paired_difference(one, first)
+        found = {
+            "loss": (at_points.value[cell], at_points.standard_error[cell]) if cell else (math.nan, math.nan),
+            **{
+                name: (rise.value, rise.standard_error)
+                for name, rise in (
+                    ("rise_half_way", paired_rise(one, first, 0.5)),
+                    ("rise_at_edge", paired_rise(one, first, 1.0)),
+                )
+            },
+        }
+        values = {name: (float(value), float(error)) for name, (value, error) in found.items()}
+        rows.append([_label(one), *(signed(*pair) if math.isfinite(pair[0]) else "" for pair in values.values())])
+        record: Record = {"checkpoint": _label(one), "less": _label(first), "num_examples": at_points.num_examples}
+        for name, (value, error) in values.items():
+            record |= {name: value, f"{name}_standard_error": error}
+        records.append(record)
+    title = f"Differences to {_label(first)}, {first.settings.get('num_paired'):,} of the {_data(first.settings)}"
+    notes = ["± is one standard error of the difference on the same examples; below 0: lower, or rising less"]
+    return Table(title, ["", "loss", "rise, half", "rise, edge"], rows, notes, records)
 
 
 def _over_planes(values: Array) -> str:
@@ -344,10 +386,19 @@ def _surface_record(surface: Surface) -> Record:
         "accuracy_standard_error": at.accuracy_error,
         "rise_half_way": ring_rise(surface, 0.5),
         "rise_at_edge": ring_rise(surface, 1.0),
+        **_metrics_record(surface),
         "num_nonfinite": surface.num_nonfinite,
         "centre_error": surface.checks.get("centre_error"),
         "centre_ok": surface.checks.get("centre_ok"),
     }
+
+
+def _metrics_record(result: Surface | Line) -> Record:
+    """The caller's own metrics at the centre."""
+    cell, found = centre_cell(result), cast(Record, {})
+    for name, metric in result.metrics.items() if cell is not None else ():
+        found |= {name: float(metric.mean[cell]), f"{name}_standard_error": float(metric.standard_error[cell])}
+    return found
 
 
 def _line_record(line: Line) -> Record:
@@ -366,6 +417,7 @@ def _line_record(line: Line) -> Record:
         "lowest_at": float(line.x[low]),
         "highest": float(finite[high]),
         "highest_at": float(line.x[high]),
+        **_metrics_record(line),
         "barrier": barrier(line),
         "num_nonfinite": line.num_nonfinite,
         "centre_error": line.checks.get("centre_error"),

@@ -27,6 +27,8 @@ def test_the_public_names_are_these():
         "load",
         "loss_line",
         "loss_surface",
+        "paired_difference",
+        "paired_rise",
         "pca_plane",
         "plane_through",
         "project_run",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from landscape import export
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, Trajectory, status_of
 
 
 def surface(label="a", **changes):
@@ -83,6 +83,25 @@ def test_json_is_strict_and_has_everything(tmp_path):
     assert first["status"] == [[1, 1], [2, 3], [4, 1]]
     assert (second["values"], second["converged"]) == ([2.0, 1.0], [True, False])
     assert "vectors" not in second
+
+
+def test_a_trajectory_is_in_json_beside_its_surface(tmp_path):
+    at = np.array([0.0, 0.25])
+    run = Trajectory(
+        epoch=np.array([1, 2]),
+        x=at,
+        y=-at,
+        distance=at,
+        loss=at,
+        standard_error=at,
+        plane_loss=np.array([math.nan, 1.0]),
+        explained_variance=0.5,
+    )
+    (content,) = export.export_json([surface(trajectory=run)], tmp_path / "s.npz").values()
+    (found,) = json.loads(content)["results"]
+    assert found["trajectory"] == {"explained_variance": 0.5}
+    assert (found["trajectory.x"], found["trajectory.plane_loss"]) == ([0.0, 0.25], [None, 1.0])
+    assert found["x"] == [-1.0, 0.0, 1.0]
 
 
 def test_vtk_comes_back_through_another_reader(tmp_path):
