@@ -154,8 +154,9 @@ class Evaluator:
                 for statistic, start in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
                     buffers[f"{name}.{statistic}" if name else statistic].fill_(start)
             with _norms(self.objective.model, train=True, cumulative=True):
+                forward = _eager(self.objective)
                 for batch in self.calibration:
-                    _call(self.objective, self.params, buffers, batch)
+                    forward(self.params, buffers, batch)
         return buffers
 
 
@@ -387,17 +388,16 @@ def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
     return found
 
 
-def _call(
-    objective: Objective, params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch
-) -> tuple[Tensor, Tensor]:
-    """The sums of a batch, and its losses."""
-    named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
-    found = functional_call(objective.batch_terms, named, (batch,))
-    return sums_of(found), found.loss
-
-
 def _eager(objective: Objective) -> Forward:
-    return lambda params, buffers, batch: _call(objective, params, buffers, batch)
+    """From parameters, buffers and a batch to the sums of the batch, and its losses."""
+    terms = objective.batch_terms  # made here, for a compiler cannot look into how it is made
+
+    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
+        found = functional_call(terms, named, (batch,))
+        return sums_of(found), found.loss
+
+    return forward
 
 
 def _compiled(objective: Objective, engine: Engine) -> Forward:
@@ -438,10 +438,10 @@ def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, T
 
 def _flops(objective: Objective) -> float:
     """Arithmetic of the forward pass for an example: counted, so the same on every machine."""
-    batch, _ = _sample(objective, 2), objective.batch_terms  # which, when it is made, tries the model
+    batch, forward = _sample(objective, 2), _eager(objective)
     buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
     with torch.no_grad(), objective.undisturbed(), FlopCounterMode(display=False) as counter:
-        _call(objective, objective.named(objective.theta), buffers, batch)
+        forward(objective.named(objective.theta), buffers, batch)
     return float(counter.get_total_flops() / max(_count(batch), 1))
 
 

@@ -60,6 +60,12 @@ def known(loss: LossFunction) -> nn.Module | None:
     return loss if type(loss) in _CLASSES + _ELEMENTWISE else None  # type: ignore[return-value]
 
 
+def unreduced(loss: LossFunction) -> LossFunction:
+    """`loss` for `terms`, which then need not make a copy of it for each batch; an unknown one as it is."""
+    module = known(loss)
+    return loss if module is None else _unreduced(module)
+
+
 def terms(loss: LossFunction, output: Tensor, target: Tensor, *, reduction: Reduction | None) -> Terms:
     """Sums and denominators of one batch, differentiable in `output`."""
     module = known(loss)
@@ -151,9 +157,11 @@ def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
 
 
 def _unreduced(loss: nn.Module) -> nn.Module:
-    unreduced = copy.copy(loss)
-    unreduced.__dict__ = {**loss.__dict__, "reduction": "none"}
-    return unreduced
+    if loss.reduction == "none":
+        return loss
+    found = copy.copy(loss)
+    found.__dict__ = {**loss.__dict__, "reduction": "none"}
+    return found
 
 
 def _name(loss: LossFunction) -> str:
