@@ -61,6 +61,7 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
+_EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
@@ -483,6 +484,13 @@ def _look_options(command: Command) -> Command:
     help="Keep the losses of so many examples at each point: then checkpoints are compared example by example.",
 )
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
+@click.option(
+    "--max-nonfinite",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
+)
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @_output_options("surface.npz beside the checkpoints")
 def surface(
@@ -503,6 +511,7 @@ def surface(
     planes: int,
     paired: int,
     shard: str | None,
+    max_nonfinite: float,
     devices: str | None,
     output: _Output,
     console: _Console,
@@ -538,7 +547,7 @@ def surface(
             "layout": layout,
             "tune": tune,
         },
-        **{"planes": planes, "examples": examples, "paired": paired},
+        **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
@@ -558,7 +567,10 @@ def surface(
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
     with _counting(console) as count, _as_usage_error():
-        subjects = _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
+        subjects = [
+            dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
+            for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
+        ]
         engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, tune, steps)
         plans = survey.plan_all(
             folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired
@@ -617,7 +629,9 @@ def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, c
 
 @app.command()
 @click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, help="Though points are missing: they stay missing in the file.")
+@click.option(
+    "--partial", is_flag=True, help="Though points are missing: the finest whole grid there is, an early picture."
+)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
 def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
@@ -634,7 +648,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         raise _CommandError(
             2, f"{folder} is not there{_nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force:
+    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
@@ -1043,7 +1057,8 @@ def _merged(
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save(results, out, plan=plan, run={**_run_record(seconds), "checkpoints": places or {}})
+    early: Record = {_EARLY: True} if partial else {}
+    save(results, out, plan={**plan, **early}, run={**_run_record(seconds), "checkpoints": places or {}})
     if not partial:
         journal.remove(folder)
     console.say(f"wrote {_shown(out)}")
@@ -1405,11 +1420,12 @@ def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] 
     if not output.resume:
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
     file = load_file(out)
+    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
     differing = [name for name in sorted({*plan, *file.plan}) if plan.get(name) != file.plan.get(name)]
     if differing:
         hint = "--force replaces it, --out writes elsewhere"
         raise _CommandError(3, f"{_shown(out)} has other settings: {', '.join(differing)}", hint)
-    return file.results
+    return None if early else file.results
 
 
 def _trace(one: _Opened) -> Result:

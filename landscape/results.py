@@ -227,7 +227,8 @@ def problem_of(result: Result) -> str:
             return (
                 f"{label}: the loss at the centre differs from the checkpoint's by {result.checks['centre_error']:.1g}"
             )
-        if result.num_nonfinite > 0.1 * result.loss.size:
+        allowed = result.settings.get("max_nonfinite", 0.1)
+        if result.num_nonfinite > (allowed if isinstance(allowed, int | float) else 0.1) * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
     if isinstance(result, Eigenpairs):

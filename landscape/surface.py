@@ -385,12 +385,12 @@ def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro
     centre = centre_point(plan.steps, plan.intervals)
     value = float(cast(float, plan.checks["centre_loss"]) if centre is None else loss.flat[centre])
     error = _relative(value, plan.reference_loss)
+    measured = centre is None or status.flat[centre] != MISSING
     return {
         **plan.checks,
         "centre_loss": value,
         "reference_loss": plan.reference_loss,
-        "centre_error": error,
-        "centre_ok": error <= _tolerance(plan),
+        **({"centre_error": error, "centre_ok": error <= _tolerance(plan)} if measured else {}),
         "num_nonfinite": int((status > OK).sum()),
         **({"micro_batches": list(micro_batches)} if len(micro_batches) > 1 else {}),
     }

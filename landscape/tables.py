@@ -442,6 +442,8 @@ def _reach(settings: Record) -> str:
 
 
 def _centre_note(results: Sequence[Surface | Line]) -> str:
+    if any("centre_ok" not in one.checks for one in results):
+        return "the centre is not measured yet, and not held against the checkpoint's loss"
     worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
