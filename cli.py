@@ -1040,7 +1040,7 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
-    console.table("\n".join(table.text() for table in made))
+    console.table("\n\n".join(table.text() for table in made))
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")

@@ -51,7 +51,7 @@ def barrier(line: Line) -> float | None:
         return None
     start, end = centre(line).loss, ends[0]["loss_on_plane"]
     assert isinstance(end, int | float)
-    inside = (line.x >= 0) & (line.x <= 1)
+    inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
     rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
 
