@@ -1058,10 +1058,11 @@ def _merged(
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
     early: Record = {_EARLY: True} if partial else {}
-    save(results, out, plan={**plan, **early}, run={**_run_record(seconds), "checkpoints": places or {}})
+    run = {**_run_record(seconds), "checkpoints": places or {}}
+    save(results, out, plan={**plan, **early}, run=run)
     if not partial:
         journal.remove(folder)
-    console.say(f"wrote {_shown(out)}")
+    console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
     return _told(out, results, console)
 
 
@@ -1782,14 +1783,25 @@ def _device(name: str) -> str:
 def _run_record(seconds: float) -> Record:
     import resource
 
+    import torch
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     return {
         "command": f"landscape {shlex.join(_words())}",
         "seconds": seconds,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
         "peak_bytes": peak,
+        **on_device,
     }
+
+
+def _cost(run: Record) -> str:
+    """What a run took."""
+    told = f"{_duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
+    device = run.get("peak_device_bytes")
+    return f"{told}, on the GPU {device / 1e9:.2f} GB" if isinstance(device, int) else told
 
 
 def _words() -> list[str]:
