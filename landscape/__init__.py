@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
+    from landscape.budget import Curvature, curvature
     from landscape.directions import (
         Plane,
         along,
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
     from landscape.operators import SymmetricOperator, hessian
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
-    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
+    from landscape.results import (
+        Congruence,
+        CongruenceTrace,
+        Density,
+        Eigenpairs,
+        Estimate,
+        Line,
+        Surface,
+        Trajectory,
+        load,
+        save,
+    )
+    from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
 
@@ -51,6 +64,12 @@ _HOME = {
     "SymmetricOperator": "operators",
     "hessian": "operators",
     "top_eigenpairs": "lanczos",
+    "spectral_density": "spectrum",
+    "trace": "spectrum",
+    "frobenius_norm": "spectrum",
+    "effective_rank": "spectrum",
+    "Curvature": "budget",
+    "curvature": "budget",
     "gradient_congruence": "alignment",
     "paired_difference": "paired",
     "paired_rise": "paired",
@@ -58,6 +77,8 @@ _HOME = {
     "Surface": "results",
     "Trajectory": "results",
     "Eigenpairs": "results",
+    "Density": "results",
+    "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
     "load": "results",
@@ -68,7 +89,10 @@ _HOME = {
 __all__ = [
     "Congruence",
     "CongruenceTrace",
+    "Curvature",
+    "Density",
     "Eigenpairs",
+    "Estimate",
     "Line",
     "Objective",
     "Plane",
@@ -78,9 +102,12 @@ __all__ = [
     "along",
     "ascent_plane",
     "axis_line",
+    "curvature",
+    "effective_rank",
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "frobenius_norm",
     "gradient_congruence",
     "hessian",
     "line_between",
@@ -95,7 +122,9 @@ __all__ = [
     "random_line",
     "random_plane",
     "save",
+    "spectral_density",
     "top_eigenpairs",
+    "trace",
     "write_report",
 ]
 

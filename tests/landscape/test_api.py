@@ -8,7 +8,10 @@ def test_the_public_names_are_these():
     assert sorted(ls.__all__) == [
         "Congruence",
         "CongruenceTrace",
+        "Curvature",
+        "Density",
         "Eigenpairs",
+        "Estimate",
         "Line",
         "Objective",
         "Plane",
@@ -18,9 +21,12 @@ def test_the_public_names_are_these():
         "along",
         "ascent_plane",
         "axis_line",
+        "curvature",
+        "effective_rank",
         "eigenvector_plane",
         "figures",
         "filter_groups",
+        "frobenius_norm",
         "gradient_congruence",
         "hessian",
         "line_between",
@@ -35,7 +41,9 @@ def test_the_public_names_are_these():
         "random_line",
         "random_plane",
         "save",
+        "spectral_density",
         "top_eigenpairs",
+        "trace",
         "write_report",
     ]
     for name in ls.__all__:
