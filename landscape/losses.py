@@ -126,7 +126,7 @@ def check_reduction(loss: LossFunction, output: Tensor, target: Tensor, reductio
 
 
 def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target: Tensor) -> Terms:
-    losses = _unreduced(loss)(output, target)
+    losses = with_reduction(loss, "none")(output, target)
     if target.is_floating_point():  # class probabilities: torch divides by the number of targets
         return _grouped(losses, torch.ones_like(losses))
     valid = target.ne(loss.ignore_index)
@@ -138,7 +138,7 @@ def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target:
 
 
 def _element_terms(loss: nn.Module, output: Tensor, target: Tensor) -> Terms:
-    losses = _unreduced(loss)(output, target)
+    losses = with_reduction(loss, "none")(output, target)
     return _grouped(losses, torch.ones_like(losses))
 
 
@@ -148,10 +148,11 @@ def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
     return Terms(losses.reshape(shape).sum(1), denominators.detach().reshape(shape).sum(1), True, num_examples)
 
 
-def _unreduced(loss: nn.Module) -> nn.Module:
-    unreduced = copy.copy(loss)
-    unreduced.__dict__ = {**loss.__dict__, "reduction": "none"}
-    return unreduced
+def with_reduction(loss: nn.Module, reduction: Literal["none", "sum"]) -> nn.Module:
+    """One of torch's losses, with another reduction."""
+    other = copy.copy(loss)
+    other.__dict__ = {**loss.__dict__, "reduction": reduction}
+    return other
 
 
 def _name(loss: LossFunction) -> str:
