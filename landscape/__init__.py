@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from landscape.filters import filter_groups
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import (
@@ -63,6 +63,8 @@ _HOME = {
     "loss_surface": "surface",
     "SymmetricOperator": "operators",
     "hessian": "operators",
+    "gauss_newton": "operators",
+    "fisher": "operators",
     "top_eigenpairs": "lanczos",
     "spectral_density": "spectrum",
     "trace": "spectrum",
@@ -107,7 +109,9 @@ __all__ = [
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "fisher",
     "frobenius_norm",
+    "gauss_newton",
     "gradient_congruence",
     "hessian",
     "line_between",
