@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from landscape.filters import filter_groups
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
     from landscape.report import write_report
     from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
     from landscape.surface import loss_line, loss_surface
@@ -49,6 +49,8 @@ _HOME = {
     "loss_surface": "surface",
     "SymmetricOperator": "operators",
     "hessian": "operators",
+    "gauss_newton": "operators",
+    "fisher": "operators",
     "top_eigenpairs": "lanczos",
     "gradient_congruence": "alignment",
     "Line": "results",
@@ -78,6 +80,8 @@ __all__ = [
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "fisher",
+    "gauss_newton",
     "gradient_congruence",
     "hessian",
     "line_between",

@@ -187,6 +187,8 @@ class DoubleBackward:
         """The gradient for each parameter, None where the loss does not depend on it."""
         with torch.enable_grad(), SecondOrder():
             loss = terms_at(self.objective, self.leaves, piece.batch).loss.sum()
+        if not loss.requires_grad:  # no parameter is used
+            return [None] * len(self.leaves)
         leaves = list(self.leaves.values())
         gradient: list[Tensor | None] = [*torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)]
         if piece.start == 0:

@@ -1,6 +1,7 @@
 """The Hessian and its relatives as products with vectors: what an algorithm needs to know of a matrix, and no more.
 
-H = d^2/dtheta^2 of the mean loss over all data. How its products are made: `landscape.engines`.
+H = d^2/dtheta^2 of the mean loss over all data. How products are made: `landscape.engines` and
+`landscape.gauss_newton`.
 
 Legend: P parameters, K vectors (rows).
 """
@@ -9,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from landscape.engines import ProductEngine, hessian_sum
+from landscape.gauss_newton import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
 from landscape.objective import Objective
-from landscape.products import BatchNorm, DataSum, usual_cutting, usual_memory
+from landscape.products import BatchNorm, DataSum, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
 
 
@@ -69,6 +72,71 @@ def hessian(
     memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
     found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes)
     return _operator("hessian", objective, found, settings, loss)
+
+
+def gauss_newton(
+    objective: Objective,
+    *,
+    memory_bytes: int | None = None,
+    micro_batch: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+) -> SymmetricOperator:
+    """Gauss-Newton matrix of the mean loss: J' H_out J, with H_out the Hessian of the loss at the outputs, exact.
+
+    It is the Hessian without the curvature of the network itself; positive semi-definite for a loss that is convex in
+    the output, and equal to the Hessian for a network linear in theta (Schraudolph 2002). One product costs about 1.2
+    gradients where the graphs fit into memory. The options are those of `hessian`.
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        NotTwiceDifferentiableError: At the first product, if a backward of the model cannot be differentiated.
+        ValueError: If the objective was made from sums, or as in `hessian`.
+    """
+    return _linearised("gauss-newton", objective, exact(objective), {}, memory_bytes, micro_batch, batch_norm)
+
+
+def fisher(
+    objective: Objective,
+    *,
+    kind: FisherKind = "mc",
+    seed: int = 0,
+    memory_bytes: int | None = None,
+    micro_batch: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+) -> SymmetricOperator:
+    """Fisher matrix: the outer products of examples' gradients, summed and divided as the mean loss is.
+
+    "mc" takes the gradients at one label for each target, drawn from the model's own distribution once, by `seed`: its
+    mean over seeds is the Gauss-Newton matrix for cross-entropy, squared errors and binary cross-entropy with logits,
+    whose distributions are known; other losses are refused. "empirical" takes the labels of the data, and is neither
+    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. A product costs
+    about 1.2 gradients where the graphs fit into memory.
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        ValueError: If the kind is unknown, or not known for this loss, or as in `hessian`.
+    """
+    if kind not in get_args(FisherKind):
+        raise ValueError(f"kind must be one of {get_args(FisherKind)}, got {kind!r}")
+    curvature = drawn(objective, seed) if kind == "mc" else empirical(objective)
+    how: Record = {"kind": kind, "seed_of_labels": seed} if kind == "mc" else {"kind": kind}
+    return _linearised("fisher", objective, curvature, how, memory_bytes, micro_batch, batch_norm)
+
+
+def _linearised(
+    name: str,
+    objective: Objective,
+    curvature: OutputCurvature,
+    settings: Record,
+    memory_bytes: int | None,
+    micro_batch: int | None,
+    batch_norm: BatchNorm,
+) -> SymmetricOperator:
+    loss = _checked_loss(objective)
+    cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
+    memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
+    found = DataSum(objective, Linearised(objective, leaves_of(objective), curvature), cutting, memory_bytes)
+    return _operator(name, objective, found, {"engine": "retained", **settings}, loss)
 
 
 def _operator(name: str, objective: Objective, found: DataSum, settings: Record, loss: float) -> SymmetricOperator:

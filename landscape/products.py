@@ -177,7 +177,7 @@ class DataSum:
         start = 0
         for batch in pieces(self.objective, micro_batch=self.cutting.micro_batch, layout=self.cutting.layout):
             yield Piece(batch, start)
-            start += count(batch)
+            start += len(batch[1]) if self.objective.sums is None else count(batch)
 
     def _back_off(self) -> None:
         torch.cuda.empty_cache()

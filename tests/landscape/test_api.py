@@ -21,6 +21,8 @@ def test_the_public_names_are_these():
         "eigenvector_plane",
         "figures",
         "filter_groups",
+        "fisher",
+        "gauss_newton",
         "gradient_congruence",
         "hessian",
         "line_between",
