@@ -180,3 +180,25 @@ def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
         matvecs=None if many is None else lambda vectors: mask * many(mask * vectors),
         settings={**operator.settings, "num_kept": int(keep.sum())},
     )
+
+
+def block(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
+    """The block of an operator on the entries where `keep` (size,) is true, as a matrix of that size alone.
+
+    Its trace, density and eigenvalues are the block's; a product costs one of the whole.
+    """
+    places = keep.nonzero().squeeze(1).to(operator.device)
+
+    def spread(vectors: Tensor) -> Tensor:
+        whole = vectors.new_zeros(*vectors.shape[:-1], operator.size)
+        whole[..., places] = vectors
+        return whole
+
+    many = operator.matvecs
+    return replace(
+        operator,
+        matvec=lambda v: operator.matvec(spread(v))[places],
+        matvecs=None if many is None else lambda vectors: many(spread(vectors))[:, places],
+        size=len(places),
+        settings={**operator.settings, "num_kept": len(places)},
+    )
