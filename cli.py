@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
 
 import click
 
@@ -43,9 +43,11 @@ from landscape.tables import summary_table, tables
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from landscape.engines import ProductEngine
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.filters import Normalization
     from landscape.objective import Objective
+    from landscape.operators import SymmetricOperator
     from landscape.plane import Plane
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
@@ -149,6 +151,40 @@ class _Look:
     normalize_by: Path | None
     trajectory: Path | None
     save_directions: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What hessian measures: the options that decide its numbers."""
+
+    top: int
+    which: Literal["largest", "smallest", "both"]
+    tolerance: float
+    max_matvecs: int
+    budget: int | None
+    density: bool
+    trace: bool
+    operator: str
+    engine: ProductEngine
+    layers: tuple[str, ...]
+    batch_norm: Literal["frozen", "train"]
+    cross_check: bool
+    save_vectors: bool
+    seed: int
+
+    def record(self, examples: int | None) -> Record:
+        return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
+
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+        if self.budget is not None and (self.density or self.trace):
+            raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
+        if self.which == "smallest" and (self.budget is not None or self.trace):
+            raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
+        if self.engine != "retained" and self.operator != "hessian":
+            raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
+        if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
+            raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
 
 @dataclass(frozen=True)
@@ -655,15 +691,54 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 
 @app.command()
 @_checkpoints_argument
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues, at each end.")
+@click.option(
+    "--which",
+    type=click.Choice(["largest", "smallest", "both"]),
+    default="largest",
+    show_default=True,
+    help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
+)
 @click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
     default=200,
     show_default=True,
-    help="Products at most, for each checkpoint.",
+    help="Products at most for the eigenvalues of each checkpoint.",
 )
+@click.option("--budget", type=click.IntRange(1), help="Everything in so many products: eigenvalues, density, trace.")
+@click.option("--density", is_flag=True, help="The density of all eigenvalues, with a band over 4 random probes.")
+@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank.")
+@click.option(
+    "--operator",
+    type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
+    default="hessian",
+    show_default=True,
+    help="The matrix; the labels of fisher are drawn from the model, by --seed.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(
+        [
+            *("retained", "recomputed", "forward-over-reverse", "compiled", "finite-differences"),
+            *("finite-differences-across-kinks", "timed"),
+        ]
+    ),
+    default="retained",
+    show_default=True,
+    help="How a product of the Hessian is made; timed tries them.",
+)
+@click.option("--layers", multiple=True, help="The block of these layers: a name or pattern; repeat it.")
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["frozen", "train"]),
+    default="frozen",
+    show_default=True,
+    help="Running statistics as they are, or those of each batch.",
+)
+@click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
+@click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
 @_split_option
 @_examples_option
@@ -671,42 +746,31 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @_output_options("hessian.npz beside the checkpoints")
 def hessian(
     checkpoints: tuple[Path, ...],
-    top: int,
-    tolerance: float,
-    max_matvecs: int,
     seed: int,
     split: str,
     examples: int | None,
     device: str,
     output: _Output,
     console: _Console,
+    **asked: Any,  # noqa: ANN401 (the options of _Asked)
 ) -> Record:
     """Measure the largest eigenvalues of the Hessian of the mean loss, each with its true residual.
 
     \b
     landscape hessian runs/sam/last.pt
-    landscape hessian runs/sgd/last.pt runs/sam/last.pt --top 3 --tolerance 1e-4
+    landscape hessian runs/sgd/last.pt runs/sam/last.pt --budget 100
+    landscape hessian runs/sam/last.pt --which both --operator gauss-newton
+    landscape hessian runs/sam/last.pt --cross-check
     """
-    options: Record = {"top": top, "tolerance": tolerance, "max_matvecs": max_matvecs, "seed": seed}
-    options |= {"examples": examples}
+    wanted = _Asked(**asked, seed=seed)
+    wanted.check()
 
-    def measure(one: _Opened, count: Count) -> Result:
-        from landscape import operators
-        from landscape.lanczos import top_eigenpairs
-
-        operator = operators.hessian(_objective(one, _chosen(one, split, examples, seed)))
+    def measure(one: _Opened, count: Count) -> list[Result]:
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
-            pairs = top_eigenpairs(
-                operator,
-                top,
-                tolerance=tolerance,
-                seed=seed,
-                max_matvecs=max_matvecs,
-                progress=lambda done: count(f"hessian {one.label}", "products", done, None),
-            )
-        return dataclasses.replace(pairs, vectors=None)
+            return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
 
-    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console)
+    return _measure_all("hessian", checkpoints, split, device, wanted.record(examples), measure, output, console)
 
 
 @app.command()
@@ -1011,7 +1075,7 @@ def _measure_all(
     split: str,
     device: str,
     options: Record,
-    measure: Callable[[_Opened, Count], Result],
+    measure: Callable[[_Opened, Count], Result | list[Result]],
     output: _Output,
     console: _Console,
 ) -> Record:
@@ -1022,7 +1086,12 @@ def _measure_all(
         return _told(work.out, results, console, there=True)
     started = time.perf_counter()
     with _counting(console) as count:
-        results = [_with_record(measure(one, count), one, split) for one in work.opened]
+        found = [(one, measure(one, count)) for one in work.opened]
+    results = [
+        _with_record(result, one, split)
+        for one, made in found
+        for result in (made if isinstance(made, list) else [made])
+    ]
     return _saved(work.out, results, console, work.plan, time.perf_counter() - started, work.places())
 
 
@@ -1129,6 +1198,66 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], None]) -> list[Result]:
+    """Eigenvalues, and what else was asked for."""
+    from landscape.budget import curvature
+    from landscape.lanczos import top_eigenpairs
+    from landscape.spectrum import effective_rank, spectral_density, trace
+
+    operator = _operator(objective, asked)
+    if asked.budget is not None and asked.which != "smallest":
+        found = curvature(
+            operator,
+            k=asked.top,
+            which=asked.which,
+            budget=asked.budget,
+            tolerance=asked.tolerance,
+            seed=asked.seed,
+            progress=progress,
+        )
+        pairs, others = found.pairs, found.results[1:]
+    else:
+        pairs = top_eigenpairs(
+            operator,
+            asked.top,
+            which=asked.which,
+            tolerance=asked.tolerance,
+            seed=asked.seed,
+            max_matvecs=asked.max_matvecs,
+            progress=progress,
+        )
+        others = []
+        if asked.density:
+            others.append(spectral_density(operator, seed=asked.seed, pairs=pairs, progress=progress))
+        if asked.trace:
+            estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
+            others += [estimate, effective_rank(estimate, pairs)]
+    if asked.cross_check:
+        from landscape.crosscheck import pyhessian_check
+
+        check = pyhessian_check(objective, pairs, seed=asked.seed)
+        pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
+    kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
+    return [kept, *others]
+
+
+def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
+    from landscape import operators
+    from landscape.plane import layer_mask
+
+    if asked.operator == "hessian":
+        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm)
+    elif asked.operator == "gauss-newton":
+        found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
+    else:
+        kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
+        found = operators.fisher(objective, kind=kind, seed=asked.seed, batch_norm=asked.batch_norm)
+    if not asked.layers:
+        return found
+    chosen = operators.block(found, layer_mask(objective, asked.layers))
+    return dataclasses.replace(chosen, settings={**chosen.settings, "layers": list(asked.layers)})
 
 
 def _subjects(

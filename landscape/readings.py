@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,15 @@ def num_examples(result: Result) -> int:
     """How many examples a result is over; 0 where that was not recorded."""
     count = result.settings.get("num_examples")
     return count if isinstance(count, int) and count > 0 else 0
+
+
+def bulk_quantile(density: Density, share: float) -> float:
+    """The value below which that share of the bulk's mass lies, over all probes; NaN without a bulk."""
+    order = np.argsort(density.nodes, axis=None)
+    nodes, weights = density.nodes.ravel()[order], density.weights.ravel()[order]
+    if not nodes.size or not weights.sum() > 0:
+        return math.nan
+    return float(nodes[np.searchsorted(np.cumsum(weights), share * weights.sum())])
 
 
 def edge_median(surface: Surface) -> float:
