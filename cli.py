@@ -727,7 +727,9 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     ),
     default="retained",
     show_default=True,
-    help="How a product of the Hessian is made; timed tries them.",
+    metavar="NAME",
+    help="How a product of the Hessian is made: retained, recomputed, forward-over-reverse, compiled, "
+    "finite-differences, finite-differences-across-kinks; timed takes the fastest.",
 )
 @click.option("--layers", multiple=True, help="The block of these layers: a name or pattern; repeat it.")
 @click.option(
