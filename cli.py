@@ -71,6 +71,10 @@ _INSIDE_DEMO = "inside demo"
 _CONTENT_ERRORS = (
     *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
 )
+_ALONG_A_RUN: dict[str, Any] = {
+    **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
+    **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
+}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -171,6 +175,14 @@ class _Asked:
     cross_check: bool
     save_vectors: bool
     seed: int
+
+    def check_run(self) -> None:
+        """Refuse what is not measured along a run."""
+        one = _Asked(**{**dataclasses.asdict(self), **_ALONG_A_RUN})
+        if self != one:
+            raise click.UsageError(
+                "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
+            )
 
     def record(self, examples: int | None) -> Record:
         return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
@@ -763,16 +775,32 @@ def hessian(
     landscape hessian runs/sgd/last.pt runs/sam/last.pt --budget 100
     landscape hessian runs/sam/last.pt --which both --operator gauss-newton
     landscape hessian runs/sam/last.pt --cross-check
+    landscape hessian runs/sam                 a run with several checkpoints: through training
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    runs = {
+        label: _run_states(path)
+        for label, path in zip(_labels(checkpoints), checkpoints, strict=True)
+        if path.is_dir() and len(_run_states(path)) > 1
+    }
+    if runs:
+        wanted.check_run()
 
     def measure(one: _Opened, count: Count) -> list[Result]:
+        if one.label in runs:
+            with _as_usage_error():
+                return [_followed(one, runs[one.label], wanted, split, examples, count)]
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
             return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
 
-    return _measure_all("hessian", checkpoints, split, device, wanted.record(examples), measure, output, console)
+    from train.checkpoint import content_hash
+
+    options = wanted.record(examples)
+    if runs:
+        options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
+    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console)
 
 
 @app.command()
@@ -1243,6 +1271,42 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
         pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
     kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
     return [kept, *others]
+
+
+def _followed(
+    one: _Opened,
+    run: Sequence[tuple[int, State]],
+    asked: _Asked,
+    split: str,
+    examples: int | None,
+    count: Count,
+) -> Result:
+    """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.following import curvature_trace, stability_limit
+    from train.schedule import learning_rate
+
+    part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
+    rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
+    limits = [
+        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
+        if config.method == "sgd"
+        else math.nan
+        for rate in rates
+    ]
+    points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
+    return curvature_trace(
+        points,
+        k=asked.top,
+        tolerance=asked.tolerance,
+        seed=asked.seed,
+        max_matvecs=asked.max_matvecs,
+        rho=config.rho,
+        learning_rates=rates,
+        stability_limits=limits,
+        progress=lambda done, products: count(
+            f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
+        ),
+    )
 
 
 def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         random_plane,
     )
     from landscape.filters import filter_groups
+    from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from landscape.results import (
         Congruence,
         CongruenceTrace,
+        CurvatureTrace,
         Density,
         Eigenpairs,
         Estimate,
@@ -72,6 +74,8 @@ _HOME = {
     "effective_rank": "spectrum",
     "Curvature": "budget",
     "curvature": "budget",
+    "curvature_trace": "following",
+    "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
     "paired_difference": "paired",
     "paired_rise": "paired",
@@ -92,6 +96,7 @@ __all__ = [
     "Congruence",
     "CongruenceTrace",
     "Curvature",
+    "CurvatureTrace",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -105,6 +110,7 @@ __all__ = [
     "ascent_plane",
     "axis_line",
     "curvature",
+    "curvature_trace",
     "effective_rank",
     "eigenvector_plane",
     "figures",

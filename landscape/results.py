@@ -165,6 +165,33 @@ class Eigenpairs:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class CurvatureTrace:
+    """The K largest eigenvalues of the Hessian at T checkpoints of a run; the columns are those of `Eigenpairs`.
+
+    `overlap` is the share of the space of the K eigenvectors that lies in that of the checkpoint before (NaN at the
+    first). `along_gradient` and `along_sam` are v'Hv for the unit vectors along the gradient and along SAM's step.
+    `stability_limit` is the largest curvature at which full-batch descent with `learning_rate` is stable, in theory;
+    NaN where the run's method is not SGD.
+    """
+
+    epoch: npt.NDArray[np.int64]  # (T,)
+    values: Array  # (T, K)
+    residuals: Array  # (T, K)
+    converged: npt.NDArray[np.bool_]  # (T, K)
+    complete: npt.NDArray[np.bool_]  # (T,)
+    num_matvecs: npt.NDArray[np.int64]  # (T,)
+    loss: Array  # (T,)
+    overlap: Array  # (T,)
+    along_gradient: Array  # (T,)
+    along_sam: Array  # (T,)
+    learning_rate: Array  # (T,)
+    stability_limit: Array  # (T,)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Density:
     """The density of an operator's eigenvalues: K sticks of mass 1/size each, and a bulk that has the other mass.
 
@@ -251,11 +278,12 @@ class CongruenceTrace:
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line
-Result = Surface | Line | Eigenpairs | Density | Estimate | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
     "Eigenpairs": Eigenpairs,
+    "CurvatureTrace": CurvatureTrace,
     "Density": Density,
     "Estimate": Estimate,
     "Congruence": Congruence,
@@ -300,6 +328,8 @@ def problem_of(result: Result) -> str:
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
             return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+    if isinstance(result, CurvatureTrace) and not result.converged.all():
+        return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
@@ -521,6 +551,10 @@ def _check_shapes(result: Result) -> None:
             raise ValueError("its coordinates are not finite")
     elif isinstance(result, Eigenpairs):
         expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
+    elif isinstance(result, CurvatureTrace):
+        count, num_values = len(result.epoch), result.values.shape[-1]
+        wide = dict.fromkeys(("values", "residuals", "converged"), (count, num_values))
+        expected = {**dict.fromkeys(arrays, (count,)), **wide}
     elif isinstance(result, Density):
         expected = {
             **dict.fromkeys(("grid", "mean", "low", "high"), (len(result.grid),)),

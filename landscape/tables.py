@@ -30,6 +30,7 @@ from landscape.results import (
     Array,
     Congruence,
     CongruenceTrace,
+    CurvatureTrace,
     Density,
     Eigenpairs,
     Estimate,
@@ -69,6 +70,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
         *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
         *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
@@ -318,6 +320,39 @@ def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
         f"PyHessian on the same data: {values} (largest difference {100 * worst:.2g} %), trace {traces}, in {products} "
         "products"
     ]
+
+
+def curvature_trace_table(trace: CurvatureTrace) -> Table:
+    """The largest eigenvalue at each checkpoint of a run, what stayed of the top space, and where the steps go."""
+    names = ("epoch", "loss", "overlap", "along_gradient", "along_sam", "learning_rate", "stability_limit")
+    columns = [getattr(trace, name).tolist() for name in (*names, "values", "residuals", "num_matvecs")]
+    records: list[Record] = [
+        dict(zip((*names, "values", "residuals", "num_matvecs"), row, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+    rows = [
+        [
+            str(trace.epoch[t]),
+            short(float(trace.loss[t])),
+            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0]))
+            + ("" if trace.converged[t].all() and trace.complete[t] else " (!)"),
+            *(
+                "" if math.isnan(_number(records[t][name])) else short(_number(records[t][name]))
+                for name in ("overlap", "along_gradient", "along_sam", "stability_limit")
+            ),
+            str(trace.num_matvecs[t]),
+        ]
+        for t in range(len(trace.epoch))
+    ]
+    notes = [
+        f"overlap: the share of the space of the top {trace.values.shape[1]} eigenvectors that lies in that of the "
+        "checkpoint before. g'Hg: curvature along the gradient, and along SAM's step at radius "
+        f"{trace.settings.get('rho')}. limit: the largest stable curvature at the epoch's learning rate, by the theory "
+        "of full batches",
+    ]
+    title = f"{_label(trace)} through training: {_operator_title(trace.settings)}"
+    header = ["epoch", "loss", "lambda_1", "overlap", "g'Hg", "SAM's", "limit", "products"]
+    return Table(title, header, rows, notes, records)
 
 
 def density_table(results: Sequence[Density]) -> Table:

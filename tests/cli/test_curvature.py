@@ -103,3 +103,27 @@ def test_what_does_not_go_together_is_refused_in_one_line(landscape, trained, tm
     assert words in done.err
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "h.npz").exists()
+
+
+def test_a_run_is_followed_through_training(landscape, landscape_json, tmp_path):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 3, "--save-every", 1, "--momentum", 0.5, "--out", run).code == 0
+    done = landscape_json("hessian", run, *SMALL)
+    assert done.code == 0, done.err
+    (trace,) = ls.load(run / "hessian.npz")
+    assert trace.epoch.tolist() == [1, 2, 3]
+    assert trace.checkpoint["method"] == "sgd"
+    rates = [0.1, 0.075, 0.025]  # a cosine
+    np.testing.assert_allclose(trace.learning_rate, rates)
+    decay = trace.checkpoint["config"]["weight_decay"]
+    np.testing.assert_allclose(trace.stability_limit, [3 / rate - decay for rate in rates])
+    assert [row["epoch"] for row in done.document["results"]["tables"][0]["rows"]] == [1, 2, 3]
+    _, last = (
+        landscape("hessian", run / "last.pt", *SMALL, "--out", tmp_path / "last.npz"),
+        ls.load(tmp_path / "last.npz"),
+    )
+    np.testing.assert_allclose(trace.values[-1], last[0].values, rtol=2e-3)
+    refused = landscape("hessian", run, *SMALL, "--budget", 80, "--force")
+    assert refused.code == 2
+    assert "a run is followed by the largest eigenvalues of its Hessian" in refused.err
+    assert landscape("hessian", run, *SMALL, "--resume").code == 0
