@@ -25,6 +25,62 @@ class Centre:
     accuracy_error: float = math.nan
 
 
+@dataclass(frozen=True)
+class QuadraticModel:
+    """L(0) + slope x + curvature x^2 / 2 along an axis; `slope` and `second_difference` are over one step of the grid.
+
+    `curvature` is the Hessian's where the axis is an eigenvector of it (`of_hessian`), else the second difference.
+    """
+
+    loss: float
+    slope: float
+    curvature: float
+    second_difference: float
+    of_hessian: bool
+
+    def at(self, x: Array) -> Array:
+        """The model's loss at x."""
+        return np.asarray(self.loss + self.slope * x + 0.5 * self.curvature * x**2)
+
+
+def quadratic_models(surface: Surface, *, alone: bool) -> list[QuadraticModel | None]:
+    """The model along x and along y; None where the grid has no centre with a finite neighbour on both sides.
+
+    `alone` says that no other checkpoint was measured on this plane.
+    """
+    cell, eigenvalues = centre_cell(surface), axis_eigenvalues(surface, alone=alone)
+    if cell is None:
+        return [None, None]
+    i, j = cell
+    loss = measured(surface)
+    models: list[QuadraticModel | None] = []
+    for axis, (at, cut, n) in enumerate(((surface.x, loss[:, j], i), (surface.y, loss[i, :], j))):
+        around = cut[n - 1 : n + 2]
+        if n == 0 or around.size < 3 or not np.isfinite(around).all():
+            models.append(None)
+            continue
+        step = float(at[n + 1] - at[n - 1]) / 2
+        second = float(around[0] + around[2] - 2 * around[1]) / step**2
+        curvature = eigenvalues[axis] if eigenvalues else second
+        slope = float(around[2] - around[0]) / (2 * step)
+        models.append(QuadraticModel(float(around[1]), slope, curvature, second, bool(eigenvalues)))
+    return models
+
+
+def axis_eigenvalues(surface: Surface, *, alone: bool) -> list[float]:
+    """The Hessian's eigenvalues along both axes, where these are unit eigenvectors of it at this very checkpoint.
+
+    Whose they are is known by the hash of theta. A surface of the command line has its file's hash instead: there the
+    axes are this checkpoint's where it is `alone` on the plane, and unknown otherwise.
+    """
+    values, of = surface.settings.get("eigenvalues"), surface.settings.get("axes_of")
+    record = surface.checkpoint
+    own = of is not None and of in (record.get("hash"), record.get("theta_hash"))
+    if not isinstance(values, list) or surface.settings.get("operator") != "hessian":
+        return []
+    return [float(str(value)) for value in values] if own or (alone and "label" in record) else []
+
+
 def centre(surface: Surface | Line | None) -> Centre:
     """Loss and accuracy at the checkpoint itself, as far as they are known."""
     if surface is None:
