@@ -29,7 +29,7 @@ from landscape.paired import paired_difference
 from landscape.picture import overview_picture
 from landscape.readings import centre_cell
 from landscape.results import Array, Surface, Trajectory
-from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view
+from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 
 __all__ = [
     "Scale",
@@ -198,7 +198,8 @@ def difference(a: Surface, b: Surface) -> go.Figure:
     known = styles([a, b])
     found = paired_difference(a, b)
     value, error = found.value, found.standard_error
-    reach = float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0
+    reach = round_step(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0)
+    ticks = [reach * part for part in (-1, -0.5, 0, 0.5, 1)]
     names = [known[checkpoint_key(one)].name for one in (a, b)]
     figure = go.Figure(layout=layout(f"{names[0]} less {names[1]}: difference of the mean losses", height=460))
     figure.add_contour(
@@ -215,7 +216,11 @@ def difference(a: Surface, b: Surface) -> go.Figure:
         autocontour=False,
         contours={"start": -reach, "end": reach, "size": reach / 10, "coloring": "fill"},
         line={"smoothing": 0, "width": 0.4, "color": "rgba(0,0,0,0.25)"},
-        colorbar=_colorbar(f"mean loss of {names[0]} less {names[1]}"),
+        colorbar={
+            **_colorbar(f"mean loss of {names[0]} less {names[1]}"),
+            "tickvals": ticks,
+            "ticktext": [("+" if tick > 0 else "") + tick_label(tick) for tick in ticks],
+        },
         meta="difference",
     )
     doubtful = np.argwhere(np.abs(value) <= 2 * error)

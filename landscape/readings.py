@@ -108,7 +108,8 @@ def barrier(line: Line) -> float | None:
     start, end = centre(line).loss, ends[0]["loss_on_plane"]
     assert isinstance(end, int | float)
     inside = (line.x >= 0) & (line.x <= 1)
-    rises = (line.loss - (start + line.x * (end - start)))[inside]
+    with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
+        rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
 
 

@@ -50,7 +50,8 @@ def table(head: Row, rows: Sequence[Row], *, text: int = 1, sortable: bool = Fal
 
 def numbers(table: str) -> str:
     """A table that is folded away below its figure."""
-    return f'<details class="data"><summary>Numbers</summary><div class="scroll">{table}</div></details>'
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers">{table}</div>'
+    return f'<details class="data"><summary>Numbers</summary>{region}</details>'
 
 
 def radios(

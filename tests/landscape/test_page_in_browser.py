@@ -1,8 +1,12 @@
 """The page as a browser draws it. Its content policy forbids eval: the tests poll, and never wait for a function."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, 
 
 pytestmark = pytest.mark.browser
 
+ARRAYS = ("loss", "standard_error", "accuracy", "status")
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -385,13 +390,25 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
     first, *_ = results(["one"])
     one = {"x": np.zeros(1), "y": np.zeros(1)} | dict.fromkeys(("loss", "standard_error", "accuracy"), np.ones((1, 1)))
     lost = np.full((9, 9), np.nan)
-    hostile = {"label": '"><script>alert(1)</script>', "hash": "2"}
+    name = '"><script>alert(1)</script>'
+    hostile = {"label": name, "hash": "2"}
+    *_, run, _, line, _ = all_kinds()
+    places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
+    wide = np.linspace(-1, 1, 201)
+    kept = ExampleLosses(loss=np.full((9, 9, 8), np.nan), denominator=np.ones(8))
     write_report(
         [
             Surface(**{**vars(first), **one, "status": status_of(np.ones((1, 1)))}),
             Surface(**{**vars(first), "loss": lost, "status": status_of(lost), "checkpoint": hostile}),
+            replace(around("sgd", paired=True, settings={"seed": 7}), loss=lost, status=status_of(lost), examples=kept),
+            replace(around("sam", paired=True, settings={"seed": 7}), checkpoint=hostile),
+            replace(run, loss=lost, status=status_of(lost), checkpoint=hostile),
+            replace(line, checkpoint=hostile, settings={"landmarks": places}, loss=np.full(9, np.inf)),
+            replace(around("big"), x=wide, y=wide, **dict.fromkeys(ARRAYS, np.add.outer(wide**2, wide**2 + 0.1))),
         ],
         path,
+        title=name,
+        commands=[name],
     )
     watched = Watched(browser, path.as_uri())
     assert not watched.errors
@@ -541,3 +558,47 @@ def test_play_goes_through_the_checkpoints_until_it_is_stopped(fifty):
     fifty.page.emulate_media(reduced_motion="reduce")
     fifty.until("document.getElementById('p0-play').disabled")
     assert "less motion" in fifty.page.inner_text("#p0-played")
+
+
+AXE = (
+    "4.14.1",
+    "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",
+)  # of npm's axe-core: the version, and the digest of its archive
+
+
+@pytest.fixture(scope="session")
+def axe(request):
+    """The script of axe-core, kept between runs in pytest's cache."""
+    version, digest = AXE
+    folder = request.config.cache.mkdir("axe-core")
+    archive = folder / f"axe-core-{version}.tgz"
+    if not archive.exists():
+        npm = shutil.which("npm") or pytest.skip("npm is not installed, so axe-core cannot be had")
+        command = [npm, "pack", f"axe-core@{version}", "--silent", "--pack-destination", str(folder)]
+        try:
+            subprocess.run(command, check=True, timeout=60, capture_output=True, cwd=folder)
+        except (subprocess.SubprocessError, OSError) as error:
+            pytest.skip(f"npm did not bring axe-core: {error}")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert found == digest, f"{archive} is not the archive that was reviewed: {found}"
+    with tarfile.open(archive) as opened:
+        return opened.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_nothing_on_the_page_is_seriously_inaccessible(rich, axe, width, scheme):
+    rich.page.set_viewport_size({"width": width, "height": 800})
+    rich.page.emulate_media(color_scheme=scheme)
+    time.sleep(0.3)
+    rich.drawn()
+    rich.get("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    rich.get(f"(() => {{ {axe} }})()")
+    violations = rich.get("axe.run({ resultTypes: ['violations'] }).then((found) => found.violations)")
+    serious = {
+        (one["id"], node["target"][0], node["failureSummary"])
+        for one in violations
+        for node in one["nodes"]
+        if one["impact"] in ("serious", "critical")
+    }
+    assert not serious
+    assert rich.get("document.documentElement.scrollWidth") <= width
