@@ -16,7 +16,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import measured, nearest, quadratic_models
+from landscape.readings import ends, landmarks, measured, nearest, quadratic_models
 from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
 from landscape.view import Scale, View, log_ticks, loss_view, tick_label
 
@@ -197,19 +197,6 @@ def as_text(name: str) -> str:
 def with_unit(name: str, unit: str) -> str:
     """The title of an axis."""
     return f"{name} ({as_text(unit)})" if unit else name
-
-
-def ends(line: Line) -> list[dict[str, Any]]:
-    """The other checkpoints on a line: name, loss_on_plane, own_loss and coordinate."""
-    at = dict(landmarks(line))
-    found: Any = line.checks.get("landmarks") or []
-    return [{**one, "x": at[one["name"]][0]} for one in found if one.get("name") in at]
-
-
-def landmarks(result: Surface | Line) -> list[tuple[str, list[float]]]:
-    """The checkpoints that lie on a plane or line, and where."""
-    found: Any = result.settings.get("landmarks") or []
-    return [(str(one["name"]), list(one["coordinates"])) for one in found]
 
 
 def _side_by_side(figure: go.Figure, xtitles: Sequence[str], ytitles: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ from landscape.curves import (
     as_text,
     congruence,
     eigenvalues,
-    landmarks,
     layout,
     line,
     slices,
@@ -27,7 +26,7 @@ from landscape.curves import (
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.paired import paired_difference
 from landscape.picture import overview_picture
-from landscape.readings import centre_cell
+from landscape.readings import centre_cell, landmarks
 from landscape.results import Array, Surface, Trajectory
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 

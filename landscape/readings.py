@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -111,6 +111,19 @@ def barrier(line: Line) -> float | None:
     with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
         rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
+
+
+def ends(line: Line) -> list[dict[str, Any]]:
+    """The other checkpoints on a line: name, loss_on_plane, own_loss and coordinate."""
+    at = dict(landmarks(line))
+    found: Any = line.checks.get("landmarks") or []
+    return [{**one, "x": at[one["name"]][0]} for one in found if one.get("name") in at]
+
+
+def landmarks(result: Surface | Line) -> list[tuple[str, list[float]]]:
+    """The checkpoints that lie on a plane or line, and where."""
+    found: Any = result.settings.get("landmarks") or []
+    return [(str(one["name"]), list(one["coordinates"])) for one in found]
 
 
 @overload

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from landscape.curves import ends
 from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import LineGroup, Style, checkpoint_key
 from landscape.page.captions import badge
 from landscape.page.markup import escape, numbers, section, table
-from landscape.readings import barrier, centre, measured
+from landscape.readings import barrier, centre, ends, measured
 from landscape.results import Line
 
 

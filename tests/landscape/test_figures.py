@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from landscape import figures
+from landscape import figures, picture
 from landscape.results import (
     FAILED,
     MISSING,
@@ -432,3 +432,45 @@ def test_the_other_end_of_a_line_has_its_own_loss_beside_the_loss_there():
     assert (own.x, own.y) == ((1.0, 1.0), (1.5, 1.25))
     far = replace(valley(), checks={"landmarks": [{"name": "sam", "loss_on_plane": 1.5, "own_loss": 40.0}]})
     assert figures.line([far], scale="linear").layout.yaxis.range[1] > 40
+
+
+def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
+    panels = picture.congruence_picture([trace("sgd"), trace("sam")]).axes
+    assert [ax.get_ylabel() for ax in panels] == [
+        "cosine before a step",
+        "cosine after it",
+        "change (after − before)",
+    ]
+    known = np.isfinite(trace().change)
+    np.testing.assert_array_equal(panels[2].lines[0].get_ydata(), trace().change[known])
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["sgd", "sam"]
+
+
+def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
+    (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
+    done, open_mark = ax.lines[-2:]
+    assert (list(done.get_ydata()), list(open_mark.get_ydata())) == ([4.0], [1.0])
+    assert (done.get_markerfacecolor(), open_mark.get_markerfacecolor()) == ("#0072B2", "none")
+    assert ax.get_yscale() == "log"
+
+
+def test_the_twin_of_a_line_has_the_other_ends_own_loss():
+    (ax,) = picture.line_picture([valley("_$sgd$")]).axes
+    assert (ax.lines[1].get_xdata(), ax.lines[1].get_ydata()) == ([1.0], [1.25])
+    assert {note.get_text() for note in ax.texts} == {r"_\$sgd\$", "sam"}
+
+
+def test_the_twin_of_a_run_has_both_losses():
+    left, right = picture.trajectory_picture([replace(bowl(), trajectory=run())]).axes
+    assert "97 %" in left.get_title()
+    for drawn, expected in zip(right.lines, (run().loss, run().plane_loss), strict=True):
+        np.testing.assert_array_equal(drawn.get_ydata(), expected)
+    with pytest.raises(ValueError, match="needs a run on its plane"):
+        picture.trajectory_picture([bowl()])
+
+
+@pytest.mark.parametrize(("width", "inches"), [("single", 3.25), ("double", 6.75)])
+def test_pictures_have_the_width_of_a_column(width, inches):
+    draw = (picture.overview_picture, picture.relief_picture)
+    assert [one([bowl(), bowl("sam")], width=width).get_figwidth() for one in draw] == [inches] * 2
+    assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
