@@ -91,7 +91,8 @@ def relief_picture(results: Sequence[Result], *, width: Width | None = None) -> 
                 ax.set_title(f"{known[key].name}, {split}\n{_centre_text(one)}".replace("$", r"\$"), fontsize=8)
                 ax.set_xticks([one.x[0], 0, one.x[-1]])
                 ax.set_yticks([one.y[0], 0, one.y[-1]])
-            ax.set_zlabel("mean loss" + (", log scale" if view.log else ""), fontsize=7)
+            ax.set_box_aspect((1, 1, 0.75), zoom=0.95)  # room for the label, which the layout does not see
+            ax.set_zlabel("mean loss" + (", log scale" if view.log else ""), fontsize=7, labelpad=0)
             ax.set_zlim(view.low, view.high)
             ax.set_zticks(list(view.ticks), view.labels)
             ax.tick_params(labelsize=6)
@@ -309,6 +310,7 @@ def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> Quad
         ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
     ax.plot(0, 0, "o", color=style.color, markeredgecolor="white", markersize=5)
     ax.set_aspect("equal")
+    ax.locator_params(nbins=5)
     ax.tick_params(labelsize=7)
     ax.set_title(f"{style.name}\n{_centre_text(surface)}".replace("$", r"\$"), fontsize=8)
     return filled
