@@ -7,6 +7,9 @@ the data does; nothing else is cut. `loss[i, j]` is at x[i], y[j]; plotly wants 
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,11 +26,22 @@ from landscape.curves import (
     trajectory,
     with_unit,
 )
+from landscape.formatting import plus_minus
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.paired import paired_difference
-from landscape.picture import overview_picture
+from landscape.picture import congruence_picture, line_picture, overview_picture, spectrum_picture
 from landscape.readings import centre_cell, landmarks
-from landscape.results import Array, Surface, Trajectory
+from landscape.results import (
+    Array,
+    Congruence,
+    CongruenceTrace,
+    Eigenpairs,
+    Line,
+    Result,
+    Surface,
+    Trajectory,
+    problem_of,
+)
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 
 __all__ = [
@@ -40,6 +54,8 @@ __all__ = [
     "contour",
     "difference",
     "eigenvalues",
+    "figure_of",
+    "html_of",
     "line",
     "loss_view",
     "overview_picture",
@@ -61,6 +77,43 @@ _RUN_HOVER = (
     "<br>the plane's loss here %{customdata[2]:.5g}<br>%{customdata[3]:.3g} off the plane<extra></extra>"
 )
 _CELL_HOVER = "x %{x:.3g}<br>y %{y:.3g}<br>%{text}<extra></extra>"
+
+
+def figure_of(result: Result) -> go.Figure:
+    """The plotly figure of one result: contours, a line, eigenvalues, a trace; `result.plot()` is this.
+
+    Raises:
+        TypeError: If a result is a single number.
+    """
+    if isinstance(result, Surface):
+        return contour(result)
+    if isinstance(result, Line):
+        return line([result])
+    if isinstance(result, Eigenpairs):
+        return eigenvalues([result])
+    if isinstance(result, CongruenceTrace):
+        return congruence([result])
+    raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
+
+
+def html_of(result: Result) -> str:
+    """One result in a notebook: what it is, which check it failed, and its picture, which needs no script."""
+    name = styles([result])[checkpoint_key(result)].name
+    if isinstance(result, Congruence):
+        return f"<p>Congruence at {html.escape(name)}: {plus_minus(result.value, result.standard_error)}</p>"
+    pictures = {
+        Surface: overview_picture,
+        Line: line_picture,
+        Eigenpairs: spectrum_picture,
+        CongruenceTrace: congruence_picture,
+    }
+    file = io.BytesIO()
+    pictures[type(result)]([result]).savefig(file, format="png", dpi=110, metadata={"Software": ""})
+    title = html.escape(f"{type(result).__name__} at {name}")
+    problem = problem_of(result)
+    said = f"<p><strong>{html.escape(problem)}</strong></p>" if problem else ""
+    image = base64.b64encode(file.getvalue()).decode()
+    return f'<p>{title}</p>{said}<img alt="{title}" src="data:image/png;base64,{image}">'
 
 
 def surface_3d(

@@ -1,3 +1,4 @@
+import base64
 import subprocess
 import sys
 from dataclasses import replace
@@ -474,3 +475,27 @@ def test_pictures_have_the_width_of_a_column(width, inches):
     draw = (picture.overview_picture, picture.relief_picture)
     assert [one([bowl(), bowl("sam")], width=width).get_figwidth() for one in draw] == [inches] * 2
     assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
+
+
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace()])
+def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
+    assert one.plot().data
+    shown = one._repr_html_()
+    assert base64.b64decode(shown.split("base64,")[1].rstrip('">')).startswith(b"\x89PNG")
+    assert len(shown) < 200_000
+    assert "<script" not in shown
+    assert shown == one._repr_html_()
+
+
+def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
+    shown = replace(bowl('"><script>'), checks={"centre_ok": False, "centre_error": 0.5})._repr_html_()
+    assert "the loss at the centre differs" in shown
+    assert "<script" not in shown
+
+
+def test_a_single_number_has_no_figure():
+    one = Congruence(value=0.25, standard_error=0.01)
+    assert "0.250 ± 0.010" in one._repr_html_()
+    assert not hasattr(one, "plot")
+    with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
+        figures.figure_of(one)
