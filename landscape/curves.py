@@ -276,7 +276,7 @@ def _add_models(figure: go.Figure, surfaces: Sequence[Surface], known: Mapping[s
                 hoverinfo="skip",
                 showlegend=n == 0 and surface is surfaces[0],
                 visible=True if found.of_hessian else "legendonly",
-                meta="quadratic",
+                meta=["quadratic", style.name],
                 legendrank=2000,
                 **{**_panel(n, style), "name": what, "legendgroup": what},
             )

@@ -4,15 +4,21 @@ const idle = () => new Promise((done) => (window.requestIdleCallback ? requestId
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 let drawing = 0;
 
-async function drawCurves() {
-  for (let p = 0; p < data.planes.length; p++) {
-    const set = setOf({ plane: data.planes[p], p });
-    for (const [part, figures] of [["slices", set?.slices], ["run", set?.run]]) {
-      const div = byId(`p${p}-${part}`), figure = figures?.[state.loss];
-      if (div) div.closest("figure").hidden = !figure;
-      await chart(`p${p}-${part}`, figure, { clipped: part === "slices" });
+async function drawSlices(p) {
+  const plane = data.planes[p], set = setOf({ plane, p });
+  for (const [part, figures] of [["slices", set?.slices], ["run", set?.run]]) {
+    const div = byId(`p${p}-${part}`);
+    let figure = figures?.[state.loss];
+    if (div) div.closest("figure").hidden = !figure;
+    if (figure && plane.crowded && part === "slices") { // only what has a picture
+      const shown = new Set(columns.filter((column) => column.p === p).map(nameOf));
+      figure = { ...figure, data: figure.data.filter((trace) => shown.has(trace.meta?.[1] ?? trace.legendgroup)) };
     }
+    await chart(`p${p}-${part}`, figure, { clipped: part === "slices" });
   }
+}
+async function drawCurves() {
+  for (let p = 0; p < data.planes.length; p++) await drawSlices(p);
   for (let n = 0; n < data.lines.length; n++) {
     await chart(`line-${n}`, data.lines[n][state.loss] ?? data.lines[n].linear, { clipped: true });
   }
@@ -68,6 +74,7 @@ async function play(p) {
     showState();
     await drawContour(column);
     await drawScene(column);
+    await drawSlices(p);
     await wait(400);
   }
   stopPlay(button);
@@ -94,6 +101,7 @@ document.addEventListener("change", async (event) => {
     document.body.dataset.drawn = "";
     await drawContour(column);
     await drawScene(column);
+    await drawSlices(column.p);
     document.body.dataset.drawn = "all";
   } else draw(false);
 });

@@ -360,7 +360,7 @@ def test_a_centre_measured_apart_is_told():
 
 
 def quadratics(figure):
-    return [one for one in figure.data if one.meta == "quadratic"]
+    return [one for one in figure.data if one.meta and one.meta[0] == "quadratic"]
 
 
 def test_along_eigenvectors_the_quadratic_model_has_the_eigenvalues_and_the_slope_of_the_slice():

@@ -486,7 +486,7 @@ def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
 
 
 def test_eigenvectors_bring_their_quadratic_model_and_random_axes_only_on_request(rich):
-    model = plot("{}", ".data.find((one) => one.meta === 'quadratic')")
+    model = plot("{}", ".data.find((one) => one.meta?.[0] === 'quadratic')")
     assert rich.get(model.format("p2-slices") + ".visible") is True
     assert rich.get(model.format("p0-slices") + ".visible") == "legendonly"
     assert "kinks add curvature that the Hessian does not hold" in rich.page.inner_text("#surfaces")
@@ -545,6 +545,8 @@ def test_fifty_checkpoints_have_three_pictures_with_pickers(fifty):
     fifty.drawn()
     assert fifty.get(plot("p0c1-contour", ".data[0].customdata[4][4][0]")) == pytest.approx(1.8)
     assert "p0c1=10" in fifty.page.url
+    named = plot("p0-slices", ".data.filter((one) => one.name.startsWith('epoch')).map((one) => one.name.slice(0, 8))")
+    assert set(fifty.get(named)) == {"epoch 00", "epoch 10", "epoch 49"}
 
 
 def test_play_goes_through_the_checkpoints_until_it_is_stopped(fifty):

@@ -182,6 +182,11 @@ def test_curvature_without_a_loss_is_not_in_the_headline(page):
     assert "λ" not in heading(page(spectrum("a", loss=float("nan"))))
 
 
+def test_many_checkpoints_within_noise_are_counted(page):
+    near = [bowl(f"run {n}", split="test", accuracy=0.95) for n in range(7)]
+    assert "at run 0, 6 others within noise of it" in heading(page(bowl("low", split="test", accuracy=0.5), *near))
+
+
 def test_one_run_each_speaks_of_checkpoints(page):
     text = visible(page(bowl("a"), changed(bowl("b"), checkpoint={"label": "b", "hash": "b", "config": {"rho": 1}})))
     assert "2 checkpoints, one run each: this compares checkpoints, not methods" in text
@@ -357,7 +362,8 @@ def test_differences_that_do_not_fit_are_in_the_table(page):
 
 
 def test_fifty_checkpoints_have_a_picture_for_three(page):
-    text = page(*(bowl(f"epoch {n}") for n in range(50)))
+    text = page(*(bowl(f"epoch {n}", centre=1 + n) for n in range(50)))
+    assert heading(text) == "Train loss ranges from 1.00 ± 0.10 at epoch 0 to 50.0 ± 5.0 at epoch 49."
     assert len(columns(text)[0]) == 50
     assert len(re.findall(r'class="contour"', ours(text))) == 3
     assert len(data(text)["planes"][0]["members"][0]["train"]["surfaces"]) == 50
