@@ -22,13 +22,16 @@ if TYPE_CHECKING:
         random_plane,
     )
     from landscape.filters import filter_groups
+    from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
+    from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import (
         Congruence,
         CongruenceTrace,
+        CurvatureTrace,
         DataError,
         Density,
         Eigenpairs,
@@ -64,6 +67,8 @@ _HOME = {
     "loss_surface": "surface",
     "SymmetricOperator": "operators",
     "hessian": "operators",
+    "gauss_newton": "operators",
+    "fisher": "operators",
     "top_eigenpairs": "lanczos",
     "spectral_density": "spectrum",
     "trace": "spectrum",
@@ -72,7 +77,11 @@ _HOME = {
     "Curvature": "budget",
     "curvature": "budget",
     "data_error": "sampling",
+    "curvature_trace": "following",
+    "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
+    "paired_difference": "paired",
+    "paired_rise": "paired",
     "Line": "results",
     "Surface": "results",
     "Trajectory": "results",
@@ -91,6 +100,7 @@ __all__ = [
     "Congruence",
     "CongruenceTrace",
     "Curvature",
+    "CurvatureTrace",
     "DataError",
     "Density",
     "Eigenpairs",
@@ -105,18 +115,23 @@ __all__ = [
     "ascent_plane",
     "axis_line",
     "curvature",
+    "curvature_trace",
     "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "fisher",
     "frobenius_norm",
+    "gauss_newton",
     "gradient_congruence",
     "hessian",
     "line_between",
     "load",
     "loss_line",
     "loss_surface",
+    "paired_difference",
+    "paired_rise",
     "pca_plane",
     "plane_through",
     "project_run",

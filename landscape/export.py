@@ -7,7 +7,6 @@ has no such numbers, beside the status that says which.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -17,11 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from landscape.results import Density, Eigenpairs, Json, Result, Surface
+from landscape.picture import Width
+from landscape.results import CongruenceTrace, Density, Eigenpairs, Json, Line, Record, Result, Surface, taken_apart
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.figure import Figure
 
 
 def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
@@ -57,35 +59,54 @@ def to_xarray(result: Surface) -> xarray.Dataset:
     """
     import xarray
 
-    names = ("loss", "standard_error", "accuracy", "status")
     return xarray.Dataset(
-        {name: (("x", "y"), getattr(result, name)) for name in names},
+        {name: (("x", "y"), array) for name, array in _on_grid(result).items()},
         coords={"x": result.x, "y": result.y},
         attrs={name: json.dumps(getattr(result, name)) for name in ("checkpoint", "settings", "checks")},
     )
 
 
-def export_picture(results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False) -> dict[Path, bytes]:
-    """The surfaces as a picture for paper: contours with their levels or, `relief`, in three dimensions.
+def export_picture(
+    results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False, width: Width | None = None
+) -> dict[Path, bytes]:
+    """Pictures for paper, one for each kind of result: contours (`relief`: in three dimensions), runs, lines, ...
 
-    `kind` is png, svg or pdf. The same results give the same bytes; letters stay letters in svg and pdf.
+    `kind` is png, svg or pdf, `width` that of a "single" or "double" column, in place of each picture's own. The same
+    results give the same bytes; letters stay letters in svg and pdf.
 
     Raises:
-        ValueError: If there is no surface.
+        ValueError: If there is nothing to draw, or for a relief no surface.
     """
     import matplotlib as mpl
 
-    from landscape.picture import overview_picture, relief_picture
+    from landscape import picture
 
-    file = io.BytesIO()
+    curves: dict[str, tuple[type, Callable[..., Figure]]] = {
+        "line": (Line, picture.line_picture),
+        "spectrum": (Eigenpairs, picture.spectrum_picture),
+        "congruence": (CongruenceTrace, picture.congruence_picture),
+    }
+    runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]
+    drawn: dict[str, Callable[..., Figure]] = {}
+    if relief or any(isinstance(one, Surface) for one in results):
+        drawn["surface"] = picture.relief_picture if relief else picture.overview_picture
+    drawn |= {"run": picture.trajectory_picture} if runs else {}
+    drawn |= {name: draw for name, (of, draw) in curves.items() if any(isinstance(one, of) for one in results)}
+    if not drawn:
+        raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
     undated = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    files = {}
     with mpl.rc_context():
         mpl.rcParams.update({"svg.hashsalt": "landscape", "svg.fonttype": "none", "pdf.fonttype": 42})
-        picture = relief_picture(results) if relief else overview_picture(results)
-        picture.savefig(file, format=kind, dpi=300, metadata=undated)
-    return {stem.with_suffix(f".{kind}"): file.getvalue()}
+        for name, draw in drawn.items():
+            file = io.BytesIO()
+            draw(results, **({"width": width} if width else {})).savefig(file, format=kind, dpi=300, metadata=undated)
+            path = stem if len(drawn) == 1 else stem.with_name(f"{stem.stem}-{name}{stem.suffix}")
+            files[path.with_suffix(f".{kind}")] = file.getvalue()
+    return files
 
 
+Arrays = dict[str, npt.NDArray[np.generic]]
 PICTURES = ("png", "svg", "pdf")
 TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
     "csv": export_csv,
@@ -109,12 +130,12 @@ def _csv(result: Result) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     if isinstance(result, Surface):
-        names = ("loss", "standard_error", "accuracy", "status")
-        writer.writerow(("x", "y", *names))
+        arrays = _on_grid(result)
+        writer.writerow(("x", "y", *arrays))
         for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
-            writer.writerow([float(x), float(y), *(getattr(result, name)[i, j].item() for name in names)])
+            writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
         return file.getvalue()
-    columns = {name: array for name, array in _arrays(result).items() if array.ndim == 1}
+    columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
     if isinstance(result, Density):
         columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
@@ -132,8 +153,8 @@ def _vtk(surface: Surface) -> bytes:
     for axis, values in (("X", surface.x), ("Y", surface.y), ("Z", np.zeros(1))):
         parts += [f"{axis}_COORDINATES {len(values)} double\n".encode(), values.astype(">f8").tobytes(), b"\n"]
     parts.append(f"POINT_DATA {surface.loss.size}\n".encode())
-    for name in ("loss", "standard_error", "accuracy", "status"):
-        values = getattr(surface, name).astype(">f8")
+    for name, array in _on_grid(surface).items():
+        values = array.astype(">f8")
         parts += [f"SCALARS {name} double 1\nLOOKUP_TABLE default\n".encode(), values.tobytes(order="F"), b"\n"]
     return b"".join(parts)
 
@@ -149,16 +170,19 @@ def _document(result: Result) -> Json:
     return {"type": type(result).__name__, **plain, **arrays}
 
 
-def _arrays(result: Result) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
-    if isinstance(result, Eigenpairs):
-        found.pop("vectors")  # as long as the model; the results file has them
-    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+def _on_grid(surface: Surface) -> Arrays:
+    """The arrays that have a number for each point, metrics among them."""
+    return {name: array for name, array in taken_apart(surface)[0].items() if array.shape == surface.loss.shape}
 
 
-def _plain(result: Result) -> dict[str, Json]:
-    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
-    return {name: value for name, value in found.items() if name != "vectors" and not isinstance(value, np.ndarray)}
+def _arrays(result: Result) -> Arrays:
+    arrays = taken_apart(result)[0]
+    arrays.pop("vectors", None)  # as long as the model; the results file has them
+    return arrays
+
+
+def _plain(result: Result) -> Record:
+    return {name: value for name, value in taken_apart(result)[1].items() if name != "vectors"}
 
 
 def _listed(value: Json) -> Json:

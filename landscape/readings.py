@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
+
+_SAME_LOSS = 1e-3  # relative: rounding is far below, the statistics of another checkpoint far above
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,62 @@ class Centre:
     error: float = math.nan
     accuracy: float = math.nan
     accuracy_error: float = math.nan
+
+
+@dataclass(frozen=True)
+class QuadraticModel:
+    """L(0) + slope x + curvature x^2 / 2 along an axis; `slope` and `second_difference` are over one step of the grid.
+
+    `curvature` is the Hessian's where the axis is an eigenvector of it (`of_hessian`), else the second difference.
+    """
+
+    loss: float
+    slope: float
+    curvature: float
+    second_difference: float
+    of_hessian: bool
+
+    def at(self, x: Array) -> Array:
+        """The model's loss at x."""
+        return np.asarray(self.loss + self.slope * x + 0.5 * self.curvature * x**2)
+
+
+def quadratic_models(surface: Surface, *, alone: bool) -> list[QuadraticModel | None]:
+    """The model along x and along y; None where the grid has no centre with a finite neighbour on both sides.
+
+    `alone` says that no other checkpoint was measured on this plane.
+    """
+    cell, eigenvalues = centre_cell(surface), axis_eigenvalues(surface, alone=alone)
+    if cell is None:
+        return [None, None]
+    i, j = cell
+    loss = measured(surface)
+    models: list[QuadraticModel | None] = []
+    for axis, (at, cut, n) in enumerate(((surface.x, loss[:, j], i), (surface.y, loss[i, :], j))):
+        around = cut[n - 1 : n + 2]
+        if n == 0 or around.size < 3 or not np.isfinite(around).all():
+            models.append(None)
+            continue
+        step = float(at[n + 1] - at[n - 1]) / 2
+        second = float(around[0] + around[2] - 2 * around[1]) / step**2
+        curvature = eigenvalues[axis] if eigenvalues else second
+        slope = float(around[2] - around[0]) / (2 * step)
+        models.append(QuadraticModel(float(around[1]), slope, curvature, second, bool(eigenvalues)))
+    return models
+
+
+def axis_eigenvalues(surface: Surface, *, alone: bool) -> list[float]:
+    """The Hessian's eigenvalues along both axes, where these are unit eigenvectors of it at this very checkpoint.
+
+    Whose they are is known by the hash of theta. A surface of the command line has its file's hash instead: there the
+    axes are this checkpoint's where it is `alone` on the plane, and unknown otherwise.
+    """
+    values, of = surface.settings.get("eigenvalues"), surface.settings.get("axes_of")
+    record = surface.checkpoint
+    own = of is not None and of in (record.get("hash"), record.get("theta_hash"))
+    if not isinstance(values, list) or surface.settings.get("operator") != "hessian":
+        return []
+    return [float(str(value)) for value in values] if own or (alone and "label" in record) else []
 
 
 def centre(surface: Surface | Line | None) -> Centre:
@@ -43,17 +101,38 @@ def centre(surface: Surface | Line | None) -> Centre:
 def barrier(line: Line) -> float | None:
     """The highest loss between two checkpoints above the straight line from one's to the other's; None without two.
 
+    None too where BatchNorm keeps the first one's statistics, so that the other's loss on the line is not its own: such
+    a line does not lead to it. Recalibrated it does.
+
     (Frankle et al. 2020, arXiv:1912.05671, section 3.) At the points that were measured, and of both ends as they are
     on the line.
     """
     ends = line.checks.get("landmarks")
     if not isinstance(ends, list) or len(ends) != 1 or not isinstance(ends[0], dict):
         return None
-    start, end = centre(line).loss, ends[0]["loss_on_plane"]
+    start, end, own = centre(line).loss, ends[0]["loss_on_plane"], ends[0]["own_loss"]
     assert isinstance(end, int | float)
-    inside = (line.x >= 0) & (line.x <= 1)
-    rises = (line.loss - (start + line.x * (end - start)))[inside]
+    assert isinstance(own, int | float)
+    frozen = line.settings.get("batch_norm", "frozen") == "frozen"
+    if frozen and not abs(end - own) <= _SAME_LOSS * abs(own):
+        return None
+    inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
+    with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
+        rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
+
+
+def ends(line: Line) -> list[dict[str, Any]]:
+    """The other checkpoints on a line: name, loss_on_plane, own_loss and coordinate."""
+    at = dict(landmarks(line))
+    found: Any = line.checks.get("landmarks") or []
+    return [{**one, "x": at[one["name"]][0]} for one in found if one.get("name") in at]
+
+
+def landmarks(result: Surface | Line) -> list[tuple[str, list[float]]]:
+    """The checkpoints that lie on a plane or line, and where."""
+    found: Any = result.settings.get("landmarks") or []
+    return [(str(one["name"]), list(one["coordinates"])) for one in found]
 
 
 @overload
@@ -88,6 +167,15 @@ def num_examples(result: Result) -> int:
     return count if isinstance(count, int) and count > 0 else 0
 
 
+def bulk_quantile(density: Density, share: float) -> float:
+    """The value below which that share of the bulk's mass lies, over all probes; NaN without a bulk."""
+    order = np.argsort(density.nodes, axis=None)
+    nodes, weights = density.nodes.ravel()[order], density.weights.ravel()[order]
+    if not nodes.size or not weights.sum() > 0:
+        return math.nan
+    return float(nodes[np.searchsorted(np.cumsum(weights), share * weights.sum())])
+
+
 def edge_median(surface: Surface) -> float:
     """The median of the finite losses on the outermost cells."""
     edge = np.ones(surface.loss.shape, dtype=bool)
@@ -103,18 +191,24 @@ def ring_rise(surface: Surface, fraction: float) -> float:
     Between two rings of the grid their means are interpolated linearly.
     """
     cell = centre_cell(surface)
+    return math.nan if cell is None else float(ring_mean(surface, surface.loss, fraction) - surface.loss[cell])
+
+
+def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
+    """The mean of `values` (S, S, ...) on that ring; NaN where the grid has none."""
     half = len(surface.x) // 2
-    if cell != (half, half) or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
-        return math.nan
+    if centre_cell(surface) != (half, half) or surface.loss.shape != (2 * half + 1, 2 * half + 1):
+        return np.full(values.shape[2:], np.nan)
+    at = np.abs(surface.x[half:] / surface.x[-1]) if half else np.zeros(1)  # of each ring, in extents: an early grid
+    high = int(np.searchsorted(at, fraction - 1e-9))  # is not quite regular
+    low = high if abs(at[high] - fraction) <= 1e-9 else high - 1
+    if low < 1:  # between the centre and the first ring nothing is known
+        return np.full(values.shape[2:], np.nan)
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)
-    low, high = math.floor(fraction * half), math.ceil(fraction * half)
-    if low < 1:  # between the centre and the first ring nothing is known
-        return math.nan
-    below, above = (float(surface.loss[ring == distance].mean()) for distance in (low, high))
-    share = fraction * half - low
-    mean = below if low == high else (1 - share) * below + share * above
-    return mean - float(surface.loss[cell])
+    below, above = (values[ring == distance].mean(axis=0) for distance in (low, high))
+    share = (fraction - at[low]) / (at[high] - at[low]) if low < high else 0.0
+    return np.asarray((1 - share) * below + share * above if low < high else below)
 
 
 def rise_distance(surface: Surface, rise: float) -> float:

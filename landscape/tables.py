@@ -10,19 +10,32 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
-from landscape.formatting import percent, plus_minus, short
+from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import PLANES, checkpoint_key
-from landscape.readings import barrier, centre, mean_over_epochs, ring_rise
+from landscape.paired import comparable, paired_difference, paired_rise
+from landscape.readings import (
+    barrier,
+    bulk_quantile,
+    centre,
+    centre_cell,
+    mean_over_epochs,
+    quadratic_models,
+    ring_rise,
+)
 from landscape.results import (
+    MISSING,
     Array,
     Congruence,
     CongruenceTrace,
+    CurvatureTrace,
+    Density,
     Eigenpairs,
+    Estimate,
     Line,
     Record,
     Result,
@@ -30,7 +43,7 @@ from landscape.results import (
     Trajectory,
 )
 
-R = TypeVar("R", Surface, Line, Eigenpairs, Congruence)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, Congruence)
 
 
 @dataclass(frozen=True)
@@ -55,21 +68,45 @@ def tables(results: Sequence[Result]) -> list[Table]:
     traces = [r for r in results if isinstance(r, CongruenceTrace)]
     made = [
         *(_surfaces(same) for same in _on_same_data([r for r in results if isinstance(r, Surface)])),
+        *_paired([r for r in results if isinstance(r, Surface)]),
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
+        *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
+        *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
     return [*made, trace_table(traces)] if traces else made
 
 
 def _surfaces(surfaces: Sequence[Surface]) -> Table:
-    several = len({checkpoint_key(one) for one in surfaces}) < len(surfaces)
+    several = len({_subject(one) for one in surfaces}) < len(surfaces)
     return flatness_table(surfaces) if several else surface_table(surfaces)
 
 
+def _subject(surface: Surface) -> tuple[str, str]:
+    """Whose surface it is: two files may hold equal weights."""
+    return _label(surface), checkpoint_key(surface)
+
+
+def _paired(surfaces: Sequence[Surface]) -> list[Table]:
+    """A table of differences for each set of surfaces whose examples and grids are equal."""
+    groups: list[list[Surface]] = []
+    for one in surfaces:
+        group = next((g for g in groups if comparable(g[0], one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return [paired_table(group) for group in groups if len({_subject(one) for one in group}) == len(group) > 1]
+
+
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
-    names = ("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers", "operator")
+    names = (
+        *("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers"),
+        *("operator", "kind", "batch_norm"),
+    )
     groups: dict[str, list[R]] = {}
     for result in results:
         groups.setdefault(repr([result.settings.get(name) for name in names]), []).append(result)
@@ -126,18 +163,18 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
     ]
     ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
     rise = "rise is the mean loss above the centre's on the square ring at half and at the whole extent"
-    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_axes_notes(surfaces)]
-    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points, "
-    title += f"{_reach(settings)}, {_data(settings)}"
+    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_missing_notes(surfaces), *_axes_notes(surfaces)]
+    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points"
+    title += f"{_early(settings)}, {_reach(settings)}, {_data(settings)}{_mode(settings)}"
     header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
     return Table(title, header, rows, notes, records)
 
 
 def flatness_table(surfaces: Sequence[Surface]) -> Table:
     """For each checkpoint how flat the loss is on several planes: mean and standard deviation over the planes."""
-    by_checkpoint: dict[str, list[Surface]] = {}
+    by_checkpoint: dict[tuple[str, str], list[Surface]] = {}
     for one in surfaces:
-        by_checkpoint.setdefault(checkpoint_key(one), []).append(one)
+        by_checkpoint.setdefault(_subject(one), []).append(one)
     found = [(mine[0], flatness(mine)) for mine in by_checkpoint.values()]
     names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
     rows = [
@@ -149,7 +186,7 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
     planes = " or ".join(map(str, sorted(counts)))
     title = (
         f"Flatness on {planes} {settings.get('directions')} planes, {settings.get('unit')}, "
-        f"extent {settings.get('extent')}, {_data(settings)}"
+        f"extent {settings.get('extent')}, {_data(settings)}{_mode(settings)}"
     )
     header = ["", "loss", "curvature", *(f"radius +{rise:g}" for rise in RISES), "rise, half", "rise, edge"]
     agree = all(one.checks.get("centre_ok") for one in surfaces)
@@ -161,6 +198,35 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
         f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss on every plane",
     ]
     return Table(title, header, rows, notes, records)
+
+
+def paired_table(surfaces: Sequence[Surface]) -> Table:
+    """How each surface differs from the first one, example by example: at the centre, and in its rise."""
+    first, rows, records = surfaces[0], [], []
+    assert first.examples is not None
+    cell = centre_cell(first)
+    for one in surfaces[1:]:
+        at_points = paired_difference(one, first)
+        found = {
+            "loss": (at_points.value[cell], at_points.standard_error[cell]) if cell else (math.nan, math.nan),
+            **{
+                name: (rise.value, rise.standard_error)
+                for name, rise in (
+                    ("rise_half_way", paired_rise(one, first, 0.5)),
+                    ("rise_at_edge", paired_rise(one, first, 1.0)),
+                )
+            },
+        }
+        values = {name: (float(value), float(error)) for name, (value, error) in found.items()}
+        rows.append([_label(one), *(signed(*pair) if math.isfinite(pair[0]) else "" for pair in values.values())])
+        record: Record = {"checkpoint": _label(one), "less": _label(first), "num_examples": at_points.num_examples}
+        for name, (value, error) in values.items():
+            record |= {name: value, f"{name}_standard_error": error}
+        records.append(record)
+    title = f"Differences to {_label(first)}, {first.settings.get('num_paired'):,} of the {_data(first.settings)}"
+    title += f", seed {first.settings['seed']}" if "seed" in first.settings else ""
+    notes = ["± is one standard error of the difference on the same examples; below 0: lower, or rising less"]
+    return Table(title, ["", "loss", "rise, half", "rise, edge"], rows, notes, records)
 
 
 def _over_planes(values: Array) -> str:
@@ -197,11 +263,18 @@ def line_table(lines: Sequence[Line]) -> Table:
         ]
         for r in records
     ]
-    notes = [_centre_note(lines), *_axes_notes(lines)]
+    notes = [_centre_note(lines), *_missing_notes(lines), *_axes_notes(lines)]
+    if any(r["barrier"] is None and one.checks.get("landmarks") for r, one in zip(records, lines, strict=True)):
+        notes.append(
+            "no barrier: the line does not end at the other checkpoint's loss. --batch-norm recalibrated mends it"
+        )
     if between:
         notes.append("barrier is the highest loss above the straight line from one checkpoint's loss to the other's")
     header = ["", "loss", "accuracy", "lowest", "at", "highest", "at", *(["barrier"] if between else []), "not finite"]
-    title = f"Loss on {_where('line', settings)}, {settings.get('steps')} points, {_reach(settings)}, {_data(settings)}"
+    title = (
+        f"Loss on {_where('line', settings)}, {settings.get('steps')} points{_early(settings)}, {_reach(settings)}, "
+    )
+    title += f"{_data(settings)}{_mode(settings)}"
     return Table(title, header, rows, notes, records)
 
 
@@ -220,10 +293,13 @@ def trajectory_table(surface: Surface, found: Trajectory) -> Table:
         for r in records
     ]
     share = f"{100 * found.explained_variance:.3g} % of its squared distances from the centre lie in it"
-    title = f"A run seen from the plane of {_label(surface)}; {share}"
+    run, mode = surface.settings.get("trajectory_of"), surface.settings.get("batch_norm")
+    title = f"{'A run' if run is None else f'The run {run}'} seen from the plane of {_label(surface)}; {share}"
+    statistics = {"recalibrated": "recalibrated statistics", "train": "the statistics of each batch"}
     notes = [
-        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's.",
-        "Where the two differ at distance 0, it is by BatchNorm: the plane has the running statistics of its centre",
+        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's. "
+        "Where the two differ at distance 0, it is by BatchNorm: the plane has "
+        f"{statistics.get(str(mode), 'the running statistics of its centre')}, the checkpoint its own running ones",
     ]
     return Table(title, ["epoch", "x", "y", "distance", "loss", "plane's loss"], rows, notes, records)
 
@@ -246,7 +322,103 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     settings, relative = results[0].settings, f"vs {_label(results[0])}"
     header = ["", "loss", "lambda_1", "ln", "log10", relative, *(f"lambda_{i + 1}" for i in others), "products"]
-    return Table(_operator_title(settings), header, rows, [_verdict(results)], records)
+    return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
+
+
+def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
+    """What PyHessian found on the same data."""
+    found = [check for r in results if isinstance(check := r.checks.get("pyhessian"), dict)]
+    if not found:
+        return []
+    values = ", ".join(short(_number(check["eigenvalue"])) for check in found)
+    traces = ", ".join(plus_minus(_number(check["trace"]), _number(check["trace_standard_error"])) for check in found)
+    worst = max(_number(check["difference"]) for check in found)
+    products = ", ".join(str(check["num_matvecs"]) for check in found)
+    return [
+        f"PyHessian on the same data: {values} (largest difference {100 * worst:.2g} %), trace {traces}, in {products} "
+        "products"
+    ]
+
+
+def curvature_trace_table(trace: CurvatureTrace) -> Table:
+    """The largest eigenvalue at each checkpoint of a run, what stayed of the top space, and where the steps go."""
+    names = ("epoch", "loss", "overlap", "along_gradient", "along_sam", "learning_rate", "stability_limit")
+    columns = [getattr(trace, name).tolist() for name in (*names, "values", "residuals", "num_matvecs")]
+    records: list[Record] = [
+        dict(zip((*names, "values", "residuals", "num_matvecs"), row, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+    rows = [
+        [
+            str(trace.epoch[t]),
+            short(float(trace.loss[t])),
+            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0]))
+            + ("" if trace.converged[t].all() and trace.complete[t] else " (!)"),
+            *(
+                "" if math.isnan(_number(records[t][name])) else short(_number(records[t][name]))
+                for name in ("overlap", "along_gradient", "along_sam", "stability_limit")
+            ),
+            str(trace.num_matvecs[t]),
+        ]
+        for t in range(len(trace.epoch))
+    ]
+    notes = [
+        f"overlap: the share of the space of the top {trace.values.shape[1]} eigenvectors that lies in that of the "
+        "checkpoint before. g'Hg: curvature along the gradient, and along SAM's step at radius "
+        f"{trace.settings.get('rho')}. limit: the largest stable curvature at the epoch's learning rate, by the theory "
+        "of full batches",
+    ]
+    title = f"{_label(trace)} through training: {_operator_title(trace.settings)}"
+    header = ["epoch", "loss", "lambda_1", "overlap", "g'Hg", "SAM's", "limit", "products"]
+    return Table(title, header, rows, notes, records)
+
+
+def density_table(results: Sequence[Density]) -> Table:
+    """Where the bulk of the eigenvalues lies, and how finely that was seen."""
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for one in results:
+        low, middle, high = (bulk_quantile(one, share) for share in (0.01, 0.5, 0.99))
+        records.append(
+            {
+                "checkpoint": _label(one),
+                "num_sticks": len(one.sticks),
+                "bulk_quantiles": {"0.01": low, "0.5": middle, "0.99": high},
+                "kernel_width": one.kernel_width,
+                "num_probes": len(one.nodes),
+            }
+        )
+        cells = [short(value) for value in (low, middle, high, one.kernel_width)]
+        rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
+    notes = [
+        "quantiles of the bulk, all that is no outlier; eigenvalues nearer to each other than the resolution are one"
+    ]
+    title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
+    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
+    return Table(title, header, rows, notes, records)
+
+
+def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
+    """Trace, Frobenius norm and effective rank of each checkpoint, with their standard errors over random probes."""
+    names = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / lambda_1"}
+    by_checkpoint: dict[str, dict[str, Estimate]] = {}
+    for one in estimates:
+        by_checkpoint.setdefault(checkpoint_key(one), {})[one.quantity] = one
+    columns = [name for name in names if any(name in mine for mine in by_checkpoint.values())]
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for mine in by_checkpoint.values():
+        first = next(iter(mine.values()))
+        record: Record = {"checkpoint": _label(first), "num_samples": first.num_samples}
+        for name, one in mine.items():
+            record |= {name: one.value, f"{name}_standard_error": one.standard_error, f"{name}_note": one.note}
+        records.append(record)
+        cells = [plus_minus(mine[name].value, mine[name].standard_error) if name in mine else "" for name in columns]
+        rows.append([_label(first), *cells, str(first.num_samples)])
+    notes = ["± is one standard error over the probes, from which converged eigenvalues are taken out"]
+    notes += sorted({one.note for one in estimates if one.note})
+    title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
+    return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
 
 
 def _operator_title(settings: Record) -> str:
@@ -256,8 +428,15 @@ def _operator_title(settings: Record) -> str:
         [f"Largest eigenvalues of {settings.get('operator', 'an operator')}"],
     )
     if "loss" in settings:
-        parts = [f"Hessian of the mean {_loss_name(settings)}", _data(settings), f"{settings.get('mode')} mode"]
-    if isinstance(parameters, int):
+        matrix = {"hessian": "Hessian", "gauss-newton": "Gauss-Newton matrix", "fisher": "Fisher matrix"}
+        kind = f" ({settings['kind']})" if "kind" in settings else ""
+        name = matrix.get(str(settings.get("operator")), str(settings.get("operator"))) + kind
+        mode = "BatchNorm in train mode" if settings.get("batch_norm") == "train" else f"{settings.get('mode')} mode"
+        parts = [f"{name} of the mean {_loss_name(settings)}", _data(settings), mode]
+    layers, kept = settings.get("layers"), settings.get("num_kept")
+    if isinstance(layers, list):
+        parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
+    elif isinstance(parameters, int):
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
     return ", ".join(parts)
 
@@ -344,10 +523,19 @@ def _surface_record(surface: Surface) -> Record:
         "accuracy_standard_error": at.accuracy_error,
         "rise_half_way": ring_rise(surface, 0.5),
         "rise_at_edge": ring_rise(surface, 1.0),
+        **_metrics_record(surface),
         "num_nonfinite": surface.num_nonfinite,
         "centre_error": surface.checks.get("centre_error"),
         "centre_ok": surface.checks.get("centre_ok"),
     }
+
+
+def _metrics_record(result: Surface | Line) -> Record:
+    """The caller's own metrics at the centre."""
+    cell, found = centre_cell(result), cast(Record, {})
+    for name, metric in result.metrics.items() if cell is not None else ():
+        found |= {name: float(metric.mean[cell]), f"{name}_standard_error": float(metric.standard_error[cell])}
+    return found
 
 
 def _line_record(line: Line) -> Record:
@@ -355,6 +543,9 @@ def _line_record(line: Line) -> Record:
     finite = np.where(np.isfinite(line.loss), line.loss, np.nan)
     known = bool(np.isfinite(finite).any())
     low, high = (int(np.nanargmin(finite)), int(np.nanargmax(finite))) if known else (0, 0)
+    lowest, lowest_at = float(finite[low]), float(line.x[low])
+    if not at.loss >= lowest and math.isfinite(at.loss):  # a grid need not hold the centre
+        lowest, lowest_at = at.loss, 0.0
     return {
         "checkpoint": _label(line),
         "split": line.settings.get("split"),
@@ -362,10 +553,11 @@ def _line_record(line: Line) -> Record:
         "loss_standard_error": at.error,
         "accuracy": at.accuracy,
         "accuracy_standard_error": at.accuracy_error,
-        "lowest": float(finite[low]),
-        "lowest_at": float(line.x[low]),
+        "lowest": lowest,
+        "lowest_at": lowest_at,
         "highest": float(finite[high]),
         "highest_at": float(line.x[high]),
+        **_metrics_record(line),
         "barrier": barrier(line),
         "num_nonfinite": line.num_nonfinite,
         "centre_error": line.checks.get("centre_error"),
@@ -390,10 +582,40 @@ def _reach(settings: Record) -> str:
 
 
 def _centre_note(results: Sequence[Surface | Line]) -> str:
+    if any("centre_ok" not in one.checks for one in results):
+        return "the centre is not measured yet, and not held against the checkpoint's loss"
     worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
-    return f"the centre {verb} the checkpoint's loss (relative difference {worst:.1g})"
+    own = {
+        "recalibrated": "a plain loop with recalibrated statistics",
+        "train": "a plain loop with the statistics of each batch",
+    }
+    what = own.get(str(results[0].settings.get("batch_norm")), "the checkpoint's loss")
+    return f"the centre {verb} {what} (relative difference {worst:.1g})"
+
+
+def _mode(settings: Record) -> str:
+    """How the loss was measured, where it was not in the usual way."""
+    statistics = {"recalibrated": ", BatchNorm recalibrated at each point", "train": ", BatchNorm in train mode"}
+    precision = settings.get("precision", "fp32")
+    told = statistics.get(str(settings.get("batch_norm")), "")
+    return told + ("" if precision == "fp32" else f", forward pass in {precision}")
+
+
+def _early(settings: Record) -> str:
+    whole = settings.get("early_of")
+    return f" (early, of {whole} along an axis)" if whole else ""
+
+
+def _missing_notes(results: Sequence[Surface | Line]) -> list[str]:
+    """How many points there are, where some are not measured yet."""
+    there = [int((one.status != MISSING).sum()) for one in results]
+    return [
+        f"{_label(one)}: {count:,} of {one.status.size:,} points are measured yet"
+        for one, count in zip(results, there, strict=True)
+        if count < one.status.size
+    ]
 
 
 def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
@@ -408,12 +630,27 @@ def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
         notes.append(
             f"the eigenvalues of the {settings.get('operator')} at {_label(results[0])}, along the axes: {told}"
         )
+        notes += _finite_step_notes([one for one in results if isinstance(one, Surface)])
     for one in results:
         ends = one.checks.get("landmarks")
         for end in ends if isinstance(ends, list) else []:
             assert isinstance(end, dict)
             on_it, own = _number(end["loss_on_plane"]), _number(end["own_loss"])
             notes.append(f"at {end['name']} the loss is {short(on_it)} here, its own {short(own)}")
+    return notes
+
+
+def _finite_step_notes(surfaces: Sequence[Surface]) -> list[str]:
+    """The curvature of the grid along eigenvectors: it holds the kinks of a network, which eigenvalues do not."""
+    notes = []
+    for one in surfaces:
+        models = [model for model in quadratic_models(one, alone=True) if model is not None]
+        if len(models) == 2:
+            step, told = one.x[1] - one.x[0], " and ".join(short(model.second_difference) for model in models)
+            notes.append(
+                f"{_label(one)}: curvature over one step of the grid ({short(float(step))}) along them: {told}; it "
+                "holds the kinks of ReLU, which eigenvalues do not"
+            )
     return notes
 
 
@@ -432,6 +669,7 @@ def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:
         "num_matvecs": result.num_matvecs,
         "symmetry": result.checks.get("symmetry"),
         "repeatable": result.checks.get("repeatable"),
+        "pyhessian": result.checks.get("pyhessian"),
     }
 
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -8,7 +9,17 @@ import numpy as np
 import pytest
 
 from landscape import export
-from landscape.results import Congruence, CongruenceTrace, Density, Eigenpairs, Estimate, Surface, status_of
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    Density,
+    Eigenpairs,
+    Estimate,
+    Line,
+    Surface,
+    Trajectory,
+    status_of,
+)
 
 
 def surface(label="a", **changes):
@@ -85,6 +96,25 @@ def test_json_is_strict_and_has_everything(tmp_path):
     assert "vectors" not in second
 
 
+def test_a_trajectory_is_in_json_beside_its_surface(tmp_path):
+    at = np.array([0.0, 0.25])
+    run = Trajectory(
+        epoch=np.array([1, 2]),
+        x=at,
+        y=-at,
+        distance=at,
+        loss=at,
+        standard_error=at,
+        plane_loss=np.array([math.nan, 1.0]),
+        explained_variance=0.5,
+    )
+    (content,) = export.export_json([surface(trajectory=run)], tmp_path / "s.npz").values()
+    (found,) = json.loads(content)["results"]
+    assert found["trajectory"] == {"explained_variance": 0.5}
+    assert (found["trajectory.x"], found["trajectory.plane_loss"]) == ([0.0, 0.25], [None, 1.0])
+    assert found["x"] == [-1.0, 0.0, 1.0]
+
+
 def test_a_density_is_the_columns_of_its_grid_and_an_estimate_one_row(tmp_path):
     grid, nan = np.array([0.0, 1.0]), np.full(2, np.nan)
     runs, sticks = np.ones((1, 3)), np.array([9.0])
@@ -159,8 +189,31 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path, kind, relief):
         assert "mean" in content.decode()
 
 
-def test_pictures_need_a_surface(tmp_path):
-    with pytest.raises(ValueError, match="needs a Surface, got none"):
-        export.export_picture([pairs()], tmp_path / "s.npz", kind="png")
+def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path):
+    run = Trajectory(
+        **dict.fromkeys(("x", "y", "distance", "loss", "standard_error", "plane_loss"), np.array([0.5, 0.1])),
+        epoch=np.array([1, 2]),
+        explained_variance=0.9,
+    )
+    probes = dict.fromkeys(("cosine_b", "cosine_a", "change", "learning_rate"), np.array([0.1, 0.2]))
+    errors = {f"{name}_standard_error": np.array([0.01, 0.02]) for name in ("cosine_b", "cosine_a", "change")}
+    trace = CongruenceTrace(epoch=np.array([1, 2]), num_probes=np.array([3, 3]), **probes, **errors)
+    row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
+    line = Line(**row, status=status_of(row["x"]))
+    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, trace]
+    made = [export.export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
+    assert made[0] == made[1]
+    names = ["s-surface.pdf", "s-run.pdf", "s-line.pdf", "s-spectrum.pdf", "s-congruence.pdf"]
+    assert [path.name for path in made[0]] == names
+    for content in made[0].values():
+        assert b"/FontFile2" in content  # the letters travel with it
+        assert b"/MediaBox [ 0 0 234 " in content  # 3.25 inches
+
+
+def test_without_anything_to_draw_there_is_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="there is nothing to draw"):
+        export.export_picture([Congruence(value=0.1, standard_error=0.0)], tmp_path / "s.npz", kind="png")
     with pytest.raises(ValueError, match="needs a Surface, got none"):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
+    with pytest.raises(ValueError, match=r"width must be one of \('single', 'double'\), got 'wide'"):
+        export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")
