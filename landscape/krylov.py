@@ -50,7 +50,16 @@ class Counted:
         self.device = self.home if device is None else torch.device(device)
 
     def __call__(self, v: Tensor) -> Tensor:  # noqa: D102 - said by the class
-        product = self.operator.matvec(v.to(self.home))
+        return self._counted(self.operator.matvec(v.to(self.home)))
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """The products with the rows of `vectors` (K, P), in one pass where the operator has one for several."""
+        if self.operator.matvecs is None:
+            return torch.stack([self(v) for v in vectors])
+        products = self.operator.matvecs(vectors.to(self.home))
+        return torch.stack([self._counted(product) for product in products])
+
+    def _counted(self, product: Tensor) -> Tensor:
         self.count += 1
         if self.progress is not None:
             self.progress(self.count)

@@ -197,7 +197,7 @@ def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]
     All in float64, with the Gram matrix of the vectors: in float32 the length of a long vector is off by more than the
     residual (7e-4 at P = 1e7), and an eigenvalue by as much.
     """
-    products = torch.stack([matvec(v) for v in vectors]).double()
+    products = matvec.many(vectors).double()
     vectors = vectors.double()
     projected, gram = ((vectors @ m.T).numpy(force=True) for m in (products, vectors))
     values, rotation = eigh((projected + projected.T) / 2, gram)

@@ -20,6 +20,8 @@ from landscape.krylov import Counted, length, orthogonalised, random_like, run_b
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs
 
+_AT_ONCE = 8  # probes whose products share a pass, where the operator has one for several
+
 
 @dataclass(frozen=True, eq=False)
 class KnownPairs:
@@ -112,9 +114,12 @@ def product_probes(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     """Probes of one product each."""
     vectors, before = known.vectors.to(counted.device), counted.count
     moments = np.empty((num_probes if counted.operator.size > known.num else 0, 2))
-    for place, v in enumerate(unit_probes(vectors, len(moments), stream(seed, "trace"))):
-        w, _ = orthogonalised(counted(v), vectors)
-        moments[place] = dot(v, w), dot(w, w)
+    random = stream(seed, "trace")
+    for first in range(0, len(moments), _AT_ONCE):
+        probes = torch.stack([*unit_probes(vectors, min(_AT_ONCE, len(moments) - first), random)])
+        for place, (v, product) in enumerate(zip(probes, counted.many(probes), strict=True), start=first):
+            w, _ = orthogonalised(product, vectors)
+            moments[place] = dot(v, w), dot(w, w)
     none = np.empty((len(moments), 0))
     return Probes(counted, known, moments[:, 0], moments[:, 1], none, none, counted.count - before)
 
@@ -131,13 +136,13 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     vectors, num_left = known.vectors.to(counted.device), counted.operator.size - known.num
     num_probes = min(num_probes, num_left)
     probes = torch.stack([*unit_probes(vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
-    products = torch.stack([orthogonalised(counted(o), vectors)[0] for o in probes])
+    products = torch.stack([orthogonalised(y, vectors)[0] for y in counted.many(probes)])
     curvatures = np.array([dot(o, y) for o, y in zip(probes, products, strict=True)])
     basis, triangle = torch.linalg.qr(products.T)
     del products  # as long as the model, each of them
     seen = _Seen(
         num_left,
-        projected=np.concatenate([_products(basis.T, counted(u)[None]) for u in basis.T], axis=1),
+        projected=_products(basis.T, counted.many(basis.T)),
         probes=_products(basis.T, probes),
         products=np.asarray(triangle.double().numpy(force=True)),
         curvatures=curvatures,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.krylov import stream
+from landscape.krylov import Counted, stream
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Batch, Objective
 from landscape.operators import SymmetricOperator, hessian
@@ -57,6 +57,7 @@ def data_error(
     Raises:
         ValueError: If there are fewer than 4 batches, num_probes is below 1, or the pairs have no vectors, are
             the smallest ones only, or belong to another operator.
+        FloatingPointError: If a product is not finite.
     """
     if num_probes < 1:
         raise ValueError(f"num_probes must be at least 1, got {num_probes}")
@@ -66,7 +67,7 @@ def data_error(
     known = torch.as_tensor(vectors_of(whole, pairs)).to(whole.device, whole.dtype)
     num_left = whole.size - len(known)
     probes = [*unit_probes(known, num_probes if num_left else 0, stream(seed, "data error"))]
-    forms, counts = _forms(objective, [*known, *probes], operator_of)
+    forms, counts = _forms(objective, torch.stack([*known, *probes]), operator_of)
     traces = forms[:, : len(known)].sum(1) + num_left * forms[:, len(known) :].sum(1) / num_probes
     values, errors = mean_and_error(forms[:, : len(known)], counts)
     trace, trace_error = mean_and_error(traces[:, None], counts)
@@ -111,14 +112,14 @@ class _Some:
         return islice(self.objective.read(), self.first, None, self.step)
 
 
-def _forms(objective: Objective, vectors: Sequence[Tensor], operator_of: OperatorOf) -> tuple[Array, Array]:
-    """v'S_b v (B, Q) for Q vectors, and n_b (B,)."""
+def _forms(objective: Objective, vectors: Tensor, operator_of: OperatorOf) -> tuple[Array, Array]:
+    """v'S_b v (B, Q) for the rows of `vectors` (Q, P), and n_b (B,)."""
     forms, counts = [], []
     for batch in objective.read():
         part = dataclasses.replace(objective, batches=[batch])
-        operator = operator_of(part)
+        products = Counted(operator_of(part), None).many(vectors)
         counts.append(part.denominator)
-        forms.append([part.denominator * dot(v, operator.matvec(v)) for v in vectors])
+        forms.append([part.denominator * dot(v, product) for v, product in zip(vectors, products, strict=True)])
     if len(counts) < MIN_BATCHES:
         raise ValueError(f"the spread over batches needs at least {MIN_BATCHES}, got {len(counts)}: make them smaller")
     return np.array(forms), np.array(counts)

@@ -114,7 +114,7 @@ def test_the_cost_is_in_products_over_all_data():
             shares.append(part.num_examples / 400)
             return operator.matvec(v)
 
-        return dataclasses.replace(operator, matvec=matvec)
+        return dataclasses.replace(operator, matvec=matvec, matvecs=None)
 
     pairs = top_eigenpairs(hessian(objective), 2)
     found = data_error(objective, pairs, operator_of=operator_of, num_probes=3)

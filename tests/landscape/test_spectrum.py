@@ -299,6 +299,25 @@ def test_the_effective_rank_of_the_zero_operator_is_unknown():
     assert np.isnan(effective_rank(trace(operator), top_eigenpairs(operator, 1)).value)
 
 
+def test_products_in_one_pass_are_those_one_by_one_and_are_counted_as_they_are():
+    values, passes = torch.as_tensor(SPECTRA["outliers above a bulk"]), []
+
+    def matvecs(vectors):
+        passes.append(len(vectors))
+        return values * vectors
+
+    one = diagonal(values)
+    many = dataclasses.replace(one, matvecs=matvecs)
+    seen = []
+    for call in (trace, lambda o, **k: trace(o, method="hutchinson", **k), frobenius_norm, top_eigenpairs):
+        seen.clear()
+        single, shared = call(one), call(many, progress=seen.append)
+        assert single.num_matvecs == shared.num_matvecs == len(seen)
+        for name in ("value", "values"):
+            assert np.array_equal(getattr(single, name, 0), getattr(shared, name, 0))
+    assert passes == [30, 30, *2 * [8, 8, 8, 8, 8, 8, 8, 4], 5]
+
+
 def test_an_effective_rank_of_the_smallest_is_refused():
     operator = diagonal(np.arange(9.0))
     with pytest.raises(ValueError, match="needs the largest eigenvalue, and these pairs are the smallest"):
