@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from landscape.filters import filter_groups
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian, per_layer
     from landscape.report import write_report
     from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
     from landscape.surface import loss_line, loss_surface
@@ -51,6 +51,7 @@ _HOME = {
     "hessian": "operators",
     "gauss_newton": "operators",
     "fisher": "operators",
+    "per_layer": "operators",
     "top_eigenpairs": "lanczos",
     "gradient_congruence": "alignment",
     "Line": "results",
@@ -89,6 +90,7 @@ __all__ = [
     "loss_line",
     "loss_surface",
     "pca_plane",
+    "per_layer",
     "plane_through",
     "project_run",
     "random_line",

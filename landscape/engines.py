@@ -177,10 +177,11 @@ def _kinks(objective: Objective, cutting: Cutting) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class DoubleBackward:
-    """The gradient of a piece with its graph, differentiated once more."""
+    """The gradient with its graph, differentiated once more: of all parameters, or those `only`."""
 
     objective: Objective
     leaves: Params
+    only: frozenset[str] | None = None
     kept: bool = True
 
     def graph(self, piece: Piece) -> list[Tensor | None]:
@@ -196,14 +197,17 @@ class DoubleBackward:
         return gradient
 
     def product(self, graph: list[Tensor | None], v: Params) -> list[Tensor | None]:
-        """One more backward pass."""
-        pairs = [(g, along) for g, along in zip(graph, v.values(), strict=True) if g is not None and g.requires_grad]
-        if not pairs:  # a loss linear in theta
+        """One more backward pass, or the part of it that lies between the block's parameters and the loss."""
+        block = {name: leaf for name, leaf in self.leaves.items() if self.only is None or name in self.only}
+        parts = {name: g for name, g in zip(v, graph, strict=True) if name in block and g is not None}
+        parts = {name: g for name, g in parts.items() if g.requires_grad}
+        if not parts:  # a loss linear in theta
             return [None] * len(v)
-        gradients, directions = zip(*pairs, strict=True)
-        leaves = list(self.leaves.values())
+        along, leaves = [v[name] for name in parts], list(block.values())
         with explaining(self.objective):
-            return list(torch.autograd.grad(gradients, leaves, directions, retain_graph=True, allow_unused=True))
+            found = torch.autograd.grad(list(parts.values()), leaves, along, retain_graph=True, allow_unused=True)
+        by_name = dict(zip(block, found, strict=True))
+        return [by_name.get(name) for name in v]
 
 
 @dataclass(frozen=True, eq=False)

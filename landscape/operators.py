@@ -8,17 +8,17 @@ Legend: P parameters, K vectors (rows).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from landscape.engines import ProductEngine, hessian_sum
+from landscape.engines import DoubleBackward, ProductEngine, hessian_sum
 from landscape.gauss_newton import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
 from landscape.objective import Objective
-from landscape.products import BatchNorm, DataSum, leaves_of, usual_cutting, usual_memory
+from landscape.products import BatchNorm, DataSum, Kept, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
 
 
@@ -165,6 +165,54 @@ def _checked_loss(objective: Objective) -> float:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(f"parameters hold NaN or infinities, there is no curvature: {shown}. Take another checkpoint")
     return objective.centre.loss
+
+
+def per_layer(
+    objective: Objective, *, memory_bytes: int | None = None, micro_batch: int | None = None
+) -> dict[str, SymmetricOperator]:
+    """For each layer the block of the Hessian that belongs to its own parameters, all from one set of graphs.
+
+    A layer is a module with trainable parameters of its own, by name, in the order of theta; a block has their size. A
+    product with a block costs less than one with the whole Hessian, where the graphs fit into `memory_bytes`: it goes
+    back from the layer to the loss, and no further; they are built once for all layers. What lies between layers is in
+    none of the blocks, so that the whole Hessian may be far from them (Granziol & Juarev 2026, arXiv:2602.00816).
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
+        ValueError: As in `hessian`.
+    """
+    loss = _checked_loss(objective)
+    cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm="frozen")
+    memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
+    leaves, kept = leaves_of(objective), Kept()
+    blocks = {}
+    for layer in dict.fromkeys(name.rpartition(".")[0] or name for name in objective.shapes):
+        names = frozenset(name for name in objective.shapes if (name.rpartition(".")[0] or name) == layer)
+        found = DataSum(objective, DoubleBackward(objective, leaves, names), cutting, memory_bytes)
+        found.kept = kept
+        whole = _operator("hessian", objective, found, {"engine": "retained", "layer": layer}, loss)
+        blocks[layer] = _block(whole, _entries(objective, names))
+    return blocks
+
+
+def _entries(objective: Objective, names: Collection[str]) -> Tensor:
+    """The places (size,) in theta of some parameters."""
+    sizes = [(name in names, shape.numel()) for name, shape in objective.shapes.items()]
+    inside = torch.cat([torch.full((size,), its) for its, size in sizes])
+    return inside.nonzero()[:, 0].to(objective.theta.device)
+
+
+def _block(operator: SymmetricOperator, entries: Tensor) -> SymmetricOperator:
+    """The block of an operator at some of its entries."""
+
+    def matvecs(vectors: Tensor) -> Tensor:
+        assert operator.matvecs is not None
+        wide = vectors.new_zeros(len(vectors), operator.size)
+        wide[:, entries] = vectors
+        return operator.matvecs(wide)[:, entries]
+
+    return replace(operator, matvec=lambda v: matvecs(v[None])[0], matvecs=matvecs, size=len(entries))
 
 
 def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:

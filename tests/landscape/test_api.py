@@ -30,6 +30,7 @@ def test_the_public_names_are_these():
         "loss_line",
         "loss_surface",
         "pca_plane",
+        "per_layer",
         "plane_through",
         "project_run",
         "random_line",

@@ -71,7 +71,7 @@ def test_as_many_graphs_are_kept_as_the_memory_holds_and_the_bits_are_the_same()
     first = [one.matvec(v) for one in found.values()]
     again = [one.matvec(v) for one in found.values()]
     assert all(product.equal(first[0]) for product in first + again)
-    none, some, every = (len(one.graphs) for one in found.values())
+    none, some, every = (len(one.kept.graphs) for one in found.values())
     assert none == 0 < some < every == 3
 
 
@@ -219,12 +219,12 @@ def test_out_of_memory_gives_up_the_graphs_and_goes_on():
     objective = objective_of("conv_net")
     found = data_sum(objective)
     found.rule = scarce(found.rule, 1)
-    type(found.rule).room = lambda _, piece: len(found.graphs)
+    type(found.rule).room = lambda _, piece: len(found.kept.graphs)
     truth = dense_hessian(objective)
     product = found.matvec(objective.theta)
     assert (product - truth @ objective.theta).norm() <= 1e-10 * truth.norm()
     assert found.checks == {"out_of_memory": "no graphs are kept"}
-    assert not found.graphs
+    assert not found.kept.graphs
 
 
 def test_out_of_memory_halves_the_pieces_and_says_so():
