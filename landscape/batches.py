@@ -41,8 +41,12 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
         yield batch
         return
     for start in range(0, count(batch), size):
-        rows = slice(start, start + size)
-        yield _mapped(batch, operator.itemgetter(rows))
+        yield rows(batch, start, start + size)
+
+
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Some examples of a batch."""
+    return _mapped(batch, operator.itemgetter(slice(start, stop)))
 
 
 def laid_out(batch: Batch, layout: Layout) -> Batch:
