@@ -48,17 +48,22 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         raise ValueError("BatchNorm in train mode measures the batches as they are, which parts cut: use one process")
     if settings.get("kind") == "mc":
         raise ValueError("labels are drawn by their place in all of the data, not in a part: use one process")
-    own = torch.tensor([operator.loss * part.denominator, part.denominator], dtype=torch.float64)
-    loss, denominator = (float(one) for one in summed(own.to(objective.theta.device)))
+    weight = part.denominator
+
+    def own_sum(mean: Tensor) -> Tensor:
+        return mean * weight if weight else torch.zeros_like(mean)  # a part may have no valid target
+
+    own = own_sum(torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device))
+    loss, denominator = (float(one) for one in summed(own))
 
     def matvecs(vectors: Tensor) -> Tensor:
         many = operator.matvecs
         products: Tensor = torch.stack([operator.matvec(v) for v in vectors]) if many is None else many(vectors)
-        return summed(products * part.denominator) / denominator
+        return summed(own_sum(products)) / denominator
 
     return replace(
         operator,
-        matvec=lambda v: summed(operator.matvec(v) * part.denominator) / denominator,
+        matvec=lambda v: summed(own_sum(operator.matvec(v))) / denominator,
         matvecs=matvecs,
         loss=loss / denominator,
         settings={

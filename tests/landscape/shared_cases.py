@@ -16,11 +16,12 @@ from landscape.operators import fisher, gauss_newton, hessian
 NUM_EXAMPLES = 101
 
 
-def objective(seed=0, sums=False):
+def objective(seed=0, sums=False, num_ignored=0):
     """A net with BatchNorm in eval mode, weights of classes, an ignored class, and batches of 40, 40 and 21."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)).double()
     inputs, targets = torch.randn(NUM_EXAMPLES, 5).double(), torch.randint(0, 4, (NUM_EXAMPLES,))
+    targets[:num_ignored] = 3
     batches = list(zip(inputs.split(40), targets.split(40), strict=True))
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5, 3.0]).double(), ignore_index=3)
     if sums:
@@ -45,6 +46,7 @@ def everything(rank, size, folder):
         "gauss-newton": shared(objective(), gauss_newton).matvecs(vectors()),
         "empirical fisher": shared(objective(), partial(fisher, kind="empirical")).matvecs(vectors()),
         "sums": shared(objective(sums=True)).matvecs(vectors()),
+        "a part without a valid target": shared(objective(num_ignored=60)).matvecs(vectors()),
         "loss": operator.loss,
         "settings": {name: operator.settings[name] for name in ("data_hash", "num_examples", "num_processes")},
         "values": pairs.values.tolist(),

@@ -24,6 +24,7 @@ def test_products_of_several_processes_are_those_of_one(size, tmp_path):
         "gauss-newton": gauss_newton(objective),
         "empirical fisher": fisher(objective, kind="empirical"),
         "sums": hessian(cases.objective(sums=True)),
+        "a part without a valid target": hessian(cases.objective(num_ignored=60)),
     }
     for name, operator in truth.items():
         expected = operator.matvecs(vectors)

@@ -35,6 +35,17 @@ def test_every_exact_engine_gives_the_dense_hessian(name, engine):
     assert (columns(hessian(objective, engine=engine)) - truth).abs().max() <= 1e-10 * truth.abs().max()
 
 
+@pytest.mark.parametrize(("name", "tolerance"), [("conv_net", 1e-5), ("attention", 1e-5), ("group_norm_net", 1e-3)])
+def test_exact_engines_agree_in_single_precision(name, tolerance):
+    objective = objective_of(name, dtype=torch.float32)
+    v = torch.randn(objective.theta.numel(), generator=torch.Generator().manual_seed(0))
+    exact = [(inputs.double(), targets) for inputs, targets in objective.batches]
+    exact = Objective(copy.deepcopy(objective.model).double(), nn.CrossEntropyLoss(), exact)
+    truth = (dense_hessian(exact) @ v.double()).float()
+    for engine in ENGINES:
+        assert (hessian(objective, engine=engine).matvec(v) - truth).norm() <= tolerance * truth.norm()
+
+
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.BCEWithLogitsLoss()], ids=str)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_exact_engine_knows_the_losses_of_numbers(loss, engine):
