@@ -3,7 +3,7 @@
 H v = d/dtheta (grad L(theta) . v) for a loss L. Double backward differentiates the gradient's graph once more
 (Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147) and keeps the graphs that the memory holds: a product then costs about
 two gradients, and about three where the graph is built anew. Forward over reverse pushes v through the
-gradient as a tangent, with less memory and nothing to keep; compiled, it is one kernel schedule, which pays on GPUs.
+gradient as a tangent, with less memory and nothing to keep; compiled, it is one schedule of fused kernels.
 Finite differences of the gradient,
 
     H v = (grad L(theta + h v/||v||) - grad L(theta - h v/||v||)) ||v|| / (2 h) + O(h^2),

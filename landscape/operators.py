@@ -66,6 +66,12 @@ def hessian(
         NotRepeatableError: If two passes over the data give different losses or batches.
         NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
         ValueError: If parameters are not finite, the engine does not suit, or batches cannot be cut as asked.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), torch.nn.MSELoss(), [(x, torch.ones(3, 1))])
+        >>> hessian(objective).matvec(torch.tensor([3.0, 3.0]))  # 2/3 x'x = diag(2/3, 16/3)
+        tensor([ 2., 16.])
     """
     loss = _checked_loss(objective)
     cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
