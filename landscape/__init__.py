@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
+    from landscape.budget import Curvature, curvature
     from landscape.directions import (
         Plane,
         along,
@@ -21,11 +22,26 @@ if TYPE_CHECKING:
         random_plane,
     )
     from landscape.filters import filter_groups
+    from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian, per_layer
+    from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
-    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
+    from landscape.results import (
+        Congruence,
+        CongruenceTrace,
+        CurvatureTrace,
+        Density,
+        Eigenpairs,
+        Estimate,
+        Line,
+        Surface,
+        Trajectory,
+        load,
+        save,
+    )
+    from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
 
@@ -53,11 +69,23 @@ _HOME = {
     "fisher": "operators",
     "per_layer": "operators",
     "top_eigenpairs": "lanczos",
+    "spectral_density": "spectrum",
+    "trace": "spectrum",
+    "frobenius_norm": "spectrum",
+    "effective_rank": "spectrum",
+    "Curvature": "budget",
+    "curvature": "budget",
+    "curvature_trace": "following",
+    "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
+    "paired_difference": "paired",
+    "paired_rise": "paired",
     "Line": "results",
     "Surface": "results",
     "Trajectory": "results",
     "Eigenpairs": "results",
+    "Density": "results",
+    "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
     "load": "results",
@@ -68,7 +96,11 @@ _HOME = {
 __all__ = [
     "Congruence",
     "CongruenceTrace",
+    "Curvature",
+    "CurvatureTrace",
+    "Density",
     "Eigenpairs",
+    "Estimate",
     "Line",
     "Objective",
     "Plane",
@@ -78,10 +110,14 @@ __all__ = [
     "along",
     "ascent_plane",
     "axis_line",
+    "curvature",
+    "curvature_trace",
+    "effective_rank",
     "eigenvector_plane",
     "figures",
     "filter_groups",
     "fisher",
+    "frobenius_norm",
     "gauss_newton",
     "gradient_congruence",
     "hessian",
@@ -89,6 +125,8 @@ __all__ = [
     "load",
     "loss_line",
     "loss_surface",
+    "paired_difference",
+    "paired_rise",
     "pca_plane",
     "per_layer",
     "plane_through",
@@ -96,7 +134,9 @@ __all__ = [
     "random_line",
     "random_plane",
     "save",
+    "spectral_density",
     "top_eigenpairs",
+    "trace",
     "write_report",
 ]
 

@@ -8,11 +8,12 @@ A point is written into tensors that are made once, theta = centre + a axis0 + b
 takes one functional call of the model over all of the data. Nothing here waits for the device but whoever reads the
 sums. Memory: one theta (two with channels_last), the data, and one forward pass; nothing grows with the points.
 
-Legend: P parameters, D axes, K points of a block, N examples.
+Legend: P parameters, D axes, K points of a block, N examples, E examples whose losses are kept.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 import time
@@ -24,21 +25,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.batches import Layout as Layout
 from landscape.batches import count, cut, has_images, laid_out, may_cut, pieces
-from landscape.objective import NUM_SUMS, Batch, Objective, float32_products, sums_of, to_device
+from landscape.objective import Batch, Objective, float32_products, sums_of, to_device
 from landscape.results import Record
 
+Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
 Precision = Literal["fp32", "tf32", "bf16"]
 BatchNorm = Literal["frozen", "recalibrated", "train"]
 
 CALIBRATION_EXAMPLES = 2048
-COMPILED_TOLERANCE = 1e-5  # relative, of the loss of a micro-batch
+COMPILED_TOLERANCE = {"fp32": 1e-6, "tf32": 1e-3, "bf16": 1e-2}  # relative, of the loss of a micro-batch
 _USUAL = {"cpu": 64, "cuda": 1024}  # micro-batches that stay in a CPU's cache, and fill a GPU
 _TRIED = {"cpu": (64, 128, 32, 256), "cuda": (1024, 256, 4096)}
 _WORTH_IT = 1.1  # a choice by timing leaves the usual one only for a gain that is no noise
-_COMPILE_SECONDS = 600.0  # what a surface must take before compiling, of about a minute, is tried
+_COMPILE_SECONDS = 300.0  # what a surface must take before compiling, of half a minute, is tried
+_COMPILE_FLOPS = {"cpu": 5e13, "cuda": 5e15}  # about that, without a clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,10 @@ class Engine:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluator:
-    """An objective, made ready for one engine. `batches` is empty where the data is read anew on each pass."""
+    """An objective, made ready for one engine. `batches` is empty where the data is read anew on each pass.
+
+    `examples` are the places, ascending, of those whose losses are kept one by one.
+    """
 
     objective: Objective
     engine: Engine
@@ -90,28 +97,46 @@ class Evaluator:
     params: dict[str, Tensor]  # views of theta, or copies in another layout
     batches: list[Batch]
     calibration: list[Batch]
-    forward: Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor] = field(repr=False)
+    forward: Forward = field(repr=False)
+    examples: Sequence[int] = ()
 
     def sums(self, centre: Tensor, axes: Tensor, points: Sequence[Sequence[float]]) -> Tensor:
-        """Sums (K, 8) in float64, still on the device, at centre + sum_d points[k][d] axes[d]."""
-        total = torch.zeros(len(points), NUM_SUMS, dtype=torch.float64, device=centre.device)
+        """Rows (K, num_sums + E) in float64, still on the device, at centre + sum_d points[k][d] axes[d].
+
+        A row is the objective's sums, then the losses of `examples`.
+        """
+        width = self.objective.num_sums + len(self.examples)
+        total = torch.zeros(len(points), width, dtype=torch.float64, device=centre.device)
         with torch.no_grad(), self.objective.undisturbed(), _precision(self.engine.precision, centre.device):
             if self.batches:
                 for row, point in zip(total, points, strict=True):
                     self._write(centre, axes, point)
-                    buffers = self._buffers()
+                    buffers, first = self._buffers(), 0
                     for batch in self.batches:
-                        row += self._forward(buffers, batch)
+                        first += self._add(row, buffers, batch, first)
                 return total
             buffers_of = []
             for point in points if self.engine.batch_norm == "recalibrated" else []:
                 self._write(centre, axes, point)
                 buffers_of.append(self._buffers())
+            first = size = 0
             for batch in _prepared(self.objective, self.engine):  # read once for all points of the block
                 for k, point in enumerate(points):
                     self._write(centre, axes, point)
-                    total[k] += self._forward(buffers_of[k] if buffers_of else self._buffers(), batch)
+                    size = self._add(total[k], buffers_of[k] if buffers_of else self._buffers(), batch, first)
+                first += size
         return total
+
+    def _add(self, row: Tensor, buffers: dict[str, Tensor], batch: Batch, first: int) -> int:
+        """Add a batch, whose first example is the data's `first`, to a row; how many losses it has."""
+        with _norms(self.objective.model, train=self.engine.batch_norm == "train"):
+            sums, losses = self.forward(self.params, buffers, batch)
+        row[: len(sums)] += sums
+        low, high = (bisect.bisect_left(self.examples, place) for place in (first, first + len(losses)))
+        if low < high:
+            kept = losses[[place - first for place in self.examples[low:high]]]
+            row[len(sums) + low : len(sums) + high] = kept
+        return len(losses)
 
     def _write(self, centre: Tensor, axes: Tensor, point: Sequence[float]) -> None:
         torch.add(centre, axes[0], alpha=point[0], out=self.theta)
@@ -121,10 +146,6 @@ class Evaluator:
             for name, view in self.objective.named(self.theta).items():
                 self.params[name].copy_(view)
 
-    def _forward(self, buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-        with _norms(self.objective.model, train=self.engine.batch_norm == "train"):
-            return self.forward(self.params, buffers, batch)
-
     def _buffers(self) -> dict[str, Tensor]:
         """Copies of the model's buffers, which a pass may write; recalibrated for the parameters as they are now."""
         buffers = {name: buffer.clone() for name, buffer in self.objective.model.named_buffers()}
@@ -133,13 +154,16 @@ class Evaluator:
                 for statistic, start in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
                     buffers[f"{name}.{statistic}" if name else statistic].fill_(start)
             with _norms(self.objective.model, train=True, cumulative=True):
+                forward = _eager(self.objective)
                 for batch in self.calibration:
-                    _call(self.objective, self.params, buffers, batch)
+                    forward(self.params, buffers, batch)
         return buffers
 
 
-def prepare(objective: Objective, engine: Engine) -> Evaluator:
+def prepare(objective: Objective, engine: Engine, examples: Sequence[int] = ()) -> Evaluator:
     """An objective made ready for an engine: data and parameters in its layout, the forward pass compiled or not.
+
+    The losses of `examples`, places in the data, ascending, are kept one by one.
 
     Raises:
         ValueError: If the engine does not suit the objective: tf32 without a GPU, recalibration without BatchNorm.
@@ -165,6 +189,7 @@ def prepare(objective: Objective, engine: Engine) -> Evaluator:
         batches=list(_prepared(objective, engine)) if resident else [],
         calibration=_calibration(objective, engine),
         forward=_compiled(objective, engine) if engine.compiled else _eager(objective),
+        examples=examples,
     )
 
 
@@ -175,6 +200,20 @@ def usual(objective: Objective, engine: Engine) -> Engine:
     size = _USUAL.get(objective.theta.device.type, 64)
     images = has_images(objective, _sample(objective, size))
     return replace(engine, micro_batch=size, layout="channels_last" if images else "contiguous")
+
+
+def compiled_for(objective: Objective, engine: Engine, *, num_points: int) -> Engine:
+    """`engine` with the forward pass compiled, where so many points take so much arithmetic that it repays.
+
+    By a count of operations, not by a clock, so always the same on one machine. Where compiling fails, or the compiled
+    pass does not agree with the plain one, the engine stays as it is.
+    """
+    least = _COMPILE_FLOPS.get(objective.theta.device.type, math.inf)
+    if not engine.micro_batch or engine.compiled:
+        return engine
+    if num_points * objective.num_examples * _flops(objective) < least:
+        return engine
+    return _try_compiling(objective, engine)[0]
 
 
 def choose(objective: Objective, engine: Engine, *, num_points: int) -> tuple[Engine, Record]:
@@ -206,7 +245,7 @@ def choose(objective: Objective, engine: Engine, *, num_points: int) -> tuple[En
         if seconds * _WORTH_IT < best_seconds:
             best, best_seconds = candidate, seconds
     if best_seconds * objective.num_examples * num_points > _COMPILE_SECONDS:
-        best, compiling = _try_compiling(objective, best, best_seconds)
+        best, compiling = _try_compiling(objective, best, than=best_seconds)
         return best, {"seconds_per_example": timed, "compile": compiling}
     return best, {"seconds_per_example": timed}
 
@@ -290,22 +329,25 @@ def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
     return found
 
 
-def _call(objective: Objective, params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-    named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
-    return sums_of(functional_call(objective.batch_terms, named, (batch,)))
+def _eager(objective: Objective) -> Forward:
+    """From parameters, buffers and a batch to the sums of the batch, and its losses."""
+    terms = objective.batch_terms  # made here, for a compiler cannot look into how it is made
+
+    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
+        found = functional_call(terms, named, (batch,))
+        return sums_of(found), found.loss
+
+    return forward
 
 
-def _eager(objective: Objective) -> Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]:
-    return lambda params, buffers, batch: _call(objective, params, buffers, batch)
-
-
-def _compiled(objective: Objective, engine: Engine) -> Callable[[dict[str, Tensor], dict[str, Tensor], Batch], Tensor]:
+def _compiled(objective: Objective, engine: Engine) -> Forward:
     plain = _eager(objective)
     compiled = torch.compile(plain, dynamic=False)
 
-    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         whole = count(batch) == engine.micro_batch  # a short last one would be compiled for itself
-        found: Tensor = (compiled if whole else plain)(params, buffers, batch)
+        found: tuple[Tensor, Tensor] = (compiled if whole else plain)(params, buffers, batch)
         return found
 
     return forward
@@ -322,15 +364,24 @@ def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, T
     params = {name: _in_layout(view, engine.layout) for name, view in objective.named(objective.theta).items()}
     buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
     with torch.no_grad(), objective.undisturbed(), _precision(engine.precision, objective.theta.device):
-        forward(params, buffers, batch).tolist()
+        forward(params, buffers, batch)[0].tolist()
         started = time.perf_counter()
-        found = forward(params, buffers, batch)
+        found, _ = forward(params, buffers, batch)
         found.tolist()  # waits for the device
         return (time.perf_counter() - started) / max(count(batch), 1), found
 
 
-def _try_compiling(objective: Objective, engine: Engine, seconds: float) -> tuple[Engine, Record]:
-    """The compiled engine, where it can be had, is faster, and agrees with the plain one on a micro-batch."""
+def _flops(objective: Objective) -> float:
+    """Arithmetic of the forward pass for an example: counted, so the same on every machine."""
+    batch, forward = _sample(objective, 2), _eager(objective)
+    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+    with torch.no_grad(), objective.undisturbed(), FlopCounterMode(display=False) as counter:
+        forward(objective.named(objective.theta), buffers, batch)
+    return float(counter.get_total_flops() / max(count(batch), 1))
+
+
+def _try_compiling(objective: Objective, engine: Engine, *, than: float = math.inf) -> tuple[Engine, Record]:
+    """The compiled engine, where it can be had, agrees with the plain one on a micro-batch, and is faster than that."""
     batch, compiled = _sample(objective, engine.micro_batch), replace(engine, compiled=True)
     if count(batch) < engine.micro_batch:
         return engine, {"used": False, "reason": "the data is smaller than a micro-batch"}
@@ -340,5 +391,5 @@ def _try_compiling(objective: Objective, engine: Engine, seconds: float) -> tupl
     except Exception as error:  # whatever a compiler may raise, the plain pass is there
         return engine, {"used": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     difference = float((found[0] - expected[0]).abs() / expected[0].abs())
-    used = difference <= COMPILED_TOLERANCE and compiled_seconds * _WORTH_IT < seconds
+    used = difference <= COMPILED_TOLERANCE[engine.precision] and compiled_seconds * _WORTH_IT < than
     return (compiled if used else engine), {"used": used, "difference": difference}

@@ -7,7 +7,6 @@ has no such numbers, beside the status that says which.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from landscape.results import Eigenpairs, Json, Result, Surface
+from landscape.results import Density, Json, Record, Result, Surface, taken_apart
 
 if TYPE_CHECKING:
     import xarray
@@ -57,9 +57,8 @@ def to_xarray(result: Surface) -> xarray.Dataset:
     """
     import xarray
 
-    names = ("loss", "standard_error", "accuracy", "status")
     return xarray.Dataset(
-        {name: (("x", "y"), getattr(result, name)) for name in names},
+        {name: (("x", "y"), array) for name, array in _on_grid(result).items()},
         coords={"x": result.x, "y": result.y},
         attrs={name: json.dumps(getattr(result, name)) for name in ("checkpoint", "settings", "checks")},
     )
@@ -86,6 +85,7 @@ def export_picture(results: Sequence[Result], stem: Path, *, kind: str, relief: 
     return {stem.with_suffix(f".{kind}"): file.getvalue()}
 
 
+Arrays = dict[str, npt.NDArray[np.generic]]
 PICTURES = ("png", "svg", "pdf")
 TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
     "csv": export_csv,
@@ -109,12 +109,14 @@ def _csv(result: Result) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     if isinstance(result, Surface):
-        names = ("loss", "standard_error", "accuracy", "status")
-        writer.writerow(("x", "y", *names))
+        arrays = _on_grid(result)
+        writer.writerow(("x", "y", *arrays))
         for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
-            writer.writerow([float(x), float(y), *(getattr(result, name)[i, j].item() for name in names)])
+            writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
         return file.getvalue()
-    columns = {name: array for name, array in _arrays(result).items() if array.ndim == 1}
+    columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
+    if isinstance(result, Density):
+        columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
         columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
     writer.writerow(columns)
@@ -130,8 +132,8 @@ def _vtk(surface: Surface) -> bytes:
     for axis, values in (("X", surface.x), ("Y", surface.y), ("Z", np.zeros(1))):
         parts += [f"{axis}_COORDINATES {len(values)} double\n".encode(), values.astype(">f8").tobytes(), b"\n"]
     parts.append(f"POINT_DATA {surface.loss.size}\n".encode())
-    for name in ("loss", "standard_error", "accuracy", "status"):
-        values = getattr(surface, name).astype(">f8")
+    for name, array in _on_grid(surface).items():
+        values = array.astype(">f8")
         parts += [f"SCALARS {name} double 1\nLOOKUP_TABLE default\n".encode(), values.tobytes(order="F"), b"\n"]
     return b"".join(parts)
 
@@ -147,16 +149,19 @@ def _document(result: Result) -> Json:
     return {"type": type(result).__name__, **plain, **arrays}
 
 
-def _arrays(result: Result) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
-    if isinstance(result, Eigenpairs):
-        found.pop("vectors")  # as long as the model; the results file has them
-    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+def _on_grid(surface: Surface) -> Arrays:
+    """The arrays that have a number for each point, metrics among them."""
+    return {name: array for name, array in taken_apart(surface)[0].items() if array.shape == surface.loss.shape}
 
 
-def _plain(result: Result) -> dict[str, Json]:
-    found = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
-    return {name: value for name, value in found.items() if name != "vectors" and not isinstance(value, np.ndarray)}
+def _arrays(result: Result) -> Arrays:
+    arrays = taken_apart(result)[0]
+    arrays.pop("vectors", None)  # as long as the model; the results file has them
+    return arrays
+
+
+def _plain(result: Result) -> Record:
+    return {name: value for name, value in taken_apart(result)[1].items() if name != "vectors"}
 
 
 def _listed(value: Json) -> Json:

@@ -40,7 +40,8 @@ class Terms:
     """What one batch contributes to the mean.
 
     `loss` and `denominator` are (B,), or (1,) with `per_example` False where only the batch's sum is known.
-    `correct` of `targets` class predictions were right; both None where the task has no classes.
+    `correct` of `targets` class predictions were right; both None where the task has no classes. `metrics` (M, B) are
+    the caller's own, in float64.
     """
 
     loss: Tensor
@@ -49,6 +50,7 @@ class Terms:
     num_examples: int
     correct: Tensor | None = None
     targets: Tensor | None = None
+    metrics: Tensor | None = None
 
 
 def known(loss: LossFunction) -> nn.Module | None:
@@ -56,6 +58,12 @@ def known(loss: LossFunction) -> nn.Module | None:
     if loss in _FUNCTIONS:
         return _FUNCTIONS[loss]()
     return loss if type(loss) in _CLASSES + _ELEMENTWISE else None  # type: ignore[return-value]
+
+
+def unreduced(loss: LossFunction) -> LossFunction:
+    """`loss` for `terms`, which then need not make a copy of it for each batch; an unknown one as it is."""
+    module = known(loss)
+    return loss if module is None else with_reduction(module, "none")
 
 
 def terms(loss: LossFunction, output: Tensor, target: Tensor, *, reduction: Reduction | None) -> Terms:
@@ -150,6 +158,8 @@ def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
 
 def with_reduction(loss: nn.Module, reduction: Literal["none", "sum"]) -> nn.Module:
     """One of torch's losses, with another reduction."""
+    if loss.reduction == reduction:
+        return loss
     other = copy.copy(loss)
     other.__dict__ = {**loss.__dict__, "reduction": reduction}
     return other

@@ -14,7 +14,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,11 +24,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.losses import LossFunction, Reduction, Terms, check_reduction, check_stated_reduction, known, terms
+from landscape.losses import (
+    LossFunction,
+    Reduction,
+    Terms,
+    check_reduction,
+    check_stated_reduction,
+    known,
+    terms,
+    unreduced,
+)
 from landscape.results import Array, Record
 
 Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
+Metric = Callable[[Tensor, Tensor], Tensor]  # of (output, target) for each example of a batch: (B,)
 
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
@@ -57,7 +67,8 @@ class Objective:
 
     `batches` yields (input, target) pairs, the same ones in each pass; `loss(output, target)` is any of torch's
     losses, or a callable whose `reduction` ("mean" or "sum" over the batch) is given, and is then verified.
-    For other shapes of model and batch see `from_sums`.
+    `metrics` are measured along with the loss on surfaces and lines: each a callable of (output, target) with one value
+    for each example, whose mean is taken. For other shapes of model and batch see `from_sums`.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -73,11 +84,15 @@ class Objective:
     batches: Iterable[Batch]
     _: KW_ONLY
     reduction: Reduction | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     sums: Sums | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.batches, Iterator):
             raise TypeError("batches can be read only once (an iterator); give a list or a loader")
+        unfit = [name for name in self.metrics if not name.isidentifier()]
+        if unfit:
+            raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
@@ -118,15 +133,29 @@ class Objective:
 
     @torch.no_grad()
     def evaluation_sums(self, theta: Tensor, *, seed: int = _SEED) -> Tensor:
-        """The sums (8,) in float64 behind `evaluate`, still on the device, so that many points share one sync.
+        """The sums (num_sums,) in float64 behind `evaluate`, still on the device, so that many points share one sync.
 
         `seed` decides what the model may draw at random; nothing, in a model that can be measured.
         """
-        total = torch.zeros(NUM_SUMS, dtype=torch.float64, device=theta.device)
+        total = torch.zeros(self.num_sums, dtype=torch.float64, device=theta.device)
         for index, batch in enumerate(self.read()):
             with self.undisturbed(seed + index):
                 total += sums_of(self.terms(theta, batch))
         return total
+
+    @property
+    def num_sums(self) -> int:
+        """How many sums a pass makes: those of `summarise`, and for each metric its sum and the sum of its squares."""
+        return NUM_SUMS + 2 * len(self.metrics)
+
+    @torch.no_grad()
+    def example_denominators(self) -> Tensor:
+        """What each example (N,) adds to the denominator of the mean, in float64. One pass over the data."""
+        found = []
+        for batch in self.read():
+            with self.undisturbed():
+                found.append(self.terms(self.theta, batch).denominator.double())
+        return torch.cat(found)
 
     def read(self) -> Iterator[Batch]:
         """The batches of one pass, the same ones in each: a loader draws its order from a fixed random state."""
@@ -350,7 +379,7 @@ class Objective:
         """A module from a batch to its terms, whose child `model` is the model."""
         if self.sums is not None:
             return _SumsOfBatch(self.model, self.sums)
-        call = _TermsOfBatch(self.model, self._loss, self.reduction)
+        call = _TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
         with self.undisturbed(), torch.no_grad():
             state = [buffer.clone() for buffer in self.model.buffers()]
             inputs, target = to_device(next(self.read()), self.theta.device)
@@ -361,17 +390,33 @@ class Objective:
 
 
 class _TermsOfBatch(nn.Module):
-    def __init__(self, model: nn.Module, loss: LossFunction, reduction: Reduction | None) -> None:
+    def __init__(
+        self, model: nn.Module, loss: LossFunction, reduction: Reduction | None, metrics: Mapping[str, Metric]
+    ) -> None:
         super().__init__()
-        self.model, self.reduction = model, reduction
-        self.loss = [loss]  # in a list: a loss with class weights is no child, its buffers are not the model's
+        self.model, self.reduction, self.metrics = model, reduction, metrics
+        self.loss = [
+            unreduced(loss)
+        ]  # in a list: a loss with class weights is no child, its buffers are not the model's
 
     def forward(self, batch: Batch) -> Terms:
         inputs, target = batch
         output = self.model(inputs)
         if output.dtype in (torch.bfloat16, torch.float16):  # under autocast; a loss of 8 bits would be none
             output = output.float()
-        return terms(self.loss[0], output, target, reduction=self.reduction)
+        found = terms(self.loss[0], output, target, reduction=self.reduction)
+        if not self.metrics:
+            return found
+        return replace(
+            found, metrics=torch.stack([self._metric(name, output.detach(), target) for name in self.metrics])
+        )
+
+    def _metric(self, name: str, output: Tensor, target: Tensor) -> Tensor:
+        values = self.metrics[name](output, target)
+        if not isinstance(values, Tensor) or values.shape != (len(target),):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"metric {name} must return one value for each of the {len(target)} examples, got {got}")
+        return values.double()
 
 
 class _SumsOfBatch(nn.Module):
@@ -401,12 +446,12 @@ def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
 
 
 def summarise(sums: Array) -> tuple[Array, Array, Array]:
-    """Mean loss, its standard error, and accuracy from sums (..., 8).
+    """Mean loss, its standard error, and accuracy from sums (..., 8 or more).
 
     The mean is a ratio of sums over examples, so its standard error is the linearised one (Cochran 1977,
     Sampling Techniques, eq. 6.4): the spread of loss_i - mean * denominator_i.
     """
-    loss, denominator, loss2, cross, denominator2, count, correct, targets = np.moveaxis(sums, -1, 0)
+    loss, denominator, loss2, cross, denominator2, count, correct, targets = np.moveaxis(sums[..., :NUM_SUMS], -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mean = loss / denominator
         spread = np.maximum(loss2 - 2 * mean * cross + mean**2 * denominator2, 0.0)
@@ -414,15 +459,30 @@ def summarise(sums: Array) -> tuple[Array, Array, Array]:
         return mean, standard_error, correct / targets
 
 
+def metric_means(sums: Array) -> list[tuple[Array, Array]]:
+    """The mean of each metric and its standard error, from sums (..., num_sums)."""
+    count = sums[..., 5]
+    found = []
+    for at in range(NUM_SUMS, sums.shape[-1], 2):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            mean = sums[..., at] / count
+            variance = np.maximum(sums[..., at + 1] / count - mean**2, 0.0)
+            found.append((mean, np.sqrt(variance / (count - 1))))
+    return found
+
+
 def sums_of(found: Terms) -> Tensor:
-    """The sums (8,) in float64 of one batch."""
+    """The sums (num_sums,) in float64 of one batch."""
     loss, denominator = found.loss.double(), found.denominator.double()
     nan = loss.new_tensor(float("nan"))
     spread = [loss @ loss, loss @ denominator, denominator @ denominator] if found.per_example else [nan, nan, nan]
     count = loss.new_tensor(float(found.num_examples))
     correct = nan if found.correct is None else found.correct.double()
     targets = nan if found.targets is None else found.targets.double()
-    return torch.stack([loss.sum(), denominator.sum(), *spread, count, correct, targets])
+    sums = torch.stack([loss.sum(), denominator.sum(), *spread, count, correct, targets])
+    if found.metrics is None:
+        return sums
+    return torch.cat([sums, torch.stack([found.metrics.sum(1), found.metrics.square().sum(1)], 1).reshape(-1)])
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

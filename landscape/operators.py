@@ -198,27 +198,13 @@ def per_layer(
         found = DataSum(objective, DoubleBackward(objective, leaves, names), cutting, memory_bytes)
         found.kept = kept
         whole = _operator("hessian", objective, found, {"engine": "retained", "layer": layer}, loss)
-        blocks[layer] = _block(whole, _entries(objective, names))
+        blocks[layer] = block(whole, _places(objective, names))
     return blocks
 
 
-def _entries(objective: Objective, names: Collection[str]) -> Tensor:
-    """The places (size,) in theta of some parameters."""
-    sizes = [(name in names, shape.numel()) for name, shape in objective.shapes.items()]
-    inside = torch.cat([torch.full((size,), its) for its, size in sizes])
-    return inside.nonzero()[:, 0].to(objective.theta.device)
-
-
-def _block(operator: SymmetricOperator, entries: Tensor) -> SymmetricOperator:
-    """The block of an operator at some of its entries."""
-
-    def matvecs(vectors: Tensor) -> Tensor:
-        assert operator.matvecs is not None
-        wide = vectors.new_zeros(len(vectors), operator.size)
-        wide[:, entries] = vectors
-        return operator.matvecs(wide)[:, entries]
-
-    return replace(operator, matvec=lambda v: matvecs(v[None])[0], matvecs=matvecs, size=len(entries))
+def _places(objective: Objective, names: Collection[str]) -> Tensor:
+    """Which entries (P,) of theta belong to some parameters."""
+    return torch.cat([torch.full((shape.numel(),), name in names) for name, shape in objective.shapes.items()])
 
 
 def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
@@ -233,4 +219,26 @@ def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
         matvec=lambda v: mask * operator.matvec(mask * v),
         matvecs=None if many is None else lambda vectors: mask * many(mask * vectors),
         settings={**operator.settings, "num_kept": int(keep.sum())},
+    )
+
+
+def block(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
+    """The block of an operator on the entries where `keep` (size,) is true, as a matrix of that size alone.
+
+    Its trace, density and eigenvalues are the block's; a product costs one of the whole.
+    """
+    places = keep.nonzero().squeeze(1).to(operator.device)
+
+    def spread(vectors: Tensor) -> Tensor:
+        whole = vectors.new_zeros(*vectors.shape[:-1], operator.size)
+        whole[..., places] = vectors
+        return whole
+
+    many = operator.matvecs
+    return replace(
+        operator,
+        matvec=lambda v: operator.matvec(spread(v))[places],
+        matvecs=None if many is None else lambda vectors: many(spread(vectors))[:, places],
+        size=len(places),
+        settings={**operator.settings, "num_kept": len(places)},
     )

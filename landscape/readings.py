@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def barrier(line: Line) -> float | None:
         return None
     start, end = centre(line).loss, ends[0]["loss_on_plane"]
     assert isinstance(end, int | float)
-    inside = (line.x >= 0) & (line.x <= 1)
+    inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
     rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
 
@@ -88,6 +88,15 @@ def num_examples(result: Result) -> int:
     return count if isinstance(count, int) and count > 0 else 0
 
 
+def bulk_quantile(density: Density, share: float) -> float:
+    """The value below which that share of the bulk's mass lies, over all probes; NaN without a bulk."""
+    order = np.argsort(density.nodes, axis=None)
+    nodes, weights = density.nodes.ravel()[order], density.weights.ravel()[order]
+    if not nodes.size or not weights.sum() > 0:
+        return math.nan
+    return float(nodes[np.searchsorted(np.cumsum(weights), share * weights.sum())])
+
+
 def edge_median(surface: Surface) -> float:
     """The median of the finite losses on the outermost cells."""
     edge = np.ones(surface.loss.shape, dtype=bool)
@@ -103,18 +112,21 @@ def ring_rise(surface: Surface, fraction: float) -> float:
     Between two rings of the grid their means are interpolated linearly.
     """
     cell = centre_cell(surface)
+    return math.nan if cell is None else float(ring_mean(surface, surface.loss, fraction) - surface.loss[cell])
+
+
+def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
+    """The mean of `values` (S, S, ...) on that ring; NaN where the grid has none."""
     half = len(surface.x) // 2
-    if cell != (half, half) or half < 1 or surface.loss.shape != (2 * half + 1, 2 * half + 1):
-        return math.nan
+    low, high = math.floor(fraction * half), math.ceil(fraction * half)
+    whole = centre_cell(surface) == (half, half) and surface.loss.shape == (2 * half + 1, 2 * half + 1)
+    if low < 1 or not whole:  # between the centre and the first ring nothing is known
+        return np.full(values.shape[2:], np.nan)
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)
-    low, high = math.floor(fraction * half), math.ceil(fraction * half)
-    if low < 1:  # between the centre and the first ring nothing is known
-        return math.nan
-    below, above = (float(surface.loss[ring == distance].mean()) for distance in (low, high))
+    below, above = (values[ring == distance].mean(axis=0) for distance in (low, high))
     share = fraction * half - low
-    mean = below if low == high else (1 - share) * below + share * above
-    return mean - float(surface.loss[cell])
+    return np.asarray(below if low == high else (1 - share) * below + share * above)
 
 
 def rise_distance(surface: Surface, rise: float) -> float:

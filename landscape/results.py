@@ -8,7 +8,8 @@ A file is an .npz without pickles: member `header` (JSON: format, plan, and type
 checks and plain values of each result), member `run` (JSON: seconds, host, memory, command; the only
 member that may differ between equal runs), and arrays named `0.loss`, `0.x`, `1.values`, ...
 
-Legend: S grid steps, K eigenpairs, P parameters, E epochs, T checkpoints of a trajectory.
+Legend: S grid steps, E examples whose losses are kept, K eigenpairs, P parameters, T checkpoints of a trajectory,
+G grid of a density, V probes, M steps of each.
 """
 
 from __future__ import annotations
@@ -44,6 +45,26 @@ class ResultsError(ValueError):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Metric:
+    """The mean of a caller's own metric over the examples, and its standard error, at each point of a grid."""
+
+    mean: Array  # (S, S), of a line (S,)
+    standard_error: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExampleLosses:
+    """The losses of some examples at each point of a grid, to compare checkpoints example by example.
+
+    `denominator` is what each adds to the denominator of the mean (1 where the mean is over examples). Which examples
+    these are is `settings["paired_hash"]`, equal for equal examples of equal data.
+    """
+
+    loss: npt.NDArray[np.floating]  # (S, S, E), of a line (S, E)
+    denominator: Array  # (E,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Line:
     """Mean loss along a line: `loss[i]` is at centre + x[i] axis. The other columns are those of `Surface`."""
 
@@ -52,6 +73,8 @@ class Line:
     standard_error: Array  # (S,)
     accuracy: Array  # (S,)
     status: npt.NDArray[np.uint8]  # (S,)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    examples: ExampleLosses | None = None
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
@@ -87,8 +110,8 @@ class Surface:
     """Mean loss on a plane: `loss[i, j]` is at centre + x[i] axis0 + y[j] axis1.
 
     `standard_error` is that of the mean over the examples, `accuracy` a fraction (NaN where the task has none).
-    `status` says for each cell: 0 missing, 1 ok, 2 nan, 3 +inf, 4 -inf, 5 failed. `trajectory` is that of a run, seen
-    from this plane, where one was asked for.
+    `status` says for each cell: 0 missing, 1 ok, 2 nan, 3 +inf, 4 -inf, 5 failed. Where they were asked for: `metrics`
+    by name, the losses of some `examples`, and the `trajectory` of a run, seen from this plane.
     """
 
     x: Array  # (S,)
@@ -97,6 +120,8 @@ class Surface:
     standard_error: Array  # (S, S)
     accuracy: Array  # (S, S)
     status: npt.NDArray[np.uint8]  # (S, S)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    examples: ExampleLosses | None = None
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
@@ -114,7 +139,8 @@ class Eigenpairs:
 
     An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
     tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
-    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec).
+    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec). With settings["which"]
+    "smallest" they are the smallest ones, still descending; with "both" settings["k"] at each end.
     """
 
     values: Array  # (K,)
@@ -123,6 +149,91 @@ class Eigenpairs:
     converged: npt.NDArray[np.bool_]  # (K,)
     complete: bool
     num_matvecs: int
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+    def ratio(self, place: int = 5) -> float:
+        """lambda_1 / lambda_place (from 1); NaN where fewer of the largest are known."""
+        which, k = self.settings.get("which"), self.settings.get("k")
+        known = k if which == "both" and isinstance(k, int) else len(self.values)
+        if which == "smallest" or not 1 <= place <= known:
+            return float("nan")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(self.values[0] / self.values[place - 1])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurvatureTrace:
+    """The K largest eigenvalues of the Hessian at T checkpoints of a run; the columns are those of `Eigenpairs`.
+
+    `overlap` is the share of the space of the K eigenvectors that lies in that of the checkpoint before (NaN at the
+    first). `along_gradient` and `along_sam` are v'Hv for the unit vectors along the gradient and along SAM's step.
+    `stability_limit` is the largest curvature at which full-batch descent with `learning_rate` is stable, in theory;
+    NaN where the run's method is not SGD.
+    """
+
+    epoch: npt.NDArray[np.int64]  # (T,)
+    values: Array  # (T, K)
+    residuals: Array  # (T, K)
+    converged: npt.NDArray[np.bool_]  # (T, K)
+    complete: npt.NDArray[np.bool_]  # (T,)
+    num_matvecs: npt.NDArray[np.int64]  # (T,)
+    loss: Array  # (T,)
+    overlap: Array  # (T,)
+    along_gradient: Array  # (T,)
+    along_sam: Array  # (T,)
+    learning_rate: Array  # (T,)
+    stability_limit: Array  # (T,)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Density:
+    """The density of an operator's eigenvalues: K sticks of mass 1/size each, and a bulk that has the other mass.
+
+    `mean` is the bulk's density on `grid`, smoothed by Gaussians of standard deviation `kernel_width` and averaged over
+    V probes; low..high is a Student-t interval for that average (its confidence is in settings), NaN with fewer than 4
+    probes, which `note` then says. It does not hold the errors of quadrature and smoothing. `nodes` and `weights` are
+    those of each probe's quadrature, the weights of a probe with the sum 1. A stick is an eigenvalue that was
+    found by itself, to within its residual. `num_matvecs` are the products of the probes.
+    """
+
+    grid: Array  # (G,)
+    mean: Array  # (G,)
+    low: Array  # (G,)
+    high: Array  # (G,)
+    nodes: Array  # (V, M)
+    weights: Array  # (V, M)
+    sticks: Array  # (K,)
+    stick_residuals: Array  # (K,)
+    size: int
+    kernel_width: float
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Estimate:
+    """One number about an operator (its trace, its Frobenius norm, ...) from random probes.
+
+    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. `num_matvecs` are the
+    products that it took.
+    """
+
+    quantity: str
+    value: float
+    standard_error: float
+    num_samples: int
+    num_matvecs: int
+    note: str = ""
     loss: float = float("nan")
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
@@ -166,11 +277,15 @@ class CongruenceTrace:
     checks: Record = field(default_factory=dict)
 
 
-Result = Surface | Line | Eigenpairs | Congruence | CongruenceTrace
+Part = Metric | ExampleLosses | Trajectory  # of a surface or line
+Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
     "Eigenpairs": Eigenpairs,
+    "CurvatureTrace": CurvatureTrace,
+    "Density": Density,
+    "Estimate": Estimate,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
 }
@@ -202,7 +317,8 @@ def problem_of(result: Result) -> str:
             return (
                 f"{label}: the loss at the centre differs from the checkpoint's by {result.checks['centre_error']:.1g}"
             )
-        if result.num_nonfinite > 0.1 * result.loss.size:
+        allowed = result.settings.get("max_nonfinite", 0.1)
+        if result.num_nonfinite > (allowed if isinstance(allowed, int | float) else 0.1) * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
     if isinstance(result, Eigenpairs):
@@ -211,7 +327,9 @@ def problem_of(result: Result) -> str:
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
-            return f"{label}: an eigenvalue above the last one was seen, and not reached; allow more products"
+            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+    if isinstance(result, CurvatureTrace) and not result.converged.all():
+        return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
@@ -229,7 +347,7 @@ def save(
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     described: list[Json] = []
     for index, result in enumerate(results):
-        found, values = _taken_apart(result)
+        found, values = taken_apart(result)
         arrays |= {f"{index}.{name}": array for name, array in found.items()}
         described.append({"type": type(result).__name__, **values})
     header: Record = {"format": FORMAT, "plan": plan or {}, "results": described}
@@ -290,19 +408,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
-def _taken_apart(value: Result | Trajectory) -> tuple[dict[str, npt.NDArray[np.generic]], Record]:
-    """The arrays of a result, and its other values; those of a trajectory in it are called trajectory.x and so on."""
+def taken_apart(value: Result | Part) -> tuple[dict[str, npt.NDArray[np.generic]], Record]:
+    """The arrays of a result, and its other values; those of a part of it are called trajectory.x and so on."""
     arrays: dict[str, npt.NDArray[np.generic]] = {}
     values: Record = {}
     for item in dataclasses.fields(value):
         part = getattr(value, item.name)
         if isinstance(part, np.ndarray):
             arrays[item.name] = part
-        elif isinstance(part, Trajectory):
-            inner, values[item.name] = _taken_apart(part)
-            arrays |= {f"{item.name}.{name}": array for name, array in inner.items()}
+            continue
+        inner: dict[str, npt.NDArray[np.generic]] = {}
+        if isinstance(part, Part):
+            inner, values[item.name] = taken_apart(part)
+        elif item.name == "metrics":
+            values[item.name] = list(part)
+            for name, metric in part.items():
+                inner |= {f"{name}.{key}": array for key, array in taken_apart(metric)[0].items()}
         else:
             values[item.name] = part
+        arrays |= {f"{item.name}.{name}": array for name, array in inner.items()}
     return arrays, values
 
 
@@ -369,31 +493,54 @@ def _result(path: Path, index: int, values: Record, members: Mapping[str, npt.ND
         kind = _TYPES[str(values.pop("type"))]
         prefix = f"{index}."
         arrays = {name.removeprefix(prefix): array for name, array in members.items() if name.startswith(prefix)}
-        if isinstance(values.get("trajectory"), dict):
-            values["trajectory"] = _trajectory(cast(Record, values["trajectory"]), arrays)  # type: ignore[assignment]
-        result = kind(**values, **arrays)  # type: ignore[arg-type]
+        parts = _parts(values, arrays)
+        result = kind(**{**values, **parts, **arrays})  # type: ignore[arg-type]
         _check_shapes(result)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise ResultsError(f"{path}: result {index} is of an unknown type or lacks a part ({error})") from error
     return result
 
 
-def _trajectory(values: Record, arrays: dict[str, npt.NDArray[np.generic]]) -> Trajectory:
-    """The trajectory of a surface; its arrays are taken out of the surface's."""
-    prefix = "trajectory."
-    own = {name.removeprefix(prefix): arrays.pop(name) for name in [*arrays] if name.startswith(prefix)}
-    found = Trajectory(**values, **own)  # type: ignore[arg-type]
-    if len({array.shape for array in own.values()}) > 1 or found.epoch.ndim != 1:
-        raise ValueError("its trajectory is of a wrong shape")
+def _parts(values: Record, arrays: dict[str, npt.NDArray[np.generic]]) -> dict[str, object]:
+    """Trajectory, metrics and losses of examples; their arrays are taken out of the surface's or line's."""
+
+    def own(prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+        return {name.removeprefix(prefix): arrays.pop(name) for name in [*arrays] if name.startswith(prefix)}
+
+    found: dict[str, object] = {}
+    if isinstance(plain := values.get("trajectory"), dict):
+        found["trajectory"] = Trajectory(**plain, **own("trajectory."))  # type: ignore[arg-type]
+    if isinstance(values.get("examples"), dict):
+        found["examples"] = ExampleLosses(**own("examples."))  # type: ignore[arg-type]
+    if isinstance(names := values.get("metrics"), list):
+        found["metrics"] = {str(name): Metric(**own(f"metrics.{name}.")) for name in names}  # type: ignore[arg-type]
     return found
 
 
+def _check_parts(result: Surface | Line) -> None:
+    """Shapes of what a surface or line may hold besides its own arrays."""
+    shape, trajectory = result.loss.shape, result.trajectory if isinstance(result, Surface) else None
+    if not isinstance(trajectory, Trajectory | None) or not isinstance(result.examples, ExampleLosses | None):
+        raise TypeError("trajectory or examples is not an object")
+    for metric in result.metrics.values():
+        if not metric.mean.shape == metric.standard_error.shape == shape:
+            raise ValueError("a metric is of a wrong shape")
+    if (kept := result.examples) is not None and kept.loss.shape != (*shape, len(kept.denominator)):
+        raise ValueError("the losses of its examples are of a wrong shape")
+    if trajectory is not None:
+        shapes = {array.shape for array in taken_apart(trajectory)[0].values()}
+        if len(shapes) > 1 or trajectory.epoch.ndim != 1:
+            raise ValueError("its trajectory is of a wrong shape")
+
+
 def _check_shapes(result: Result) -> None:
+    if isinstance(result, Surface | Line):
+        _check_parts(result)
     for name in ("checkpoint", "settings", "checks"):
         if not isinstance(getattr(result, name), dict):
             raise TypeError(f"{name} is not an object")
     arrays = {f.name: v for f in dataclasses.fields(result) if isinstance(v := getattr(result, f.name), np.ndarray)}
-    if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+    if any(array.dtype.kind not in "fiub" for array in taken_apart(result)[0].values()):
         raise TypeError("an array does not hold numbers")
     if isinstance(result, Surface):
         expected = {name: (len(result.x), len(result.y)) for name in arrays} | {
@@ -402,10 +549,18 @@ def _check_shapes(result: Result) -> None:
         }
         if not (np.isfinite(result.x).all() and np.isfinite(result.y).all() and result.loss.size):
             raise ValueError("its coordinates are not finite")
-        if not isinstance(result.trajectory, Trajectory | None):
-            raise TypeError("trajectory is not an object")
     elif isinstance(result, Eigenpairs):
         expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
+    elif isinstance(result, CurvatureTrace):
+        count, num_values = len(result.epoch), result.values.shape[-1]
+        wide = dict.fromkeys(("values", "residuals", "converged"), (count, num_values))
+        expected = {**dict.fromkeys(arrays, (count,)), **wide}
+    elif isinstance(result, Density):
+        expected = {
+            **dict.fromkeys(("grid", "mean", "low", "high"), (len(result.grid),)),
+            **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
+            **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
+        }
     else:
         expected = {name: (len(next(iter(arrays.values()))),) for name in arrays}
     wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]

@@ -6,11 +6,15 @@ plain loop over the model; where the grid does not hold the centre, it is evalua
 that lie on a line or plane, each against its own loss: with BatchNorm the two differ, for a point has the weights of
 its place and the running statistics of the centre.
 
-Legend: S steps along an axis, D axes.
+Along with the mean, the losses of at most 1,024 examples may be kept at each point: `landscape.paired` compares
+checkpoints with them example by example, which is far sharper than comparing means with their standard errors.
+
+Legend: S steps along an axis, D axes, E examples whose losses are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 import warnings
@@ -23,11 +27,19 @@ import numpy.typing as npt
 import torch
 
 from landscape.directions import Plane
-from landscape.evaluator import Engine, backed_off, has_running_statistics, prepare, reference_loss, usual
+from landscape.evaluator import (
+    Engine,
+    backed_off,
+    compiled_for,
+    has_running_statistics,
+    prepare,
+    reference_loss,
+    usual,
+)
 from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
-from landscape.objective import NUM_SUMS, Objective, summarise
+from landscape.objective import NUM_SUMS, Objective, metric_means, summarise
 from landscape.plane import Interval
-from landscape.results import MISSING, OK, Array, Line, Record, Surface, status_of
+from landscape.results import MISSING, OK, Array, ExampleLosses, Line, Metric, Record, Surface, status_of
 
 __all__ = [
     "Memory",
@@ -46,10 +58,13 @@ __all__ = [
 # relative, against the plain loop; what a lower precision of the forward pass may lose is larger
 CENTRE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 PRECISION_TOLERANCE = {"tf32": 1e-2, "bf16": 5e-2}
+_STATISTICS = 10.0  # times that, where statistics of batches, whose rounding depends on the layout, enter the loss
+MAX_PAIRED = 1024
+_PAIRING_SEED = 0
 _SECONDS_OF_A_BLOCK = 2.0
 
 
-Sums = Sequence[float]  # the eight of landscape.objective
+Sums = Sequence[float]  # of landscape.objective, and then the losses of the examples that are kept
 
 
 class StatisticsWarning(UserWarning):
@@ -79,6 +94,9 @@ class SurfacePlan:
     checkpoint: Record
     settings: Record
     checks: Record = field(default_factory=dict)
+    metrics: Sequence[str] = ()
+    examples: Sequence[int] = ()  # places in the data, ascending, of those whose losses are kept
+    denominators: Sequence[float] = ()  # theirs
 
 
 def loss_surface(
@@ -89,6 +107,7 @@ def loss_surface(
     extent: float | None = None,
     interval: Interval | None = None,
     engine: Engine | None = None,
+    paired: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Surface:
     """Mean loss, standard error and accuracy at centre + a axis0 + b axis1, on a grid of steps ** 2 points (a, b).
@@ -96,18 +115,20 @@ def loss_surface(
     a and b lie in [-extent, extent], or in `interval`; by default where the plane says: [-1, 1], or around the
     checkpoints that it was made from. `loss[i, j]` is at a = x[i], b = y[j]. A loss that is not finite is stored as it
     is, with a status. Without `engine` the usual one is taken; `landscape.evaluator.choose` finds a faster one by
-    timing. It is stored, and the same one gives the same bits. `progress(done, total)` is called after each block of
-    points. Cost: steps ** 2 forward passes over the data, and one to check the centre; two more for each other
-    checkpoint on the plane.
+    timing. It is stored, and the same one gives the same bits. The objective's metrics are measured too, and the losses
+    of `paired` examples (at most 1,024, the same for equal data) are kept one by one. `progress(done, total)` is called
+    after each block of points. Cost: steps ** 2 forward passes over the data, and one to check the centre; two more for
+    each other checkpoint on the plane.
 
     Raises:
         ValueError: If `plane` is a line, steps not odd and positive (an even grid has no centre; an interval may have
-            any number from 2), extent not finite and positive, interval not ascending, or the engine does not suit.
+            any number from 2), extent not finite and positive, interval not ascending, the engine does not suit, or
+            `paired` is out of range or the loss does not show its examples.
         NotRepeatableError: If the model draws at random in eval mode, or the data changes from pass to pass.
     """
     if len(plane.axes) != 2:
         raise ValueError("loss_surface needs a plane, got a line: loss_line measures it")
-    plan = plan_surface(objective, plane, steps=steps, extent=extent, interval=interval, engine=engine)
+    plan = plan_surface(objective, plane, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired)
     sums, micro_batches = measure(objective, plane, plan, progress=progress)
     return surface_of(plan, sums, micro_batches)
 
@@ -120,6 +141,7 @@ def loss_line(
     extent: float | None = None,
     interval: Interval | None = None,
     engine: Engine | None = None,
+    paired: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Line:
     """Mean loss, standard error and accuracy at centre + a axis, for `steps` values of a; else as `loss_surface`.
@@ -134,7 +156,7 @@ def loss_line(
     """
     if len(line.axes) != 1:
         raise ValueError("loss_line needs a line, got a plane: loss_surface measures it, axis_line takes one axis")
-    plan = plan_surface(objective, line, steps=steps, extent=extent, interval=interval, engine=engine)
+    plan = plan_surface(objective, line, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired)
     sums, micro_batches = measure(objective, line, plan, progress=progress)
     return line_of(plan, sums, micro_batches)
 
@@ -147,6 +169,7 @@ def plan_surface(
     extent: float | None = None,
     interval: Interval | None = None,
     engine: Engine | None = None,
+    paired: int = 0,
 ) -> SurfacePlan:
     """What `loss_surface` or `loss_line` decides before it measures.
 
@@ -155,20 +178,26 @@ def plan_surface(
         NotRepeatableError: If the data changes from pass to pass, or the model draws at random.
     """
     intervals = _intervals(plane, steps, extent, interval)
-    engine = usual(objective, Engine()) if engine is None else engine
+    if engine is None:
+        engine = compiled_for(objective, usual(objective, Engine()), num_points=steps ** len(intervals))
     reach = sorted({-low if low == -high else math.nan for low, high in intervals})
     where: Record = (
         {"extent": reach[0]}
         if len(reach) == 1 and reach[0] > 0
         else {"intervals": [[low, high] for low, high in intervals]}
     )
+    examples = _paired_examples(objective, paired)
+    pairing: Record = {"num_paired": paired, "paired_hash": _hash_of(objective, examples)} if examples else {}
     plan = SurfacePlan(
         steps=steps,
         intervals=intervals,
         engine=engine,
         reference_loss=reference_loss(objective, engine),
         checkpoint={"hash": objective.theta_hash},
-        settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where},
+        settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where, **pairing},
+        metrics=list(objective.metrics),
+        examples=examples,
+        denominators=objective.example_denominators()[examples].tolist() if examples else [],
     )
     return replace(plan, checks=_apart(objective, plane, plan))
 
@@ -194,7 +223,8 @@ def measure(
     points = coarse_to_fine(plan.steps, num_axes) if points is None else points
     found = dict(memory.known()) if memory is not None else {}
     waiting = [point for point in points if point not in found]
-    evaluator, axes = prepare(objective, plan.engine), coordinates(plan.steps, plan.intervals)
+    evaluator = prepare(objective, plan.engine, plan.examples)
+    axes = coordinates(plan.steps, plan.intervals)
     micro_batches, middle = [plan.engine.micro_batch], centre_point(plan.steps, plan.intervals)
     size = 1 if evaluator.batches else plan.steps
     while waiting:
@@ -206,7 +236,7 @@ def measure(
             rows = evaluator.sums(plane.centre, plane.axes, places).tolist()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            evaluator = prepare(objective, backed_off(objective, evaluator.engine))
+            evaluator = prepare(objective, backed_off(objective, evaluator.engine), plan.examples)
             micro_batches.append(evaluator.engine.micro_batch)
             continue
         new = dict(zip(block, rows, strict=True))
@@ -227,34 +257,17 @@ def measure(
 def surface_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence[int] = ()) -> Surface:
     """The surface of a plan from the sums of its points; a point without any is missing."""
     x, y = coordinates(plan.steps, plan.intervals)
-    loss, standard_error, accuracy, status = _arrays(plan, sums)
-    return Surface(
-        x=x,
-        y=y,
-        loss=loss,
-        standard_error=standard_error,
-        accuracy=accuracy,
-        status=status,
-        checkpoint=plan.checkpoint,
-        settings=plan.settings,
-        checks=_checks(plan, loss, status, micro_batches),
-    )
+    arrays = _arrays(plan, sums)
+    checks = _checks(plan, arrays.loss, arrays.status, micro_batches)
+    return Surface(x=x, y=y, **vars(arrays), checkpoint=plan.checkpoint, settings=plan.settings, checks=checks)
 
 
 def line_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence[int] = ()) -> Line:
     """The line of a plan of one axis, as `surface_of`."""
     (x,) = coordinates(plan.steps, plan.intervals)
-    loss, standard_error, accuracy, status = _arrays(plan, sums)
-    return Line(
-        x=x,
-        loss=loss,
-        standard_error=standard_error,
-        accuracy=accuracy,
-        status=status,
-        checkpoint=plan.checkpoint,
-        settings=plan.settings,
-        checks=_checks(plan, loss, status, micro_batches),
-    )
+    arrays = _arrays(plan, sums)
+    checks = _checks(plan, arrays.loss, arrays.status, micro_batches)
+    return Line(x=x, **vars(arrays), checkpoint=plan.checkpoint, settings=plan.settings, checks=checks)
 
 
 def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interval | None) -> list[Interval]:
@@ -315,28 +328,70 @@ def _warn_of_statistics(objective: Objective, plan: SurfacePlan, name: str, loss
     )
 
 
-def _arrays(plan: SurfacePlan, sums: Mapping[int, Sums]) -> tuple[Array, Array, Array, npt.NDArray[np.uint8]]:
-    """Loss, standard error, accuracy and status of each point, in the shape of the grid."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Arrays:
+    """What is known of each point, in the shape of the grid."""
+
+    loss: Array
+    standard_error: Array
+    accuracy: Array
+    status: npt.NDArray[np.uint8]
+    metrics: Mapping[str, Metric]
+    examples: ExampleLosses | None
+
+
+def _arrays(plan: SurfacePlan, sums: Mapping[int, Sums]) -> _Arrays:
     shape = (plan.steps,) * len(plan.intervals)
-    rows = np.full((math.prod(shape), NUM_SUMS), np.nan)
+    num_sums = NUM_SUMS + 2 * len(plan.metrics)
+    rows = np.full((math.prod(shape), num_sums + len(plan.examples)), np.nan)
     for point, values in sums.items():
         rows[point] = values
     loss, standard_error, accuracy = (values.reshape(shape) for values in summarise(rows))
     status = status_of(loss)
     status[~np.isin(np.arange(loss.size), list(sums)).reshape(shape)] = MISSING
-    return loss, standard_error, accuracy, status
+    means = [(mean.reshape(shape), error.reshape(shape)) for mean, error in metric_means(rows[:, :num_sums])]
+    kept = rows[:, num_sums:].reshape(*shape, len(plan.examples)).astype(str(plan.settings["dtype"]))
+    return _Arrays(
+        loss=loss,
+        standard_error=standard_error,
+        accuracy=accuracy,
+        status=status,
+        metrics={
+            name: Metric(mean=mean, standard_error=error)
+            for name, (mean, error) in zip(plan.metrics, means, strict=True)
+        },
+        examples=ExampleLosses(loss=kept, denominator=np.array(plan.denominators)) if plan.examples else None,
+    )
+
+
+def _paired_examples(objective: Objective, count: int) -> list[int]:
+    """Places of the examples whose losses are kept: the same for every checkpoint and every run."""
+    if count == 0:
+        return []
+    if not 2 <= count <= MAX_PAIRED:
+        raise ValueError(f"paired must be 0, or in 2..{MAX_PAIRED} examples, got {count}")
+    if not objective.per_example:
+        raise ValueError("paired needs the loss of each example: use one of torch's losses, or paired=0")
+    if count > objective.num_examples:
+        raise ValueError(f"paired is {count}, but the data has {objective.num_examples} examples")
+    stream = torch.Generator().manual_seed(_PAIRING_SEED)
+    return sorted(torch.randperm(objective.num_examples, generator=stream)[:count].tolist())
+
+
+def _hash_of(objective: Objective, examples: Sequence[int]) -> str:
+    return hashlib.sha256(f"{objective.data_hash} {list(examples)}".encode()).hexdigest()
 
 
 def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro_batches: Sequence[int]) -> Record:
     centre = centre_point(plan.steps, plan.intervals)
     value = float(cast(float, plan.checks["centre_loss"]) if centre is None else loss.flat[centre])
     error = _relative(value, plan.reference_loss)
+    measured = centre is None or status.flat[centre] != MISSING
     return {
         **plan.checks,
         "centre_loss": value,
         "reference_loss": plan.reference_loss,
-        "centre_error": error,
-        "centre_ok": error <= _tolerance(plan),
+        **({"centre_error": error, "centre_ok": error <= _tolerance(plan)} if measured else {}),
         "num_nonfinite": int((status > OK).sum()),
         **({"micro_batches": list(micro_batches)} if len(micro_batches) > 1 else {}),
     }
@@ -344,7 +399,8 @@ def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro
 
 def _tolerance(plan: SurfacePlan) -> float:
     lower = PRECISION_TOLERANCE.get(plan.engine.precision, 0.0)
-    return max(lower, CENTRE_TOLERANCE[getattr(torch, str(plan.settings["dtype"]))])
+    rounding = CENTRE_TOLERANCE[getattr(torch, str(plan.settings["dtype"]))]
+    return max(lower, rounding if plan.engine.batch_norm == "frozen" else _STATISTICS * rounding)
 
 
 def _relative(value: float, reference: float) -> float:

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from landscape import evaluator as evaluators
 from landscape.batches import may_cut
 from landscape.directions import random_plane
-from landscape.evaluator import Engine, choose, prepare, reference_loss
+from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
 from landscape.objective import NotRepeatableError, Objective, summarise
 from landscape.surface import coarse_to_fine, loss_surface
 
@@ -203,9 +203,24 @@ def test_a_compiled_pass_agrees_with_the_plain_one(monkeypatch):
     assert set(record["compile"]) >= {"used"}
     if "reason" in record["compile"]:
         pytest.skip(f"no compiler here: {record['compile']['reason']}")
-    assert record["compile"]["difference"] <= evaluators.COMPILED_TOLERANCE
+    assert record["compile"]["difference"] <= evaluators.COMPILED_TOLERANCE["fp32"]
     compiled = replace(engine, compiled=True)
     np.testing.assert_allclose(losses(objective, compiled), losses(objective, plain), rtol=1e-6)
+
+
+def test_compiling_is_chosen_by_the_count_of_operations(monkeypatch):
+    objective = objective_of("tied", dtype=torch.float32, sizes=(21,))
+    tried = []
+    monkeypatch.setattr(evaluators, "_try_compiling", lambda _, engine: tried.append(engine) or (engine, {}))
+    plain = Engine(micro_batch=8)
+    flops = 2 * (5 * 5 + 5 * 5 + 5 * 3)  # of an example: three linear layers
+    monkeypatch.setattr(evaluators, "_COMPILE_FLOPS", {"cpu": 9 * 21 * flops})
+    assert compiled_for(objective, plain, num_points=8) == plain
+    assert tried == []
+    compiled_for(objective, plain, num_points=9)
+    assert tried == [plain]
+    compiled_for(objective, Engine(), num_points=9)  # batches as they come, whose last one is short
+    assert tried == [plain]
 
 
 def test_a_model_that_cannot_be_compiled_is_measured_as_it_is(monkeypatch):
