@@ -66,12 +66,18 @@ _KINKS = (  # how the names of autograd's nodes begin
 
 
 def hessian_sum(
-    objective: Objective, engine: ProductEngine, *, cutting: Cutting, memory_bytes: int
+    objective: Objective,
+    engine: ProductEngine,
+    *,
+    cutting: Cutting,
+    memory_bytes: int,
+    only: frozenset[str] | None = None,
 ) -> tuple[DataSum, Record]:
     """The Hessian's products by an engine, with the settings that say which; the sum's checks say more.
 
     "retained" keeps the graphs that `memory_bytes` hold and is the fastest nearly everywhere; "timed" looks for a
     faster one. "compiled" falls back to it, with the reason, where compiling fails or a product comes out otherwise.
+    Where `only` some parameters matter, what is found at the others is left open.
 
     Raises:
         ValueError: If the engine is unknown, has no rule for the network, or would cross kinks unasked.
@@ -80,7 +86,8 @@ def hessian_sum(
         raise ValueError(f"engine must be one of {get_args(ProductEngine)}, got {engine!r}")
     if engine == "recomputed":
         memory_bytes = 0
-    usual = DataSum(objective, DoubleBackward(objective, leaves_of(objective)), cutting, memory_bytes)
+    rule = DoubleBackward(objective, leaves_of(objective))
+    usual = DataSum(objective, rule, cutting, memory_bytes)
     forward = replace(usual, rule=ForwardOverReverse(objective))
     if engine == "timed":
         return _fastest(usual, forward)
@@ -101,7 +108,7 @@ def hessian_sum(
             )
         found = replace(usual, rule=FiniteDifferences(objective, step), checks={"exact": False})
         return found, {"engine": engine, "finite_difference_step": step}
-    return usual, {"engine": engine}
+    return replace(usual, rule=replace(rule, only=only)), {"engine": engine}
 
 
 def finite_difference_step(dtype: torch.dtype) -> float:

@@ -53,6 +53,7 @@ def hessian(
     memory_bytes: int | None = None,
     micro_batch: int | None = None,
     batch_norm: BatchNorm = "frozen",
+    only: Collection[str] | None = None,
 ) -> SymmetricOperator:
     """Hessian of the mean loss at `objective.theta`, over all its data, in eval mode.
 
@@ -60,12 +61,14 @@ def hessian(
     half of what is free), and about three where they do not. The default engine is the fastest for most networks, and a
     rule, so that equal runs have equal bits; "timed" looks for a faster one, and `settings` and `checks` say what was
     found. Data goes through the model `micro_batch` examples at a time, 64 on a CPU. With batch_norm="train" the
-    statistics are those of each batch, and the batches as they come are part of what is measured.
+    statistics are those of each batch, and the batches as they come are part of what is measured. `only` the parameters
+    of these names: their block, as a matrix of their size, for less where they lie near the loss.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.
         NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
-        ValueError: If parameters are not finite, the engine does not suit, or batches cannot be cut as asked.
+        ValueError: If parameters are not finite, the engine does not suit, batches cannot be cut as asked, or a name of
+            `only` is unknown.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
@@ -76,8 +79,13 @@ def hessian(
     loss = _checked_loss(objective)
     cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
     memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
-    found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes)
-    return _operator("hessian", objective, found, settings, loss)
+    unknown = sorted({*(only or ())} - objective.shapes.keys())
+    if unknown or (only is not None and not only):
+        raise ValueError(f"only takes names of trainable parameters, got {', '.join(unknown) or 'none'}")
+    names = None if only is None else frozenset(only)
+    found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes, only=names)
+    whole = _operator("hessian", objective, found, settings, loss)
+    return whole if names is None else block(whole, _places(objective, names))
 
 
 def gauss_newton(

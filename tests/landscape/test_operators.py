@@ -96,6 +96,25 @@ def test_a_layer_is_a_module_with_parameters_of_its_own_in_the_order_of_theta():
     assert list(per_layer(objective_of("attention"))) == ["attention", "attention.out_proj", "head"]
 
 
+@pytest.mark.parametrize("engine", ["retained", "recomputed", "forward-over-reverse", "finite-differences"])
+def test_the_block_of_some_parameters_is_that_of_the_dense_hessian(engine):
+    objective = objective_of("attention")
+    names = ["attention.out_proj.weight", "head.bias"]
+    inside = torch.cat([torch.full((shape.numel(),), name in names) for name, shape in objective.shapes.items()])
+    expected = dense_hessian(objective)[inside][:, inside]
+    operator = hessian(objective, engine=engine, only=names)
+    tolerance = 1e-5 if engine == "finite-differences" else 1e-10
+    assert (columns(operator) - expected).abs().max() <= tolerance * expected.abs().max()
+    assert operator.shape == expected.shape
+    assert operator.settings["num_kept"] == int(inside.sum())
+
+
+@pytest.mark.parametrize(("names", "told"), [(["head.weight", "haed.bias"], "got haed.bias"), ([], "got none")])
+def test_a_block_of_unknown_parameters_is_refused(names, told):
+    with pytest.raises(ValueError, match=f"only takes names of trainable parameters, {told}"):
+        hessian(objective_of("tied"), only=names)
+
+
 def test_all_layers_share_one_set_of_graphs(monkeypatch):
     built, graph = [], engines.DoubleBackward.graph
     monkeypatch.setattr(engines.DoubleBackward, "graph", lambda rule, piece: built.append(piece) or graph(rule, piece))
