@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from landscape.results import Density, Json, Record, Result, Surface, taken_apart
+from landscape.picture import Width
+from landscape.results import CongruenceTrace, Density, Eigenpairs, Json, Line, Record, Result, Surface, taken_apart
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.figure import Figure
 
 
 def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
@@ -64,25 +66,44 @@ def to_xarray(result: Surface) -> xarray.Dataset:
     )
 
 
-def export_picture(results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False) -> dict[Path, bytes]:
-    """The surfaces as a picture for paper: contours with their levels or, `relief`, in three dimensions.
+def export_picture(
+    results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False, width: Width | None = None
+) -> dict[Path, bytes]:
+    """Pictures for paper, one for each kind of result: contours (`relief`: in three dimensions), runs, lines, ...
 
-    `kind` is png, svg or pdf. The same results give the same bytes; letters stay letters in svg and pdf.
+    `kind` is png, svg or pdf, `width` that of a "single" or "double" column, in place of each picture's own. The same
+    results give the same bytes; letters stay letters in svg and pdf.
 
     Raises:
-        ValueError: If there is no surface.
+        ValueError: If there is nothing to draw, or for a relief no surface.
     """
     import matplotlib as mpl
 
-    from landscape.picture import overview_picture, relief_picture
+    from landscape import picture
 
-    file = io.BytesIO()
+    curves: dict[str, tuple[type, Callable[..., Figure]]] = {
+        "line": (Line, picture.line_picture),
+        "spectrum": (Eigenpairs, picture.spectrum_picture),
+        "congruence": (CongruenceTrace, picture.congruence_picture),
+    }
+    runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]
+    drawn: dict[str, Callable[..., Figure]] = {}
+    if relief or any(isinstance(one, Surface) for one in results):
+        drawn["surface"] = picture.relief_picture if relief else picture.overview_picture
+    drawn |= {"run": picture.trajectory_picture} if runs else {}
+    drawn |= {name: draw for name, (of, draw) in curves.items() if any(isinstance(one, of) for one in results)}
+    if not drawn:
+        raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
     undated = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    files = {}
     with mpl.rc_context():
         mpl.rcParams.update({"svg.hashsalt": "landscape", "svg.fonttype": "none", "pdf.fonttype": 42})
-        picture = relief_picture(results) if relief else overview_picture(results)
-        picture.savefig(file, format=kind, dpi=300, metadata=undated)
-    return {stem.with_suffix(f".{kind}"): file.getvalue()}
+        for name, draw in drawn.items():
+            file = io.BytesIO()
+            draw(results, **({"width": width} if width else {})).savefig(file, format=kind, dpi=300, metadata=undated)
+            path = stem if len(drawn) == 1 else stem.with_name(f"{stem.stem}-{name}{stem.suffix}")
+            files[path.with_suffix(f".{kind}")] = file.getvalue()
+    return files
 
 
 Arrays = dict[str, npt.NDArray[np.generic]]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Record, Result, Surface
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Record, Result, Surface
 
 # Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
@@ -50,6 +50,7 @@ class Checkpoint:
     style: Style
     record: Record
     surfaces: list[Surface]
+    lines: list[Line]
     pairs: list[Eigenpairs]
     congruences: list[Congruence]
     traces: list[CongruenceTrace]
@@ -68,6 +69,15 @@ class SurfaceGroup:
     name: str
     columns: list[Style]
     sets: dict[str, list[tuple[int, Surface]]]  # data id -> (column, surface)
+
+
+@dataclass(frozen=True)
+class LineGroup:
+    """Lines along the same directions, on the same points and data."""
+
+    name: str
+    data: str
+    lines: list[Line]
 
 
 def checkpoint_key(result: Result) -> str:
@@ -97,9 +107,9 @@ def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
     return [_checkpoint(key, style, results) for key, style in styles(results).items()]
 
 
-def data_sets(results: Sequence[Result]) -> dict[str, tuple[str, str]]:
-    """For each data that surfaces were measured on: its id in the page and its name, train first."""
-    settings = {data_identity(one): one.settings for one in results if isinstance(one, Surface)}
+def data_sets(results: Sequence[Result], kind: type[Surface] | type[Line] = Surface) -> dict[str, tuple[str, str]]:
+    """For each data that surfaces (or lines) were measured on: its id in the page and its name, train first."""
+    settings = {data_identity(one): one.settings for one in results if isinstance(one, kind)}
     keys = sorted(settings, key=lambda key: split_order(str(settings[key].get("split"))))
     found: dict[str, tuple[str, str]] = {}
     for key in keys:
@@ -126,6 +136,29 @@ def surface_groups(
     return [_surface_group(surfaces, known, splits) for surfaces in grouped.values()]
 
 
+def families(groups: Sequence[SurfaceGroup]) -> list[list[SurfaceGroup]]:
+    """The groups, those together that differ in nothing but the seed of their directions: several planes, one look."""
+    names = [name for name in _PLANE if name != "seed"]
+    found: dict[str, list[SurfaceGroup]] = {}
+    for group in groups:
+        one = next(iter(group.sets.values()))[0][1]
+        key = _identity(one, names) + repr(_grid(one)) + repr([style.name for style in group.columns])
+        found.setdefault(key, []).append(group)
+    return list(found.values())
+
+
+def line_groups(results: Sequence[Result]) -> list[LineGroup]:
+    """The lines, by direction, points and data; train first."""
+    named = data_sets(results, Line)
+    grouped: dict[tuple[str, str], list[Line]] = {}
+    for one in results:
+        if isinstance(one, Line):
+            grouped.setdefault((data_identity(one), _identity(one, _PLANE) + repr(_grid(one))), []).append(one)
+    groups = [LineGroup(_plane_name(lines[0]), named[data][1], lines) for (data, _), lines in grouped.items()]
+    order = [name for _, name in named.values()]
+    return sorted(groups, key=lambda group: order.index(group.data))
+
+
 def data_identity(result: Result) -> str:
     """Equal for results on equal data: others do not compare."""
     return _identity(result, _DATA)
@@ -149,6 +182,7 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         style,
         mine[0].checkpoint,
         [one for one in mine if isinstance(one, Surface)],
+        [one for one in mine if isinstance(one, Line)],
         [one for one in mine if isinstance(one, Eigenpairs)],
         [one for one in mine if isinstance(one, Congruence)],
         [one for one in mine if isinstance(one, CongruenceTrace)],
@@ -178,25 +212,25 @@ def _surface_group(
     return SurfaceGroup(_plane_name(surfaces[0]), looks, placed)
 
 
-def _plane_name(surface: Surface) -> str:
-    settings = surface.settings
+def _plane_name(result: Surface | Line) -> str:
+    settings, what = result.settings, "plane" if isinstance(result, Surface) else "line"
     directions = str(settings.get("directions") or "unnamed")
-    parts = [f"plane {PLANES[directions]}" if directions in PLANES else f"{directions} directions"]
+    plain = f"{directions} direction" + ("s" if what == "plane" else "")
+    parts = [f"{what} {PLANES[directions]}" if directions in PLANES else plain]
     if settings.get("normalization"):
         parts.append(f"{settings['normalization']}-normalized")
     if settings.get("seed") is not None:
         parts.append(f"seed {settings['seed']}")
     if settings.get("batch_norm"):
         parts.append(f"batch norm {settings['batch_norm']}")
-    (columns, left, right), (rows, low, high) = _grid(surface)
-    reach = f"from {left:.4g} to {right:.4g}"
-    if (left, right) != (low, high):
-        reach += f" and from {low:.4g} to {high:.4g}"
-    return ", ".join([*parts, f"{columns} × {rows} points {reach}"])
+    spans = _grid(result)
+    reach = " and ".join(dict.fromkeys(f"from {low:.4g} to {high:.4g}" for _, low, high in spans))
+    return ", ".join([*parts, f"{' × '.join(str(count) for count, _, _ in spans)} points {reach}"])
 
 
-def _grid(surface: Surface) -> list[tuple[int, float, float]]:
-    return [(len(at), float(at[0]), float(at[-1])) for at in (surface.x, surface.y)]
+def _grid(result: Surface | Line) -> list[tuple[int, float, float]]:
+    axes = (result.x, result.y) if isinstance(result, Surface) else (result.x,)
+    return [(len(at), float(at[0]), float(at[-1])) for at in axes]
 
 
 def _identity(result: Result, names: Iterable[str]) -> str:

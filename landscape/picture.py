@@ -1,39 +1,49 @@
-"""The matplotlib twin of the surfaces, for paper: one picture of all checkpoints and splits."""
+"""The matplotlib twins of the figures, for paper: contours and reliefs, runs, lines, eigenvalues, congruence.
+
+`width` is that of one column ("single") or of both ("double") of a two-column paper. Letters are of 7 and 8 points:
+place pictures unscaled. Colours, marks and dashes are those of the page: no checkpoint is told by colour alone.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from landscape.grouping import Style, checkpoint_key, split_order, styles
-from landscape.readings import centre, centre_cell
-from landscape.results import Result, Surface
-from landscape.view import CELL_COLOR, View, drawn, left_out_cells, loss_view, tick_label
+from landscape.readings import centre, centre_cell, ends, landmarks, measured
+from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.view import CELL_COLOR, View, drawn, left_out_cells, log_ticks, loss_view, tick_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure as Picture
 
+Width = Literal["single", "double"]
+WIDTHS = {"single": 3.25, "double": 6.75}  # inches, as in the styles of ICML and CVPR
+R = TypeVar("R", Surface, Line, Eigenpairs, CongruenceTrace)
 
-def overview_picture(results: Sequence[Result]) -> Picture:
+_DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
+_MARKS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "triangle-down": "v"}
+_MARKS |= {"pentagon": "p", "star": "*"}
+
+
+def overview_picture(results: Sequence[Result], *, width: Width | None = None) -> Picture:
     """Filled contours for paper: a row per split (train first), a column per checkpoint, one colour scale per row.
 
-    Of several surfaces of one checkpoint and split the first is drawn; pass those of one plane.
+    Of several surfaces of one checkpoint and split the first is drawn; pass those of one plane. Without `width` each
+    contour is 2.7 inches wide.
     """
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    surfaces = [result for result in results if isinstance(result, Surface)]
-    if not surfaces:
-        raise ValueError("overview_picture needs a Surface, got none: make one with: landscape surface CKPT")
+    surfaces = _needed(results, Surface, "overview_picture", "surface CKPT")
     known = styles(results)
     splits = sorted({_split(one) for one in surfaces}, key=lambda split: (split_order(split), split))
     keys = [key for key in known if any(checkpoint_key(one) == key for one in surfaces)]
-    size = (2.7 * len(keys) + 0.9, 2.75 * len(splits) + 0.25)
-    picture = MatplotlibFigure(figsize=size, dpi=150, layout="constrained")
+    across = 2.7 * len(keys) + 0.9 if width is None else _inches(width)
+    picture = _picture(across, ((across - 0.9) / len(keys) + 0.05) * len(splits) + 0.25)
     axes = picture.subplots(len(splits), len(keys), squeeze=False)
     for row, split in enumerate(splits):
         shown = list({checkpoint_key(one): one for one in reversed(surfaces) if _split(one) == split}.values())
@@ -56,21 +66,18 @@ def overview_picture(results: Sequence[Result]) -> Picture:
     return picture
 
 
-def relief_picture(results: Sequence[Result]) -> Picture:
+def relief_picture(results: Sequence[Result], *, width: Width | None = None) -> Picture:
     """The surfaces in three dimensions: a row per split, a column per checkpoint, one loss axis per row.
 
     Of several surfaces of one checkpoint and split the first is drawn. The height is log10 of the loss where the scale
     is a log one; cells that are not finite are holes.
     """
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    surfaces = [result for result in results if isinstance(result, Surface)]
-    if not surfaces:
-        raise ValueError("relief_picture needs a Surface, got none: make one with: landscape surface CKPT")
+    surfaces = _needed(results, Surface, "relief_picture", "surface CKPT")
     known = styles(results)
     splits = sorted({_split(one) for one in surfaces}, key=lambda split: (split_order(split), split))
     keys = [key for key in known if any(checkpoint_key(one) == key for one in surfaces)]
-    picture = MatplotlibFigure(figsize=(3.2 * len(keys), 3.0 * len(splits)), dpi=150, layout="constrained")
+    across = 3.2 * len(keys) if width is None else _inches(width)
+    picture = _picture(across, 0.94 * across / len(keys) * len(splits))
     for row, split in enumerate(splits):
         shown = list({checkpoint_key(one): one for one in reversed(surfaces) if _split(one) == split}.values())
         view = loss_view(shown)
@@ -84,11 +91,192 @@ def relief_picture(results: Sequence[Result]) -> Picture:
                 ax.set_title(f"{known[key].name}, {split}\n{_centre_text(one)}".replace("$", r"\$"), fontsize=8)
                 ax.set_xticks([one.x[0], 0, one.x[-1]])
                 ax.set_yticks([one.y[0], 0, one.y[-1]])
-            ax.set_zlabel("mean loss" + (", log scale" if view.log else ""), fontsize=7)
+            ax.set_box_aspect((1, 1, 0.75), zoom=0.95)  # room for the label, which the layout does not see
+            ax.set_zlabel("mean loss" + (", log scale" if view.log else ""), fontsize=7, labelpad=0)
             ax.set_zlim(view.low, view.high)
             ax.set_zticks(list(view.ticks), view.labels)
             ax.tick_params(labelsize=6)
     return picture
+
+
+def congruence_picture(results: Sequence[Result], *, width: Width = "double") -> Picture:
+    """Gradient congruence before a step, after it, and the change, per epoch, each ± one standard error.
+
+    The arrangement of Figure 1 of the Agnostic-SAM paper (arXiv:2406.07107).
+    """
+    traces = _needed(results, CongruenceTrace, "congruence_picture", "alignment RUN")
+    known = styles(results)
+    picture = _picture(_inches(width), 0.36 * _inches(width) if width == "double" else 2.5 * _inches(width))
+    panels = picture.subplots(1, 3) if width == "double" else picture.subplots(3, 1, sharex=True)
+    titles = {"cosine_b": "cosine before a step", "cosine_a": "cosine after it", "change": "change (after − before)"}
+    for ax, (name, title) in zip(panels, titles.items(), strict=True):
+        for trace in traces:
+            value, error = getattr(trace, name), getattr(trace, f"{name}_standard_error")
+            probed = np.isfinite(value)  # epochs between probes are no gap in the record
+            _curve(
+                ax,
+                trace.epoch[probed].astype(float),
+                value[probed],
+                error[probed],
+                known[checkpoint_key(trace)],
+                mark=False,
+            )
+        _labelled(ax, "epoch" if width == "double" or name == "change" else "", title)
+    panels[2].axhline(0, color="#888888", linewidth=0.6, zorder=0)
+    panels[0].sharey(panels[1])
+    _legend(panels[0])
+    return picture
+
+
+def spectrum_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
+    """The top eigenvalues, largest first, with bars of the residual; an open mark has not converged."""
+    pairs = _needed(results, Eigenpairs, "spectrum_picture", "hessian CKPT")
+    known = styles(results)
+    picture = _picture(_inches(width), 2.3)
+    ax = picture.subplots()
+    for n, one in enumerate(pairs):
+        style, shift = known[checkpoint_key(one)], (n - (len(pairs) - 1) / 2) * 0.5 / len(pairs)
+        at = np.arange(1, len(one.values) + 1) + shift
+        ax.errorbar(at, one.values, yerr=one.residuals, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=2)
+        for done, face in ((True, style.color), (False, "none")):
+            mine = one.converged == done
+            mark: dict[str, Any] = {
+                "marker": _MARKS[style.symbol],
+                "markersize": 4,
+                "color": style.color,
+                "markerfacecolor": face,
+            }
+            label = _name(style) if done == bool(one.converged.any()) else None
+            ax.plot(at[mine], one.values[mine], linestyle="none", label=label, **mark)
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
+    if finite.size and finite.min() > 0:
+        _log_axis(ax)
+    ax.set_xticks(range(1, max(len(one.values) for one in pairs) + 1))
+    _labelled(ax, "eigenvalue, largest first", "eigenvalue of the mean loss")
+    _legend(ax)
+    return picture
+
+
+def line_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
+    """The loss along lines ± one standard error; checkpoints on a line are named where they lie.
+
+    An open diamond is the loss that a checkpoint has with running statistics of its own.
+    """
+    lines = _needed(results, Line, "line_picture", "surface CKPT --line")
+    known, view = styles(results), loss_view(lines)
+    picture = _picture(_inches(width), 2.3)
+    ax = picture.subplots()
+    for one in lines:
+        style = known[checkpoint_key(one)]
+        _curve(ax, one.x, measured(one), one.standard_error, style, mark=True)
+        for end in ends(one):
+            ax.plot(end["x"], end["own_loss"], "D", color=style.color, markerfacecolor="none", markersize=5)
+    for name, at in dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)):
+        ax.axvline(at, color="#888888", linewidth=0.6, linestyle=":", zorder=0)
+        ax.annotate(_literal(name), (at, 1), (2, -2), xycoords=("data", "axes fraction"), **_NOTE)
+    if view.log:
+        _log_axis(ax)
+    unit = str(lines[0].settings.get("unit") or "")
+    _labelled(ax, f"x ({_literal(unit)})" if unit else "x", "mean loss")
+    if len(lines) > 1 or not landmarks(lines[0]):
+        _legend(ax)
+    return picture
+
+
+def trajectory_picture(results: Sequence[Result], *, width: Width = "double") -> Picture:
+    """A run on its plane beside its own loss and the plane's below it; a row for each surface with a trajectory."""
+    surfaces = [one for one in _needed(results, Surface, "trajectory_picture", "surface CKPT") if one.trajectory]
+    if not surfaces:
+        raise ValueError(
+            "trajectory_picture needs a run on its plane, got none: landscape surface CKPT --trajectory RUN"
+        )
+    known = styles(results)
+    picture = _picture(_inches(width), 0.4 * _inches(width) * len(surfaces))
+    panels = picture.subplots(len(surfaces), 2, squeeze=False)
+    for (left, right), one in zip(panels, surfaces, strict=True):
+        run, style, view = one.trajectory, known[checkpoint_key(one)], loss_view([one])
+        assert run is not None
+        _paper_contour(left, one, view, style)
+        left.set_title(f"{_name(style)}: holds {100 * run.explained_variance:.3g} % of squared distances", fontsize=8)
+        left.set_xlabel("x", fontsize=8)
+        left.set_ylabel("y", fontsize=8)
+        _curve(right, run.epoch.astype(float), run.loss, run.standard_error, style, mark=True, label="its own loss")
+        right.plot(
+            run.epoch, run.plane_loss, color="#6b6b6b", linestyle="--", linewidth=1, label="the plane's, below it"
+        )
+        if view.log:
+            _log_axis(right)
+        _labelled(right, "epoch", "mean loss")
+        _legend(right)
+    return picture
+
+
+_NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "top"}
+
+
+def _needed(results: Sequence[Result], kind: type[R], what: str, command: str) -> list[R]:
+    found = [result for result in results if isinstance(result, kind)]
+    if not found:
+        article = "an" if kind is Eigenpairs else "a"
+        raise ValueError(f"{what} needs {article} {kind.__name__}, got none: make one with: landscape {command}")
+    return found
+
+
+def _inches(width: Width) -> float:
+    if width not in get_args(Width):
+        raise ValueError(f"width must be one of {get_args(Width)}, got {width!r}")
+    return WIDTHS[width]
+
+
+def _picture(width: float, height: float) -> Picture:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    return MatplotlibFigure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _curve(ax: Axes, at: Array, value: Array, error: Array, style: Style, *, mark: bool, label: str = "") -> None:
+    ax.fill_between(at, value - error, value + error, color=style.color, alpha=0.2, linewidth=0)
+    marked: dict[str, Any] = {"marker": _MARKS[style.symbol], "markersize": 2.5} if mark else {}
+    ax.plot(
+        at,
+        value,
+        color=style.color,
+        linestyle=_DASHES[style.dash],
+        linewidth=1.2,
+        label=label or _name(style),
+        **marked,
+    )
+
+
+def _labelled(ax: Axes, x: str, y: str) -> None:
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.grid(color="#e3e5e8", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _log_axis(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ticks = log_ticks(*(math.log10(value) for value in ax.get_ylim()))
+    ax.set_yticks([10**tick for tick in ticks], [tick_label(10**tick) for tick in ticks])
+    ax.minorticks_off()
+
+
+def _legend(ax: Axes) -> None:
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=7, frameon=False)
+
+
+def _name(style: Style) -> str:
+    """A name as matplotlib shows it: no mathematics, and not hidden for its underscore."""
+    name = _literal(style.name)
+    return f" {name}" if name.startswith("_") else name
+
+
+def _literal(name: str) -> str:
+    return name.replace("$", r"\$")
 
 
 def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContourSet | None:
@@ -122,6 +310,7 @@ def _paper_contour(ax: Axes, surface: Surface, view: View, style: Style) -> Quad
         ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
     ax.plot(0, 0, "o", color=style.color, markeredgecolor="white", markersize=5)
     ax.set_aspect("equal")
+    ax.locator_params(nbins=5)
     ax.tick_params(labelsize=7)
     ax.set_title(f"{style.name}\n{_centre_text(surface)}".replace("$", r"\$"), fontsize=8)
     return filled

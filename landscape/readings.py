@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,6 +23,62 @@ class Centre:
     error: float = math.nan
     accuracy: float = math.nan
     accuracy_error: float = math.nan
+
+
+@dataclass(frozen=True)
+class QuadraticModel:
+    """L(0) + slope x + curvature x^2 / 2 along an axis; `slope` and `second_difference` are over one step of the grid.
+
+    `curvature` is the Hessian's where the axis is an eigenvector of it (`of_hessian`), else the second difference.
+    """
+
+    loss: float
+    slope: float
+    curvature: float
+    second_difference: float
+    of_hessian: bool
+
+    def at(self, x: Array) -> Array:
+        """The model's loss at x."""
+        return np.asarray(self.loss + self.slope * x + 0.5 * self.curvature * x**2)
+
+
+def quadratic_models(surface: Surface, *, alone: bool) -> list[QuadraticModel | None]:
+    """The model along x and along y; None where the grid has no centre with a finite neighbour on both sides.
+
+    `alone` says that no other checkpoint was measured on this plane.
+    """
+    cell, eigenvalues = centre_cell(surface), axis_eigenvalues(surface, alone=alone)
+    if cell is None:
+        return [None, None]
+    i, j = cell
+    loss = measured(surface)
+    models: list[QuadraticModel | None] = []
+    for axis, (at, cut, n) in enumerate(((surface.x, loss[:, j], i), (surface.y, loss[i, :], j))):
+        around = cut[n - 1 : n + 2]
+        if n == 0 or around.size < 3 or not np.isfinite(around).all():
+            models.append(None)
+            continue
+        step = float(at[n + 1] - at[n - 1]) / 2
+        second = float(around[0] + around[2] - 2 * around[1]) / step**2
+        curvature = eigenvalues[axis] if eigenvalues else second
+        slope = float(around[2] - around[0]) / (2 * step)
+        models.append(QuadraticModel(float(around[1]), slope, curvature, second, bool(eigenvalues)))
+    return models
+
+
+def axis_eigenvalues(surface: Surface, *, alone: bool) -> list[float]:
+    """The Hessian's eigenvalues along both axes, where these are unit eigenvectors of it at this very checkpoint.
+
+    Whose they are is known by the hash of theta. A surface of the command line has its file's hash instead: there the
+    axes are this checkpoint's where it is `alone` on the plane, and unknown otherwise.
+    """
+    values, of = surface.settings.get("eigenvalues"), surface.settings.get("axes_of")
+    record = surface.checkpoint
+    own = of is not None and of in (record.get("hash"), record.get("theta_hash"))
+    if not isinstance(values, list) or surface.settings.get("operator") != "hessian":
+        return []
+    return [float(str(value)) for value in values] if own or (alone and "label" in record) else []
 
 
 def centre(surface: Surface | Line | None) -> Centre:
@@ -52,8 +108,22 @@ def barrier(line: Line) -> float | None:
     start, end = centre(line).loss, ends[0]["loss_on_plane"]
     assert isinstance(end, int | float)
     inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
-    rises = (line.loss - (start + line.x * (end - start)))[inside]
+    with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
+        rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
+
+
+def ends(line: Line) -> list[dict[str, Any]]:
+    """The other checkpoints on a line: name, loss_on_plane, own_loss and coordinate."""
+    at = dict(landmarks(line))
+    found: Any = line.checks.get("landmarks") or []
+    return [{**one, "x": at[one["name"]][0]} for one in found if one.get("name") in at]
+
+
+def landmarks(result: Surface | Line) -> list[tuple[str, list[float]]]:
+    """The checkpoints that lie on a plane or line, and where."""
+    found: Any = result.settings.get("landmarks") or []
+    return [(str(one["name"]), list(one["coordinates"])) for one in found]
 
 
 @overload

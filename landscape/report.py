@@ -13,16 +13,21 @@ from pathlib import Path
 
 import plotly.offline
 
-from landscape.grouping import checkpoints, data_sets, styles, surface_groups
+from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
+from landscape.page.differences import differences_section
+from landscape.page.lines import lines_section
 from landscape.page.markup import escape
-from landscape.page.panels import congruence_section, spectrum_section, surfaces_section
-from landscape.page.payload import json_in_html, payload
+from landscape.page.panels import congruence_section, spectrum_section
+from landscape.page.payload import difference_sets, json_in_html, payload
 from landscape.page.provenance import footer, provenance, told_commands
 from landscape.page.sentences import caveat, headline
-from landscape.page.table import table_csv, table_section
+from landscape.page.surfaces import surfaces_section
+from landscape.page.table import table_csv, table_latex, table_section
 from landscape.results import PAGE_MARK, Result, write_atomically
 
 __all__ = ["write_report"]
+
+SCRIPTS = ("state.js", "look.js", "surfaces.js", "table.js", "report.js")  # in this order, in one scope
 
 
 def write_report(
@@ -38,10 +43,12 @@ def write_report(
 
 def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
     known, splits, measured = styles(results), data_sets(results), checkpoints(results)
-    groups = surface_groups(results, known, splits)
-    drawn = payload(groups, splits, measured, known) | {"csv": table_csv(measured)}
+    planes, lines = families(surface_groups(results, known, splits)), line_groups(results)
+    drawn = payload(planes, lines, splits, measured, known)
+    drawn |= {"csv": table_csv(measured), "latex": table_latex(measured), "commands": list(commands)}
     folder = importlib.resources.files("landscape") / "page"
-    css, js, template = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
+    css, template = ((folder / name).read_text("utf-8") for name in ("report.css", "report.html"))
+    js = "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS)
     return string.Template(template).substitute(
         mark=PAGE_MARK,
         title=escape(title),
@@ -51,7 +58,9 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
         data=json_in_html(drawn),
         headline=escape(headline(measured)),
         caveat=escape(caveat(measured)),
-        surfaces=surfaces_section(groups, splits, drawn),
+        surfaces=surfaces_section(planes, splits, drawn),
+        lines=lines_section(lines, known),
+        differences=differences_section(difference_sets(planes, splits), known),
         spectrum=spectrum_section(measured),
         congruence=congruence_section(measured),
         table=table_section(measured),

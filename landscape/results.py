@@ -23,10 +23,13 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Record = dict[str, Json]
@@ -42,6 +45,20 @@ MISSING, OK, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY, FAILED = range(6)
 
 class ResultsError(ValueError):
     """A results file that cannot be read, or that holds something else than was expected."""
+
+
+def _plot(result: Result) -> Figure:
+    """The result as a plotly figure; `landscape.figures` has more ways to draw it, and several in one."""
+    from landscape.figures import figure_of
+
+    return figure_of(result)
+
+
+def _html(result: Result) -> str:
+    """The result as a notebook shows it, with a picture that needs neither script nor network."""
+    from landscape.figures import html_of
+
+    return html_of(result)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,6 +95,9 @@ class Line:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+
+    plot = _plot
+    _repr_html_ = _html
 
     @property
     def num_nonfinite(self) -> int:
@@ -127,6 +147,9 @@ class Surface:
     checks: Record = field(default_factory=dict)
     trajectory: Trajectory | None = None
 
+    plot = _plot
+    _repr_html_ = _html
+
     @property
     def num_nonfinite(self) -> int:
         """Number of cells that were measured and are not finite."""
@@ -162,6 +185,9 @@ class Eigenpairs:
             return float("nan")
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(self.values[0] / self.values[place - 1])
+
+    plot = _plot
+    _repr_html_ = _html
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -254,6 +280,8 @@ class Congruence:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CongruenceTrace:
@@ -275,6 +303,9 @@ class CongruenceTrace:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+
+    plot = _plot
+    _repr_html_ = _html
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line

@@ -66,7 +66,7 @@ def loss_view(surfaces: Sequence[Surface | Line], *, scale: Scale = "auto") -> V
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):  # a constant has no range of its own
         pad = 0.5 if log else max(abs(low) / 2, 1e-3)
         low, high = low - pad, high + pad
-    step = _round_step((high - low) / 20)
+    step = round_step((high - low) / 20)
     low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
     ticks = log_ticks(low, high) if log else _linear_ticks(low, high)
     return View(log, low, high, step, tuple(ticks), tuple(tick_label(10**t if log else t) for t in ticks))
@@ -113,10 +113,11 @@ def tick_label(value: float) -> str:
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
-    step = _round_step((high - low) / 4)
+    step = round_step((high - low) / 4)
     return [step * n for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _round_step(size: float) -> float:
+def round_step(size: float) -> float:
+    """The round number next above `size`."""
     power = 10.0 ** math.floor(math.log10(size))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= size * (1 - 1e-9))

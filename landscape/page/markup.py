@@ -28,13 +28,19 @@ def missing(what: str, command: str) -> str:
     return f'<p class="missing">{escape(what)}: <code>{escape(command)}</code></p>'
 
 
-def table(head: Row, rows: Sequence[Row], *, text: int = 1) -> str:
-    """A table whose first `text` columns are words; so is a cell that says what is missing."""
+def table(head: Row, rows: Sequence[Row], *, text: int = 1, sortable: bool = False) -> str:
+    """A table whose first `text` columns are words; so is a cell that says what is missing.
+
+    Where it is `sortable`, the script sorts it by the column whose name is pressed.
+    """
 
     def kind(n: int, cell: str = "") -> str:
         return ' class="text"' if n < text or cell.startswith("No ") else ""
 
-    top = "".join(f'<th scope="col"{kind(n)}>{escape(name)}</th>' for n, name in enumerate(head))
+    def title(name: str) -> str:
+        return f'<button type="button">{escape(name)}</button>' if sortable else escape(name)
+
+    top = "".join(f'<th scope="col"{kind(n)}>{title(name)}</th>' for n, name in enumerate(head))
     body = ""
     for first, *rest in rows:
         cells = "".join(f"<td{kind(n, cell)}>{escape(cell)}</td>" for n, cell in enumerate(rest, 1))
@@ -44,7 +50,8 @@ def table(head: Row, rows: Sequence[Row], *, text: int = 1) -> str:
 
 def numbers(table: str) -> str:
     """A table that is folded away below its figure."""
-    return f'<details class="data"><summary>Numbers</summary><div class="scroll">{table}</div></details>'
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers">{table}</div>'
+    return f'<details class="data"><summary>Numbers</summary>{region}</details>'
 
 
 def radios(
@@ -59,6 +66,26 @@ def radios(
     return f"<fieldset><legend>{escape(legend)}</legend>{inputs}</fieldset>"
 
 
-def hidden(key: str, ids: Sequence[tuple[str, str]]) -> str:
-    """The attribute of all data sets but the first."""
-    return "" if key == ids[0][0] else " hidden"
+def picker(name: str, label: str, options: Sequence[str], chosen: int = 0) -> str:
+    """One of many, by its index, as the script of the page reads it."""
+    inside = "".join(
+        f'<option value="{n}"{" selected" if n == chosen else ""}>{escape(text)}</option>'
+        for n, text in enumerate(options)
+    )
+    return f'<label class="picker">{escape(label)} <select name="{name}">{inside}</select></label>'
+
+
+def clip_slider() -> str:
+    """The slider of the highest loss that is drawn: its right end is no clip."""
+    return (
+        '<fieldset><legend>Clip</legend><label>above <input type="range" name="clip" min="1" max="100" value="100">'
+        '</label><output id="clipped" class="note">nothing is clipped</output></fieldset>'
+    )
+
+
+def shown_for(key: str, ids: Sequence[tuple[str, str]], family: int = -1, member: int = 0) -> str:
+    """The attributes of what is shown for one data (all, where the key is empty) and, of a family, one plane."""
+    seen = key in ("", ids[0][0]) and member == 0
+    attributes = f'data-split="{key}"' if key else ""
+    attributes += f' data-family="{family}" data-member="{member}"' if family >= 0 else ""
+    return attributes.strip() + ("" if seen else " hidden")

@@ -9,36 +9,63 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from landscape import figures
-from landscape.grouping import Checkpoint, Style, SurfaceGroup
+from landscape.grouping import Checkpoint, LineGroup, Style, SurfaceGroup
+from landscape.page.captions import badge, no_surface, stat
+from landscape.paired import comparable
 from landscape.readings import centre, measured
 from landscape.results import Array, Json, Surface
 from landscape.view import View, loss_view
 
+MOST_COLUMNS = 8  # pictures side by side; of more checkpoints
+SLOTS = 3  # have a picture, each with a picker
+MOST_DIFFERENCES = 7  # pictures of differences
+
 
 def payload(
-    planes: Sequence[SurfaceGroup],
+    planes: Sequence[Sequence[SurfaceGroup]],
+    lines: Sequence[LineGroup],
     splits: dict[str, tuple[str, str]],
     checkpoints: Sequence[Checkpoint],
     known: dict[str, Style],
 ) -> dict[str, Any]:
-    """All that is drawn; `splits` are the `data_sets`, by the ids that the page uses."""
-    surfaces = [one for plane in planes for members in plane.sets.values() for _, one in members]
+    """All that is drawn; `planes` by family, `splits` are the `data_sets`, by the ids that the page uses."""
+    surfaces = [one for family in planes for plane in family for members in plane.sets.values() for _, one in members]
+    on_lines = [one for group in lines for one in group.lines]
     linear_only = any((measured(one) <= 0).any() for one in surfaces)
-    log = not linear_only and any(loss_view([one]).log for one in surfaces)
+    log = not linear_only and any(loss_view([one]).log for one in surfaces or on_lines)
     pairs = [one for c in checkpoints for one in c.pairs]
     traces = [one for c in checkpoints for one in c.traces]
+    pictured = [(first, one) for _, first, others in difference_sets(planes, splits) for one in others]
     return {
         "splits": [{"id": key, "name": name} for key, name in splits.values()],
         "loss": "log" if log else "linear",
         "linear_only": linear_only,
+        "clip": _clip_range(surfaces),
         "camera": figures.CAMERA,
-        "planes": [_plane_payload(plane, known, log=not linear_only) for plane in planes],
+        "planes": [_family_payload(family, splits, known, log=not linear_only) for family in planes],
+        "lines": [_line_payload(group, known) for group in lines],
+        "differences": [_figure_json(figures.difference(one, first)) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
         "congruence": _figure_json(figures.congruence(traces, known=known)) if traces else None,
     }
+
+
+def difference_sets(
+    planes: Sequence[Sequence[SurfaceGroup]], splits: dict[str, tuple[str, str]]
+) -> list[tuple[str, Surface, list[Surface]]]:
+    """On which data, the first surface, and those that can be compared with it example by example; of first planes."""
+    found = []
+    for family in planes:
+        for key, name in splits.values():
+            members = [one for _, one in family[0].sets.get(key, [])]
+            others = [one for one in members[1:] if comparable(members[0], one)]
+            if others:
+                found.append((name, members[0], others))
+    return found
 
 
 def json_in_html(value: object) -> str:
@@ -47,19 +74,52 @@ def json_in_html(value: object) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _plane_payload(plane: SurfaceGroup, known: dict[str, Style], *, log: bool) -> dict[str, Any]:
-    sets = {}
-    for key, members in plane.sets.items():
-        surfaces = [one for _, one in members]
-        cuts = {"linear": _figure_json(figures.slices(surfaces, scale="linear", known=known))}
-        if log:
-            cuts["log"] = _figure_json(figures.slices(surfaces, scale="log", known=known))
-        drawn = [_surface_payload(one, column, plane.columns[column], log=log) for column, one in members]
-        sets[key] = {"views": _views(surfaces, log=log), "slices": cuts, "surfaces": drawn}
-    return {"columns": [style.name for style in plane.columns], "sets": sets}
+def _family_payload(
+    family: Sequence[SurfaceGroup], splits: dict[str, tuple[str, str]], known: dict[str, Style], *, log: bool
+) -> dict[str, Any]:
+    names = dict(splits.values())
+    return {
+        "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
+        "crowded": len(family[0].columns) > MOST_COLUMNS,
+        "missing": {key: no_surface(name) for key, name in splits.values()},
+        "members": [
+            {
+                key: _set_payload(members, plane.columns, names[key], known, log=log)
+                for key, members in plane.sets.items()
+            }
+            for plane in family
+        ],
+    }
 
 
-def _surface_payload(surface: Surface, column: int, style: Style, *, log: bool) -> dict[str, Any]:
+def _set_payload(
+    members: Sequence[tuple[int, Surface]], columns: Sequence[Style], data: str, known: dict[str, Style], *, log: bool
+) -> dict[str, Any]:
+    surfaces = [one for _, one in members]
+    runs = any(one.trajectory is not None for one in surfaces)
+    scales: list[figures.Scale] = ["linear", "log"] if log else ["linear"]
+    cuts = {scale: _figure_json(figures.slices(surfaces, scale=scale, known=known)) for scale in scales}
+    run = {scale: _figure_json(figures.trajectory(surfaces, scale=scale, known=known)) for scale in scales if runs}
+    drawn = [_surface_payload(one, column, columns[column], data, log=log) for column, one in members]
+    return {"views": _views(surfaces, log=log), "slices": cuts, "run": run, "surfaces": drawn}
+
+
+def _line_payload(group: LineGroup, known: dict[str, Style]) -> dict[str, Any]:
+    positive = not any((measured(one) <= 0).any() for one in group.lines)
+    scales: list[figures.Scale] = ["linear", "log"] if positive else ["linear"]
+    return {scale: _figure_json(figures.line(group.lines, scale=scale, known=known)) for scale in scales}
+
+
+def _clip_range(surfaces: Sequence[Surface]) -> dict[str, float] | None:
+    """The lowest and the highest finite loss of all; None where there is nothing to clip."""
+    losses = np.concatenate([measured(one).ravel() for one in surfaces] or [np.zeros(0)])
+    losses = losses[np.isfinite(losses)]
+    if not losses.size or losses.min() == losses.max():
+        return None
+    return {"low": float(losses.min()), "high": float(losses.max())}
+
+
+def _surface_payload(surface: Surface, column: int, style: Style, data: str, *, log: bool) -> dict[str, Any]:
     view = loss_view([surface], scale="linear")
     at = centre(surface).loss
     return {
@@ -71,7 +131,10 @@ def _surface_payload(surface: Surface, column: int, style: Style, *, log: bool) 
         "accuracy": _packed(surface.accuracy.T),
         "cells": np.argwhere(np.isnan(measured(surface)).T).tolist(),
         "centre": at if math.isfinite(at) else None,
+        "plane_loss": [] if surface.trajectory is None else _finite(surface.trajectory.plane_loss),
         "views": _views([surface], log=log),
+        "stat": stat(surface, data),
+        "badge": badge(surface),
         "scene": _figure_json(_without_arrays(figures.surface_3d(surface, view=view, style=style))),
         "contour": _figure_json(_without_arrays(figures.contour(surface, view=view, style=style))),
     }
@@ -102,13 +165,37 @@ def _without_arrays(figure: go.Figure) -> go.Figure:
 
 
 def _figure_json(figure: go.Figure) -> Any:  # noqa: ANN401 (plotly's own JSON)
-    return json.loads(figure.to_json())
+    return _seven_digits(json.loads(figure.to_json()))
+
+
+def _seven_digits(value: Any) -> Any:  # noqa: ANN401 (plotly's own JSON)
+    """Numbers and plotly's packed float64 with the digits of float32: a page is drawn, not computed with."""
+    if isinstance(value, dict) and value.get("dtype") == "f8":
+        array = np.frombuffer(base64.b64decode(value["bdata"]), "<f8")
+        return value if not _fits(array) else {**value, "dtype": "f4", "bdata": _base64(array.astype("<f4"))}
+    if isinstance(value, dict):
+        return {name: _seven_digits(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_seven_digits(one) for one in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _finite(values: Array) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _packed(values: Array) -> dict[str, Json]:
     """Rows as base64: float32, which keeps seven digits, unless a value would leave its range."""
-    size = np.abs(values[np.isfinite(values) & (values != 0)])
-    fits = size.size == 0 or (size.max() < 1e38 and size.min() > 1e-37)
-    data = np.ascontiguousarray(values, dtype="<f4" if fits else "<f8").tobytes()
+    kind = "f4" if _fits(values) else "f8"
     rows, columns = values.shape
-    return {"type": "f4" if fits else "f8", "rows": rows, "columns": columns, "data": base64.b64encode(data).decode()}
+    packed = _base64(np.ascontiguousarray(values, dtype=f"<{kind}"))
+    return {"type": kind, "rows": rows, "columns": columns, "data": packed}
+
+
+def _fits(values: Array) -> bool:
+    size = np.abs(values[np.isfinite(values) & (values != 0)])
+    return size.size == 0 or bool(size.max() < 1e38 and size.min() > 1e-37)
+
+
+def _base64(values: npt.NDArray[np.floating]) -> str:
+    return base64.b64encode(values.tobytes()).decode()

@@ -41,7 +41,10 @@ def told_commands(commands: Sequence[str]) -> str:
     """The command lines that made the results."""
     if not commands:
         return '<p class="missing">The commands were not recorded.</p>'
-    return f"<pre>{escape(chr(10).join(commands))}</pre>"
+    button = (
+        '<div class="actions"><button type="button" id="copy-commands">Copy</button> <span role="status" class="note">'
+    )
+    return f'<pre tabindex="0">{escape(chr(10).join(commands))}</pre>{button}</span></div>'
 
 
 def footer(results: Sequence[Result], checkpoints: Sequence[Checkpoint]) -> str:

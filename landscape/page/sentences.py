@@ -22,16 +22,15 @@ from landscape.readings import (
 )
 from landscape.results import Eigenpairs, Surface
 
+MOST_NAMED = 4  # checkpoints in a sentence; of more the extremes
+
 
 def headline(checkpoints: Sequence[Checkpoint]) -> str:
     """Test accuracy and curvature; else the train losses; else what there is."""
     sentences = [_accuracy_sentence(checkpoints), curvature_sentence(checkpoints)]
     if not any(sentences):
         losses = [(c.style.name, centre(c.surface("train"))) for c in checkpoints]
-        told = [
-            f"train loss {plus_minus(at.loss, at.error)} at {name}" for name, at in losses if math.isfinite(at.loss)
-        ]
-        sentences = ["; ".join(told)]
+        sentences = [_ranged("train loss", [(n, at.loss, at.error) for n, at in losses if math.isfinite(at.loss)])]
     text = ". ".join(capital(sentence) for sentence in sentences if sentence)
     return text + "." if text else f"{counted(len(checkpoints), 'checkpoint')}, measured"
 
@@ -82,10 +81,13 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
         distance, at = rise_distance(surface, 0.1), centre(surface)
         if not math.isnan(distance):
             where = f"|x| = {distance:.2f}" if math.isfinite(distance) else "no point of the slice"
-            told.append(f"{columns[column].name} at {where} (centre {short(at.loss)})")
+            told.append((distance, f"{columns[column].name} at {where} (centre {short(at.loss)})"))
     if not told:
         return f"The {split} loss along the two axes"
-    return f"The {split} loss has risen by 0.1 along x: " + ", ".join(told[:4]) + (", …" if len(told) > 4 else "")
+    if len(told) > MOST_NAMED:
+        between = f"{min(told)[1]} and latest {max(told)[1]}"
+        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(told)} checkpoints"
+    return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
 
 
 def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
@@ -114,10 +116,23 @@ def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         for trace in checkpoint.traces:
             mean, error = mean_over_epochs(trace, "change")
             if math.isfinite(mean):
-                told.append(f"{signed(mean, error)} ({checkpoint.style.name})")
+                told.append((mean, f"{signed(mean, error)} ({checkpoint.style.name})"))
     if not told:
         return "Gradient congruence along training: no epoch was probed"
-    return "One step changes the congruence, on average over the probed epochs, by " + ", ".join(told)
+    if len(told) > MOST_NAMED:
+        told = [min(told), max(told)]
+        return f"One step changes the congruence, on average over the probed epochs, by {told[0][1]} to {told[1][1]}"
+    each = ", ".join(text for _, text in told)
+    return f"One step changes the congruence, on average over the probed epochs, by {each}"
+
+
+def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
+    """Each value with its error and name; of many the lowest and the highest."""
+    told = [f"{plus_minus(value, error)} at {name}" for name, value, error in values]
+    if len(told) <= MOST_NAMED:
+        return "; ".join(f"{what} {text}" for text in told)
+    order = sorted(range(len(values)), key=lambda n: values[n][1])
+    return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
 def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
@@ -141,6 +156,7 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         for c, _, at in ranked[1:]
         if high.accuracy - at.accuracy <= 2 * math.hypot(high.accuracy_error, at.accuracy_error)
     ]
+    near = near if len(near) <= MOST_NAMED else [f"{len(near)} others"]
     others = f", {' and '.join(near)} within noise of it" if near else ""
     return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{others}"
 

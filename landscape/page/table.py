@@ -13,24 +13,44 @@ from landscape.page.markup import escape, missing, section, table
 from landscape.readings import centre, loss_of_spectrum
 from landscape.results import Eigenpairs, Record
 
+_ACTIONS = (
+    '<div class="actions"><span>Table:</span> <button type="button" id="copy-csv">Copy as CSV</button> <button '
+    'type="button" id="copy-latex">Copy as LaTeX</button> <span role="status" class="note"></span></div>'
+    '<div class="actions"><span>Surfaces:</span> <button type="button" id="save-json">Save as JSON</button> <button '
+    'type="button" id="save-csv">Save as CSV</button> <span role="status" class="note"></span></div>'
+    '<div class="actions"><label>Figure: <select id="figure"></select></label> <button type="button" id="save-png">'
+    'Save as PNG</button> <button type="button" id="save-svg">Save as SVG</button> <span role="status" class="note">'
+    "</span></div>"
+)
+_LATEX = {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "—": "---", "₂": "$_2$", "₃": "$_3$"}
+_LATEX |= {"₄": "$_4$", "₅": "$_5$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
+
 
 def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     """A row per checkpoint and spectrum, a column per measure."""
     if not checkpoints:
         return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
-    kinds = list(dict.fromkeys(spectrum_kind(one) for c in checkpoints for one in c.pairs))
-    most = min(max((len(one.values) for c in checkpoints for one in c.pairs), default=1), 5)
-    rows: list[dict[str, str]] = []
-    for c in checkpoints:
-        spectra = [_spectrum_cells(c, one, checkpoints, most, named=len(kinds) > 1) for one in c.pairs]
-        spectra = spectra or [{"λmax": "No spectrum yet: landscape hessian CKPT"}]
-        rows += [{**_checkpoint_cells(c), **cells, **_congruence_cells(c)} for cells in spectra]
-    head = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
-    body = _table_note(kinds)
-    made = table(list(head), [[row.get(name, "—") for name in head] for row in rows], text=2)
-    body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>'
-    body += '<button type="button" id="copy">Copy as CSV</button> <span id="copied" role="status" class="note"></span>'
+    head, rows = _measures(checkpoints)
+    body = _table_note(_kinds(checkpoints))
+    made = table(head, rows, text=2, sortable=True)
+    body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>{_ACTIONS}'
     return section("Table", "Every measure at every checkpoint", body)
+
+
+def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
+    """The table as it stands on the page, as a LaTeX tabular with the rules of booktabs."""
+    head, rows = _measures(checkpoints)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    body = "\n".join(line(row) for row in rows)
+    columns = "ll" + "r" * (len(head) - 2)
+    return (
+        f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n{body}\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
 
 
 def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
@@ -60,6 +80,23 @@ def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
         if not c.pairs:
             writer.writerow(start)
     return file.getvalue()
+
+
+def _kinds(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    return list(dict.fromkeys(spectrum_kind(one) for c in checkpoints for one in c.pairs))
+
+
+def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and the rows."""
+    several = len(_kinds(checkpoints)) > 1
+    most = min(max((len(one.values) for c in checkpoints for one in c.pairs), default=1), 5)
+    rows: list[dict[str, str]] = []
+    for c in checkpoints:
+        spectra = [_spectrum_cells(c, one, checkpoints, most, named=several) for one in c.pairs]
+        spectra = spectra or [{"λmax": "No spectrum yet: landscape hessian CKPT"}]
+        rows += [{**_checkpoint_cells(c), **cells, **_congruence_cells(c)} for cells in spectra]
+    head = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+    return head, [[row.get(name, "—") for name in head] for row in rows]
 
 
 def _table_note(kinds: Sequence[str]) -> str:

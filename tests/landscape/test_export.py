@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from landscape.results import (
     Density,
     Eigenpairs,
     Estimate,
+    Line,
     Surface,
     Trajectory,
     status_of,
@@ -187,8 +189,31 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path, kind, relief):
         assert "mean" in content.decode()
 
 
-def test_pictures_need_a_surface(tmp_path):
-    with pytest.raises(ValueError, match="needs a Surface, got none"):
-        export.export_picture([pairs()], tmp_path / "s.npz", kind="png")
+def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path):
+    run = Trajectory(
+        **dict.fromkeys(("x", "y", "distance", "loss", "standard_error", "plane_loss"), np.array([0.5, 0.1])),
+        epoch=np.array([1, 2]),
+        explained_variance=0.9,
+    )
+    probes = dict.fromkeys(("cosine_b", "cosine_a", "change", "learning_rate"), np.array([0.1, 0.2]))
+    errors = {f"{name}_standard_error": np.array([0.01, 0.02]) for name in ("cosine_b", "cosine_a", "change")}
+    trace = CongruenceTrace(epoch=np.array([1, 2]), num_probes=np.array([3, 3]), **probes, **errors)
+    row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
+    line = Line(**row, status=status_of(row["x"]))
+    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, trace]
+    made = [export.export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
+    assert made[0] == made[1]
+    names = ["s-surface.pdf", "s-run.pdf", "s-line.pdf", "s-spectrum.pdf", "s-congruence.pdf"]
+    assert [path.name for path in made[0]] == names
+    for content in made[0].values():
+        assert b"/FontFile2" in content  # the letters travel with it
+        assert b"/MediaBox [ 0 0 234 " in content  # 3.25 inches
+
+
+def test_without_anything_to_draw_there_is_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="there is nothing to draw"):
+        export.export_picture([Congruence(value=0.1, standard_error=0.0)], tmp_path / "s.npz", kind="png")
     with pytest.raises(ValueError, match="needs a Surface, got none"):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
+    with pytest.raises(ValueError, match=r"width must be one of \('single', 'double'\), got 'wide'"):
+        export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")

@@ -1,16 +1,19 @@
+import base64
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from landscape import figures
+from landscape import figures, picture
 from landscape.results import (
     FAILED,
     MISSING,
     Congruence,
     CongruenceTrace,
     Eigenpairs,
+    ExampleLosses,
     Line,
     Surface,
     Trajectory,
@@ -299,7 +302,8 @@ def test_a_trajectory_lies_over_its_contour_with_both_losses_to_read():
     drawn = next(one for one in figures.contour(surface).data if one.meta == "trajectory")
     assert list(drawn.x) == run().x.tolist()
     assert list(drawn.y) == run().y.tolist()
-    assert drawn.customdata.tolist() == np.stack([[1, 2, 3], run().loss, run().plane_loss, run().distance], 1).tolist()
+    expected = [[1, 2, 3], run().loss, run().plane_loss, run().distance, run().standard_error]
+    assert drawn.customdata.tolist() == np.stack(expected, 1).tolist()
     assert "off the plane" in drawn.hovertemplate
     assert figures.overview_picture([surface]).axes[0].lines
 
@@ -353,3 +357,145 @@ def test_a_centre_measured_apart_is_told():
     apart = {"centre_loss": 0.25, "centre_standard_error": 0.02, "centre_accuracy": 0.75}
     (table,) = tables([Surface(**{**vars(one), "x": one.x + 0.1, "checks": apart})])
     assert table.rows[0][1:3] == ["0.250 ± 0.020", "75.0 ± 4.3 %"]
+
+
+def quadratics(figure):
+    return [one for one in figure.data if one.meta and one.meta[0] == "quadratic"]
+
+
+def test_along_eigenvectors_the_quadratic_model_has_the_eigenvalues_and_the_slope_of_the_slice():
+    tilted = bowl(eigenvalues=[3.0, 2.0], operator="hessian", axes_of="hash of sgd")
+    tilted = changed(tilted, tilted.loss + 0.3 * tilted.x[:, None])
+    along_x, along_y = quadratics(figures.slices([tilted, bowl("sam")], scale="linear"))[:2]
+    np.testing.assert_allclose(along_x.y, 0.5 + 0.3 * along_x.x + 1.5 * along_x.x**2, rtol=1e-12)
+    np.testing.assert_allclose(along_y.y, 0.5 + 1.0 * along_y.x**2, rtol=1e-12)
+    assert (along_x.name, along_x.visible) == ("quadratic model of the Hessian", True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"eigenvalues": [3.0, 2.0], "operator": "hessian", "axes_of": "another theta"},
+        {"eigenvalues": [3.0, 2.0], "operator": "gauss-newton", "axes_of": "hash of sgd"},
+    ],
+)
+def test_of_other_axes_only_the_second_difference_is_known_and_it_is_off_at_first(settings):
+    along_x, *_ = quadratics(figures.slices([bowl(**settings), bowl("sam")], scale="linear"))
+    np.testing.assert_allclose(along_x.y, 0.5 + 2.0 * along_x.x**2, rtol=1e-12)  # exact: the bowl is a parabola
+    assert (along_x.name, along_x.visible) == ("parabola of the second difference", "legendonly")
+
+
+def test_without_neighbours_of_the_centre_there_is_no_model():
+    loss = bowl().loss
+    loss[1, 2] = np.nan
+    assert len(quadratics(figures.slices([changed(bowl(), loss)], scale="linear"))) == 1
+    assert not quadratics(figures.slices([bowl(steps=1)]))
+
+
+def paired(label, losses):
+    """A surface of 5 x 5 points whose examples have these losses above the bowl's."""
+    kept = bowl().loss[..., None] + np.asarray(losses)
+    surface = changed(bowl(label, paired_hash="same"), kept.mean(-1))
+    return replace(surface, examples=ExampleLosses(loss=kept, denominator=np.ones(len(losses))))
+
+
+def test_a_difference_is_drawn_around_zero_with_dots_where_it_is_doubtful():
+    figure = figures.difference(paired("sam", [0.3, 0.5, 0.4]), paired("sgd", [0.0, 0.0, 0.0]))
+    drawn, dots = figure.data
+    np.testing.assert_allclose(drawn.z, np.full((5, 5), 0.4), rtol=1e-12)
+    assert drawn.zmin == -drawn.zmax
+    assert len(dots.x) == 0
+    doubtful = figures.difference(paired("sam", [-1.0, 1.0, 0.1]), paired("sgd", [0.0, 0.0, 0.0]))
+    assert len(doubtful.data[1].x) == 25
+    with pytest.raises(ValueError, match="not kept"):
+        figures.difference(bowl(), bowl("sam"))
+
+
+def test_a_run_is_drawn_with_both_losses_and_its_distance():
+    surface = replace(bowl(), trajectory=run())
+    curves = [one for one in figures.trajectory([surface, bowl("sam")]).data if one.mode == "lines+markers"]
+    own, plane, distance = (one.y for one in curves)
+    np.testing.assert_array_equal([own, plane, distance], [run().loss, run().plane_loss, run().distance])
+    assert figures.trajectory([bowl()]).data == ()
+
+
+@pytest.mark.parametrize(("scale", "heights"), [("linear", run().plane_loss), ("log", np.log10(run().plane_loss))])
+def test_in_three_dimensions_a_run_lies_at_the_loss_of_the_plane(scale, heights):
+    figure = figures.surface_3d(replace(bowl(), trajectory=run()), scale=scale)
+    drawn = next(one for one in figure.data if one.meta == "trajectory")
+    np.testing.assert_allclose(drawn.z, heights)
+
+
+def test_the_other_end_of_a_line_has_its_own_loss_beside_the_loss_there():
+    figure = figures.line([valley()], scale="linear")
+    (own,) = (one for one in figure.data if one.meta == "own loss")
+    assert (own.x, own.y) == ((1.0, 1.0), (1.5, 1.25))
+    far = replace(valley(), checks={"landmarks": [{"name": "sam", "loss_on_plane": 1.5, "own_loss": 40.0}]})
+    assert figures.line([far], scale="linear").layout.yaxis.range[1] > 40
+
+
+def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
+    panels = picture.congruence_picture([trace("sgd"), trace("sam")]).axes
+    assert [ax.get_ylabel() for ax in panels] == [
+        "cosine before a step",
+        "cosine after it",
+        "change (after − before)",
+    ]
+    known = np.isfinite(trace().change)
+    np.testing.assert_array_equal(panels[2].lines[0].get_ydata(), trace().change[known])
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["sgd", "sam"]
+
+
+def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
+    (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
+    done, open_mark = ax.lines[-2:]
+    assert (list(done.get_ydata()), list(open_mark.get_ydata())) == ([4.0], [1.0])
+    assert (done.get_markerfacecolor(), open_mark.get_markerfacecolor()) == ("#0072B2", "none")
+    assert ax.get_yscale() == "log"
+
+
+def test_the_twin_of_a_line_has_the_other_ends_own_loss():
+    (ax,) = picture.line_picture([valley("_$sgd$")]).axes
+    assert (ax.lines[1].get_xdata(), ax.lines[1].get_ydata()) == ([1.0], [1.25])
+    assert {note.get_text() for note in ax.texts} == {r"_\$sgd\$", "sam"}
+
+
+def test_the_twin_of_a_run_has_both_losses():
+    left, right = picture.trajectory_picture([replace(bowl(), trajectory=run())]).axes
+    assert "97 %" in left.get_title()
+    for drawn, expected in zip(right.lines, (run().loss, run().plane_loss), strict=True):
+        np.testing.assert_array_equal(drawn.get_ydata(), expected)
+    with pytest.raises(ValueError, match="needs a run on its plane"):
+        picture.trajectory_picture([bowl()])
+
+
+@pytest.mark.parametrize(("width", "inches"), [("single", 3.25), ("double", 6.75)])
+def test_pictures_have_the_width_of_a_column(width, inches):
+    draw = (picture.overview_picture, picture.relief_picture)
+    assert [one([bowl(), bowl("sam")], width=width).get_figwidth() for one in draw] == [inches] * 2
+    assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
+
+
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace()])
+def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
+    assert one.plot().data
+    shown = one._repr_html_()
+    assert base64.b64decode(shown.split("base64,")[1].rstrip('">')).startswith(b"\x89PNG")
+    assert len(shown) < 200_000
+    assert "<script" not in shown
+    assert shown == one._repr_html_()
+
+
+def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
+    shown = replace(bowl('"><script>'), checks={"centre_ok": False, "centre_error": 0.5})._repr_html_()
+    assert "the loss at the centre differs" in shown
+    assert "<script" not in shown
+
+
+def test_a_single_number_has_no_figure():
+    one = Congruence(value=0.25, standard_error=0.01)
+    assert "0.250 ± 0.010" in one._repr_html_()
+    assert not hasattr(one, "plot")
+    with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
+        figures.figure_of(one)

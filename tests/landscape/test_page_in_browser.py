@@ -1,19 +1,25 @@
 """The page as a browser draws it. Its content policy forbids eval: the tests poll, and never wait for a function."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
+import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from landscape.report import write_report
-from landscape.results import CongruenceTrace, Eigenpairs, Surface, status_of
+from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, Trajectory, status_of
 
 pytestmark = pytest.mark.browser
 
+ARRAYS = ("loss", "standard_error", "accuracy", "status")
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -63,6 +69,65 @@ def results(labels, *, broken=False):
     return found
 
 
+def around(label, *, seed=0, directions="random", paired=False, **more):
+    """A bowl of 9 x 9 points that is 2 + n steeper for each seed."""
+    x, n = np.linspace(-1, 1, 9), len(label)
+    loss = 0.1 * n + (2.0 + seed) * (x[:, None] ** 2 + 0.5 * x[None, :] ** 2)
+    examples = None
+    if paired:
+        kept = loss[..., None] + np.linspace(-0.1, 0.1, 8) * n
+        examples = ExampleLosses(loss=kept, denominator=np.ones(8))
+    settings = {"split": "train", "num_examples": 100, "directions": directions, "paired_hash": "p", "num_paired": 8}
+    settings |= {"seed": seed} if directions == "random" else {}
+    return Surface(
+        x=x,
+        y=x,
+        loss=loss,
+        standard_error=0.1 * loss,
+        accuracy=np.full_like(loss, 0.9),
+        status=status_of(loss),
+        examples=examples,
+        checkpoint={"label": label, "hash": label},
+        settings={**settings, **more.pop("settings", {})},
+        checks={"centre_ok": True, "centre_error": 1e-9},
+        **more,
+    )
+
+
+def all_kinds():
+    """Three planes of two checkpoints with kept examples, a run on its plane, eigenvectors, a line between the two."""
+    run = Trajectory(
+        epoch=np.array([1, 2, 3]),
+        x=np.array([0.9, 0.4, 0.0]),
+        y=np.array([0.5, 0.2, 0.0]),
+        distance=np.array([0.3, 0.1, 0.0]),
+        loss=np.array([4.0, 2.0, 0.3]),
+        standard_error=np.full(3, 0.1),
+        plane_loss=np.array([3.0, 1.0, 0.3]),
+        explained_variance=0.9,
+    )
+    x = np.linspace(-0.5, 1.5, 9)
+    places = [{"name": "sgd", "coordinates": [0.0]}, {"name": "sam!", "coordinates": [1.0]}]
+    line = Line(
+        x=x,
+        loss=0.3 + x**2,
+        standard_error=0.02 + 0 * x,
+        accuracy=0.9 + 0 * x,
+        status=status_of(x),
+        checkpoint={"label": "sgd", "hash": "sgd"},
+        settings={"split": "train", "directions": "between", "landmarks": places},
+        checks={"centre_ok": True, "landmarks": [{"name": "sam!", "loss_on_plane": 1.3, "own_loss": 0.4}]},
+    )
+    eigen = {"eigenvalues": [4.0, 2.0], "operator": "hessian", "axes_of": "sgd"}
+    return [
+        *(around(label, seed=seed, paired=seed == 0) for seed in range(3) for label in ("sgd", "sam!")),
+        around("sgd", directions="pca", trajectory=run),
+        around("sgd", directions="eigenvectors", settings=eigen),
+        line,
+        *(replace(one, checkpoint=line.checkpoint) for one in results(["sgd"]) if isinstance(one, Eigenpairs)),
+    ]
+
+
 def missing(reason):
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -93,6 +158,15 @@ def address(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_report(results(["sgd", "sam"], broken=True), path)
     return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def rich(browser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("rich") / "report.html"
+    write_report(all_kinds(), path, commands=["landscape surface a.pt"])
+    watched = Watched(browser, path.as_uri(), viewport={"width": 900, "height": 700}, reduced_motion="reduce")
+    yield watched
+    watched.context.close()
 
 
 class Watched:
@@ -137,8 +211,8 @@ def seen(browser, address):
 @pytest.fixture(autouse=True)
 def nothing_went_wrong(request):
     yield
-    if "seen" in request.fixturenames:
-        watched = request.getfixturevalue("seen")
+    for name in {"seen", "rich", "fifty"} & set(request.fixturenames):
+        watched = request.getfixturevalue(name)
         assert not watched.errors
         assert all(url.startswith(("file:", "data:", "blob:")) for url in watched.requests)
         assert len([url for url in watched.requests if url.startswith("file:")]) == 1
@@ -232,8 +306,8 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
 
 
 def test_the_table_is_copied_as_csv(seen):
-    seen.page.click("#copy")
-    seen.until("document.getElementById('copied').textContent !== ''")
+    seen.page.click("#copy-csv")
+    seen.until("document.querySelector('#copy-csv ~ [role=status]').textContent !== ''")
 
 
 def test_colours_follow_the_system(seen):
@@ -247,7 +321,7 @@ def test_colours_follow_the_system(seen):
 
 def test_controls_are_labelled_and_reachable_by_keyboard(seen):
     assert seen.get(
-        "[...document.querySelectorAll('input')].every((i) => i.labels.length === 1 && i.labels[0].textContent)"
+        "[...document.querySelectorAll('input, select')].every((i) => i.labels.length === 1 && i.labels[0].textContent)"
     )
     assert seen.get("[...document.querySelectorAll('[role=group]')].every((e) => e.getAttribute('aria-label'))")
     seen.page.focus('input[name="camera"]:checked')
@@ -316,14 +390,217 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
     first, *_ = results(["one"])
     one = {"x": np.zeros(1), "y": np.zeros(1)} | dict.fromkeys(("loss", "standard_error", "accuracy"), np.ones((1, 1)))
     lost = np.full((9, 9), np.nan)
-    hostile = {"label": '"><script>alert(1)</script>', "hash": "2"}
+    name = '"><script>alert(1)</script>'
+    hostile = {"label": name, "hash": "2"}
+    *_, run, _, line, _ = all_kinds()
+    places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
+    wide = np.linspace(-1, 1, 201)
+    kept = ExampleLosses(loss=np.full((9, 9, 8), np.nan), denominator=np.ones(8))
     write_report(
         [
             Surface(**{**vars(first), **one, "status": status_of(np.ones((1, 1)))}),
             Surface(**{**vars(first), "loss": lost, "status": status_of(lost), "checkpoint": hostile}),
+            replace(around("sgd", paired=True, settings={"seed": 7}), loss=lost, status=status_of(lost), examples=kept),
+            replace(around("sam", paired=True, settings={"seed": 7}), checkpoint=hostile),
+            replace(run, loss=lost, status=status_of(lost), checkpoint=hostile),
+            replace(line, checkpoint=hostile, settings={"landmarks": places}, loss=np.full(9, np.inf)),
+            replace(around("big"), x=wide, y=wide, **dict.fromkeys(ARRAYS, np.add.outer(wide**2, wide**2 + 0.1))),
         ],
         path,
+        title=name,
+        commands=[name],
     )
     watched = Watched(browser, path.as_uri())
     assert not watched.errors
     watched.context.close()
+
+
+def plot(name, rest=""):
+    return f"document.getElementById('{name}'){rest}"
+
+
+def trace(name, meta):
+    return plot(name, f"._fullData.find((one) => one.meta === '{meta}')")
+
+
+def test_a_line_shows_what_the_running_statistics_do(rich):
+    own = trace("line-0", "own loss")
+    assert rich.get(f"[...{own}.y]") == pytest.approx([1.3, 0.4])
+    assert rich.get(plot("line-0", ".layout.annotations.map((note) => note.text)")) == ["sgd", "sam!"]
+    text = rich.page.inner_text("#section-lines")
+    assert "BatchNorm’s running statistics" in text
+    assert "sam! 1.30 on the line and 0.400 by itself" in text
+
+
+def test_a_run_lies_on_the_contour_and_on_the_surface_at_the_loss_of_the_plane(rich):
+    assert rich.get(f"[...{trace('p1c0-contour', 'trajectory')}.x]") == pytest.approx([0.9, 0.4, 0.0])
+    seen = trace("p1c0-scene", "trajectory")
+    on_axis = "(v) => (document.querySelector('input[value=log]').checked ? 10 ** v : v)"
+    assert rich.get(f"{seen}.z.map({on_axis})") == pytest.approx([3.0, 1.0, 0.3])
+    names = rich.get(plot("p1-run", ".data.map((one) => one.name)"))
+    assert {"sgd, its own loss", "sgd, the plane's loss there"} <= set(names)
+    assert "it holds 90 % of their squared distances; at most 0.3 off it" in rich.page.inner_text("#p1c0-stat")
+
+
+def test_several_planes_are_one_table_and_a_picker(rich):
+    assert rich.page.locator("#p0c1-contour, #p0c2-contour").count() == 1
+    assert "4.5 ± 1.5" in " ".join(rich.page.inner_text("[aria-label='Flatness over planes']").split())
+    edge = plot("p0c0-contour", ".data[0].customdata[4][0][0]")
+    assert rich.get(edge) == pytest.approx(2.3)
+    rich.page.select_option("select[name=plane0]", "2")
+    rich.drawn()
+    assert rich.get(edge) == pytest.approx(4.3)
+    assert "seed 2" in rich.page.inner_text("#surfaces")
+    assert "plane0=2" in rich.page.url
+    rich.page.select_option("select[name=plane0]", "0")
+    rich.drawn()
+
+
+def test_differences_are_centred_at_zero(rich):
+    drawn = trace("difference-0", "difference")
+    assert rich.get(f"{drawn}.zmin === -{drawn}.zmax")
+    assert "sam! less sgd: train loss +0.100 ± 0.025" in rich.page.inner_text("#section-differences h2")
+
+
+def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
+    rich.page.focus("input[name=clip]")
+    for _ in range(5):
+        rich.page.keyboard.press("PageDown")
+    rich.until("location.hash.includes('clip=50')")
+    rich.drawn()
+    cut = rich.get("Number(document.getElementById('clipped').textContent.split(':')[0])")
+    log = rich.get("document.querySelector('input[value=log]').checked")
+    surface = plot("p0c0-scene", ".data[0]")
+    top = rich.get(f"Math.max(...{surface}.z.flat())")
+    assert (10**top if log else top) == pytest.approx(cut, rel=1e-2)
+    assert rich.get(f"{surface}.cmax") == pytest.approx(top)
+    raw = np.array(rich.get(f"{surface}.customdata.map((row) => row.map((cell) => cell[0]))"))
+    assert raw.max() == pytest.approx(3.3)
+    told = rich.page.inner_text("#p0c0-clip")
+    assert told == f"Clipped at {cut:g}: {(raw > cut).sum()} cells above."
+    assert "≥" in rich.get(plot("p0c0-contour", ".data[0].colorbar.ticktext.at(-1)"))
+    rich.page.keyboard.press("End")
+    rich.until("document.getElementById('clipped').textContent === 'nothing is clipped'")
+    rich.drawn()
+    assert rich.page.inner_text("#p0c0-clip") == ""
+
+
+def test_eigenvectors_bring_their_quadratic_model_and_random_axes_only_on_request(rich):
+    model = plot("{}", ".data.find((one) => one.meta?.[0] === 'quadratic')")
+    assert rich.get(model.format("p2-slices") + ".visible") is True
+    assert rich.get(model.format("p0-slices") + ".visible") == "legendonly"
+    assert "kinks add curvature that the Hessian does not hold" in rich.page.inner_text("#surfaces")
+
+
+def test_a_column_sorts_its_table_both_ways(rich):
+    head = rich.page.locator("[aria-label='Flatness over planes'] th").nth(2)
+    names = "[...document.querySelectorAll('[aria-label^=Flatness] tbody th')].map((one) => one.textContent)"
+    head.locator("button").focus()
+    rich.page.keyboard.press("Enter")
+    assert (head.get_attribute("aria-sort"), rich.get(names)) == ("ascending", ["sgd", "sam!"])
+    rich.page.keyboard.press("Enter")
+    assert (head.get_attribute("aria-sort"), rich.get(names)) == ("descending", ["sam!", "sgd"])
+
+
+def saved(watched, button, tmp_path):
+    with watched.page.expect_download() as waiting:
+        watched.page.click(button)
+    path = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path
+
+
+def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
+    found = json.loads(saved(rich, "#save-json", tmp_path).read_text())
+    assert found["surfaces"][0]["checkpoint"] == "sgd"
+    assert found["surfaces"][0]["loss"][4][0] == pytest.approx(2.3)
+    assert found["commands"] == ["landscape surface a.pt"]
+    rows = saved(rich, "#save-csv", tmp_path).read_text().splitlines()
+    assert rows[0].startswith("checkpoint,family,plane,split,x,y,loss")
+    assert len(rows) == 1 + 8 * 81
+    rich.page.select_option("#figure", "p0-slices")
+    picture = saved(rich, "#save-svg", tmp_path)
+    assert picture.name == "landscape-p0-slices.svg"
+    assert "mean loss" in picture.read_text()
+    assert saved(rich, "#save-png", tmp_path).read_bytes().startswith(b"\x89PNG")
+    rich.page.click("#copy-latex")
+    rich.until("document.querySelector('#copy-latex ~ [role=status]').textContent !== ''")
+
+
+@pytest.fixture(scope="module")
+def fifty(browser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fifty") / "report.html"
+    write_report([around(f"epoch {n:02}" + "x" * n) for n in range(50)], path)
+    watched = Watched(browser, path.as_uri(), viewport={"width": 1280, "height": 900})
+    yield watched
+    watched.context.close()
+
+
+def test_fifty_checkpoints_have_three_pictures_with_pickers(fifty):
+    assert fifty.get("document.querySelectorAll('div.contour').length") == 3
+    assert fifty.get("document.querySelectorAll('.scene canvas').length") >= 3
+    assert fifty.get("[...document.querySelectorAll('.column select')].map((one) => one.value)") == ["0", "24", "49"]
+    fifty.page.select_option("select[name=p0c1]", "10")
+    fifty.until("document.getElementById('p0c1-name').textContent.startsWith('epoch 10')")
+    fifty.drawn()
+    assert fifty.get(plot("p0c1-contour", ".data[0].customdata[4][4][0]")) == pytest.approx(1.8)
+    assert "p0c1=10" in fifty.page.url
+    named = plot("p0-slices", ".data.filter((one) => one.name.startsWith('epoch')).map((one) => one.name.slice(0, 8))")
+    assert set(fifty.get(named)) == {"epoch 00", "epoch 10", "epoch 49"}
+
+
+def test_play_goes_through_the_checkpoints_until_it_is_stopped(fifty):
+    canvas = "document.querySelector('#p0c0-scene canvas')"
+    fifty.get(f"{canvas}.dataset.mine = 'yes'")
+    fifty.page.click("#p0-play")
+    fifty.until("Number(document.querySelector('select[name=p0c0]').value) >= 2")
+    fifty.page.click("#p0-play")
+    fifty.until("document.getElementById('p0-play').textContent === 'Play'")
+    assert fifty.get(f"{canvas}.dataset.mine") == "yes"
+    fifty.page.emulate_media(reduced_motion="reduce")
+    fifty.until("document.getElementById('p0-play').disabled")
+    assert "less motion" in fifty.page.inner_text("#p0-played")
+
+
+AXE = (
+    "4.14.1",
+    "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745",
+)  # of npm's axe-core: the version, and the digest of its archive
+
+
+@pytest.fixture(scope="session")
+def axe(request):
+    """The script of axe-core, kept between runs in pytest's cache."""
+    version, digest = AXE
+    folder = request.config.cache.mkdir("axe-core")
+    archive = folder / f"axe-core-{version}.tgz"
+    if not archive.exists():
+        npm = shutil.which("npm") or pytest.skip("npm is not installed, so axe-core cannot be had")
+        command = [npm, "pack", f"axe-core@{version}", "--silent", "--pack-destination", str(folder)]
+        try:
+            subprocess.run(command, check=True, timeout=60, capture_output=True, cwd=folder)
+        except (subprocess.SubprocessError, OSError) as error:
+            pytest.skip(f"npm did not bring axe-core: {error}")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert found == digest, f"{archive} is not the archive that was reviewed: {found}"
+    with tarfile.open(archive) as opened:
+        return opened.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_nothing_on_the_page_is_seriously_inaccessible(rich, axe, width, scheme):
+    rich.page.set_viewport_size({"width": width, "height": 800})
+    rich.page.emulate_media(color_scheme=scheme)
+    time.sleep(0.3)
+    rich.drawn()
+    rich.get("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    rich.get(f"(() => {{ {axe} }})()")
+    violations = rich.get("axe.run({ resultTypes: ['violations'] }).then((found) => found.violations)")
+    serious = {
+        (one["id"], node["target"][0], node["failureSummary"])
+        for one in violations
+        for node in one["nodes"]
+        if one["impact"] in ("serious", "critical")
+    }
+    assert not serious
+    assert rich.get("document.documentElement.scrollWidth") <= width

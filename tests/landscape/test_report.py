@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from landscape.report import write_report
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, status_of
 
 
 def bowl(label="sgd", *, split="train", centre=0.5, accuracy=0.9, steps=5, count=400, seed=0, checks=None, **settings):
@@ -95,6 +95,10 @@ def data(text):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
+def columns(text):
+    return [[column["name"] for column in plane["columns"]] for plane in data(text)["planes"]]
+
+
 def test_the_page_is_one_small_file_without_addresses(page):
     text = page(bowl(), spectrum(), trace())
     assert len(text.encode()) < 6_000_000
@@ -120,7 +124,7 @@ def test_names_titles_and_commands_are_text_never_code(page):
     assert "alert(1)" not in re.sub(r"<script type.*?</script>", "", text, flags=re.DOTALL).replace(
         "&lt;script&gt;alert(1)", ""
     )
-    assert data(text)["planes"][0]["columns"] == [name]
+    assert data(text)["planes"][0]["columns"][0]["name"] == name
     assert html.escape(name) in text
 
 
@@ -136,10 +140,11 @@ def test_an_empty_report_says_which_commands_fill_it(page):
 
 
 def test_what_is_missing_names_its_command(page):
-    text = visible(page(bowl("a"), bowl("a", split="test"), bowl("b"), spectrum("a"), trace("c")))
+    written = page(bowl("a"), bowl("a", split="test"), bowl("b"), spectrum("a"), trace("c"))
+    text, unmeasured = visible(written), data(written)["planes"][0]["missing"]["test"]
     assert "No spectrum yet: landscape hessian CKPT" in text
     assert "No surface yet: landscape surface CKPT --split test" in text
-    assert "No test surface yet: landscape surface CKPT --split test" in text
+    assert "No test surface yet: landscape surface CKPT --split test" in visible(unmeasured)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,11 @@ def test_curvature_is_told_with_its_train_loss_and_never_as_flatness(page):
 
 def test_curvature_without_a_loss_is_not_in_the_headline(page):
     assert "λ" not in heading(page(spectrum("a", loss=float("nan"))))
+
+
+def test_many_checkpoints_within_noise_are_counted(page):
+    near = [bowl(f"run {n}", split="test", accuracy=0.95) for n in range(7)]
+    assert "at run 0, 6 others within noise of it" in heading(page(bowl("low", split="test", accuracy=0.5), *near))
 
 
 def test_one_run_each_speaks_of_checkpoints(page):
@@ -241,28 +251,28 @@ def test_surfaces_of_any_value_are_written(page, value):
 
 
 def test_a_surface_of_one_cell_is_written(page):
-    assert len(data(page(bowl(steps=1)))["planes"][0]["sets"]["train"]["surfaces"]) == 1
+    assert len(data(page(bowl(steps=1)))["planes"][0]["members"][0]["train"]["surfaces"]) == 1
 
 
 def test_different_planes_are_shown_apart(page):
     text = page(bowl("a"), bowl("b", seed=1), bowl("c"), bowl("d", steps=3))
-    assert [plane["columns"] for plane in data(text)["planes"]] == [["a", "c"], ["b"], ["d"]]
+    assert columns(text) == [["a", "c"], ["b"], ["d"]]
     assert "3 different planes or grids" in visible(text)
 
 
 def test_different_data_never_share_a_range(page):
     found = data(page(bowl("a"), bowl("b", labels="clean", centre=100.0), bowl("a", split="test")))
     assert [split["id"] for split in found["splits"]] == ["train", "train-2", "test"]
-    assert found["planes"][0]["sets"]["train"]["views"]["linear"]["high"] < 10
+    assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
 def test_the_same_measurement_twice_is_shown_twice(page):
-    assert data(page(bowl("a"), bowl("b"), bowl("a")))["planes"][0]["columns"] == ["a", "a [2]", "b"]
+    assert columns(page(bowl("a"), bowl("b"), bowl("a"))) == [["a", "a [2]", "b"]]
 
 
 def test_packed_arrays_are_rows_of_y_and_keep_seven_digits(page):
     surface = bowl()
-    packed = data(page(surface))["planes"][0]["sets"]["train"]["surfaces"][0]["loss"]
+    packed = data(page(surface))["planes"][0]["members"][0]["train"]["surfaces"][0]["loss"]
     rows = np.frombuffer(base64.b64decode(packed["data"]), "<f4").reshape(packed["rows"], packed["columns"])
     np.testing.assert_allclose(rows, surface.loss.T, rtol=1e-7)
 
@@ -302,3 +312,63 @@ def test_the_page_is_written_without_torch(tmp_path):
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "report.html")], check=True)
+
+
+def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
+    text = page(*(bowl(label, seed=seed) for seed in (3, 4) for label in ("a", "b")), bowl("c", seed=4))
+    assert columns(text) == [["a", "b"], ["a", "b", "c"]]  # other checkpoints: another family
+    text = page(*(bowl(label, seed=seed) for seed in (3, 4, 5) for label in ("a", "b")))
+    assert len(data(text)["planes"][0]["members"]) == 3
+    assert "Flatness over several planes" in visible(text)
+    assert "different planes or grids" not in visible(text)
+
+
+def test_a_line_alone_makes_a_page(page):
+    x = np.linspace(-1, 1, 5)
+    line = Line(
+        x=x,
+        loss=x,
+        standard_error=0 * x,
+        accuracy=0 * x,
+        status=status_of(x),
+        checkpoint={"label": "a"},
+        settings={"split": "test"},
+    )
+    text = page(line, changed(line, settings={"split": "train"}))
+    assert [list(figure) for figure in data(text)["lines"]] == [["linear"], ["linear"]]  # a loss below zero: no log
+    assert "The train loss along a line, at the centre: a 0" in visible(text)
+    assert "No surface yet: landscape surface CKPT" in visible(text)
+
+
+def test_the_latex_of_the_table_is_escaped_and_has_a_cell_for_each_column(page):
+    text = data(page(bowl("a_1 & $b$ \\ 100 %"), spectrum("a_1 & $b$ \\ 100 %")))["latex"]
+    assert r"a\_1 \& \$b\$ \textbackslash{} 100 \%" in text
+    assert r"0.500 $\pm$ 0.050" in text
+    head, row = (line.replace(r"\&", "") for line in text.splitlines() if line.endswith(r"\\"))
+    assert head.count("&") == row.count("&") == len(re.search(r"{tabular}{(\w+)}", text)[1]) - 1
+
+
+def test_differences_that_do_not_fit_are_in_the_table(page):
+    def kept(label, shift):
+        one = bowl(label, paired_hash="p", num_paired=4)
+        losses = one.loss[..., None] + shift * np.arange(4)
+        return changed(one, examples=ExampleLosses(loss=losses, denominator=np.ones(4)))
+
+    text = page(*(kept(f"run {n}", n) for n in range(12)))
+    assert len(data(text)["differences"]) == 7
+    assert "The table has 4 more" in visible(text)
+    assert "run 11 less run 0" in visible(text)
+    assert data(page(bowl("a"), bowl("b")))["differences"] == []
+
+
+def test_fifty_checkpoints_have_a_picture_for_three(page):
+    text = page(*(bowl(f"epoch {n}", centre=1 + n) for n in range(50)))
+    assert heading(text) == "Train loss ranges from 1.00 ± 0.10 at epoch 0 to 50.0 ± 5.0 at epoch 49."
+    assert len(columns(text)[0]) == 50
+    assert len(re.findall(r'class="contour"', ours(text))) == 3
+    assert len(data(text)["planes"][0]["members"][0]["train"]["surfaces"]) == 50
+
+
+def test_a_large_surface_is_written_whole(page):
+    text = page(bowl(steps=201))
+    assert data(text)["planes"][0]["members"][0]["train"]["surfaces"][0]["loss"]["rows"] == 201

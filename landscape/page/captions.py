@@ -1,0 +1,81 @@
+"""What stands at each picture: the loss at the checkpoint, and how far the picture can be believed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from landscape.formatting import percent, plus_minus
+from landscape.page.markup import escape, missing
+from landscape.readings import centre, centre_cell, measured
+from landscape.results import Line, Surface
+from landscape.view import STATUS_NAMES
+
+
+def stat(surface: Surface, data: str) -> str:
+    """Loss and accuracy at the checkpoint; of a run seen from the plane, how much of it the plane holds."""
+    return f'<p class="stat">{_stat(surface, data)}</p>' + _run(surface)
+
+
+def _stat(surface: Surface, data: str) -> str:
+    at = centre(surface)
+    if not math.isfinite(at.loss):
+        return (
+            "the loss at the centre was not measured"
+            if centre_cell(surface) is None
+            else f"loss {at.loss} at the centre"
+        )
+    text = f"{escape(data)} loss <b>{plus_minus(at.loss, at.error)}</b>"
+    return text + (
+        f"<br>accuracy <b>{percent(at.accuracy, at.accuracy_error)}</b>" if math.isfinite(at.accuracy) else ""
+    )
+
+
+def badge(surface: Surface | Line) -> str:
+    """The check of the centre, and the cells that are left out."""
+    left_out = np.isnan(measured(surface))
+    what = "cells" if isinstance(surface, Surface) else "points"
+    count = (
+        f'<p class="badge warn">× {left_out.sum()} of {left_out.size} {what} left out ({_statuses(surface)})</p>'
+        if left_out.any()
+        else ""
+    )
+    error, passed = surface.checks.get("centre_error"), surface.checks.get("centre_ok")
+    difference = (
+        f" (relative difference {error:.1g})" if isinstance(error, int | float) and math.isfinite(error) else ""
+    )
+    if passed is True:
+        return f'<p class="badge">✓ centre check: loss at the centre equals the checkpoint’s{difference}</p>{count}'
+    if passed is False:
+        text = f"centre check FAILED: loss at the centre differs from the checkpoint’s{difference}"
+        return f'<p class="badge warn">✗ {text}</p>{count}'
+    return f'<p class="badge">The centre was not checked against the checkpoint.</p>{count}'
+
+
+def _statuses(surface: Surface | Line) -> str:
+    codes, counts = np.unique(surface.status[np.isnan(measured(surface))], return_counts=True)
+    return ", ".join(f"{n} {STATUS_NAMES.get(int(code), 'unknown')}" for code, n in zip(codes, counts, strict=True))
+
+
+def no_surface(data: str) -> str:
+    """That there is none on this data, and the command that makes it."""
+    return missing(f"No {data} surface yet", surface_command(data))
+
+
+def surface_command(split: str) -> str:
+    """The command that measures on this part of the data."""
+    name = split.split(",")[0]
+    return "landscape surface CKPT" + ("" if name == "train" else f" --split {name}")
+
+
+def _run(surface: Surface) -> str:
+    run = surface.trajectory
+    if run is None or not run.epoch.size:
+        return ""
+    share, far = f"{100 * run.explained_variance:.3g} %", f"{run.distance.max():.3g}"
+    told = f"Epochs {run.epoch[0]} to {run.epoch[-1]} in white, dropped onto the plane"
+    return (
+        f'<p class="stat">{told}: it holds {share} of their squared distances; at most {far} off it. The contour is '
+        "the loss of the plane, not of the run.</p>"
+    )

@@ -1,0 +1,54 @@
+// What is chosen, and the fragment of the address that keeps it, so that a view can be sent.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const PRESETS = {
+  free: data.camera,
+  top: { eye: { x: 0, y: -0.001, z: 2.1 }, up: { x: 0, y: 1, z: 0 }, center: { x: 0, y: 0, z: 0 } },
+  side: { eye: { x: 0, y: -2.1, z: 0.12 }, up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: -0.05 } },
+};
+const state = { split: data.splits[0]?.id, camera: "free", scale: "common", loss: data.loss, clip: "100" };
+const choices = {
+  split: data.splits.map((s) => s.id), camera: Object.keys(PRESETS), scale: ["common", "own"], loss: ["linear", "log"],
+  clip: Array.from({ length: 100 }, (_, n) => String(n + 1)),
+};
+for (const select of document.querySelectorAll(".picker select")) { // of planes, and of checkpoints
+  state[select.name] = select.value;
+  choices[select.name] = [...select.options].map((option) => option.value);
+}
+let eye = null; // a camera turned by hand
+
+function readFragment() {
+  const query = new URLSearchParams(location.hash.slice(1));
+  for (const [name, allowed] of Object.entries(choices)) {
+    if (allowed.includes(query.get(name))) state[name] = query.get(name);
+  }
+  const numbers = (query.get("eye") || "").split(",").map(Number);
+  if (numbers.length === 3 && numbers.every(Number.isFinite)) eye = { x: numbers[0], y: numbers[1], z: numbers[2] };
+  if (data.linear_only) state.loss = "linear";
+}
+function writeFragment() {
+  const query = new URLSearchParams(state);
+  if (!state.split) query.delete("split");
+  if (eye) query.set("eye", [eye.x, eye.y, eye.z].map((v) => v.toFixed(2)).join(","));
+  try { history.replaceState(null, "", "#" + query); } catch { /* a page without history still works */ }
+}
+function showState() {
+  for (const [name, value] of Object.entries(state)) {
+    for (const input of document.querySelectorAll(`input[type="radio"][name="${name}"]`)) input.checked = input.value === value;
+    for (const input of document.querySelectorAll(`select[name="${name}"], input[type="range"][name="${name}"]`)) input.value = value;
+  }
+  for (const element of document.querySelectorAll("[data-split], [data-member]")) {
+    const { split, family, member } = element.dataset;
+    element.hidden = (split !== undefined && split !== state.split) ||
+      (member !== undefined && member !== (state[`plane${family}`] ?? "0"));
+  }
+}
+
+// The loss above which heights and colours are cut; null where nothing is. Losses span decades: so does the slider.
+function clipLoss() {
+  const part = Number(state.clip) / 100;
+  if (!data.clip || part >= 1) return null;
+  const { low, high } = data.clip;
+  return low > 0 ? low * (high / low) ** part : low + (high - low) * part;
+}
+const brief = (value, digits = 3) => (Number.isFinite(value) ? String(Number(value.toPrecision(digits))) : String(value));

@@ -1,0 +1,240 @@
+"""The surfaces of the page as HTML: controls, columns of pictures, slices, runs, flatness over several planes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from landscape.flatness import RISES, flatness, mean_and_spread
+from landscape.formatting import capital, plus_minus, short
+from landscape.grouping import Style, SurfaceGroup
+from landscape.page.captions import badge, no_surface, stat, surface_command
+from landscape.page.markup import clip_slider, escape, missing, numbers, picker, radios, section, shown_for, table
+from landscape.page.payload import MOST_COLUMNS, SLOTS
+from landscape.page.sentences import slice_sentence, surface_sentence
+from landscape.readings import centre, edge_median, measured, quadratic_models, rise_distance
+from landscape.results import Array, Surface
+
+Ids = Sequence[tuple[str, str]]  # of the data: in the page, and as it is called
+
+
+def surfaces_section(
+    planes: Sequence[Sequence[SurfaceGroup]], splits: dict[str, tuple[str, str]], payload: dict[str, Any]
+) -> str:
+    """All surfaces, family of planes by family, with the controls of the page."""
+    if not planes:
+        return section("Surfaces", "Loss around the checkpoints", missing("No surface", "landscape surface CKPT"))
+    ids = list(splits.values())
+    controls = [
+        radios("split", "Data", ids, ids[0][0]),
+        radios("camera", "Camera", [("free", "free"), ("top", "top"), ("side", "side")], "free"),
+        radios("scale", "Colour and height range", [("common", "common"), ("own", "own")], "common"),
+        radios(
+            "loss",
+            "Loss",
+            [("linear", "linear"), ("log", "log")],
+            payload["loss"],
+            disabled=("log",) if payload["linear_only"] else (),
+        ),
+        clip_slider() if payload["clip"] else "",
+    ]
+    body = f'<div class="controls">{"".join(controls)}</div>'
+    if payload["linear_only"]:
+        body += '<p class="note">Some losses are zero or negative, so there is no log scale.</p>'
+    if len(planes) > 1:
+        body += (
+            f'<p class="note warn">These surfaces lie on {len(planes)} different planes or grids. They are shown '
+            "apart, each with its own range; heights of different planes do not compare.</p>"
+        )
+    body += "".join(_family_html(n, family, ids, alone=len(planes) == 1) for n, family in enumerate(planes))
+    titles = "".join(
+        f"<span {shown_for(key, ids)}>{escape(_first_sentence(planes, key, name))}</span>" for key, name in ids
+    )
+    return f'<section id="surfaces"><p class="eyebrow">Surfaces</p><h2>{titles}</h2>{body}</section>'
+
+
+def _first_sentence(planes: Sequence[Sequence[SurfaceGroup]], key: str, name: str) -> str:
+    plane = next(plane for family in planes for plane in family if key in plane.sets)
+    return surface_sentence(plane.sets[key], plane.columns, name)
+
+
+def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: bool) -> str:
+    first = family[0]
+    heading = "" if alone else f'<p class="eyebrow">Plane {n + 1}</p>'
+    shared = (
+        " Each checkpoint is the centre of its own plane, along directions drawn from the same seed."
+        if len(first.columns) > 1 and "random" in first.name
+        else ""
+    )
+    names = "".join(
+        f"<span {shown_for('', ids, n, k)}>{escape(capital(plane.name))}.</span>" for k, plane in enumerate(family)
+    )
+    several = len(family) > 1
+    flat = "".join(_flatness_html(family, key, name, ids) for key, name in ids) if several else ""
+    choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
+    crowded = len(first.columns) > MOST_COLUMNS
+    play = (
+        f'<p class="play"><button type="button" id="p{n}-play" aria-pressed="false">Play</button> <span class="note" '
+        f'id="p{n}-played" role="status">through all {len(first.columns)} checkpoints, in the first picture</span></p>'
+        if crowded
+        else ""
+    )
+    columns = "".join(_column_html(n, c, first, ids, crowded=crowded) for c in slots(len(first.columns)))
+    pictures = (
+        f'<div class="columns">{columns}</div><p class="readout note" id="p{n}-readout">Point at a contour to read '
+        "the loss of every checkpoint at that place.</p>"
+    )
+    told = "".join(_plane_texts(n, k, plane, ids) for k, plane in enumerate(family))
+    return (
+        f'<div class="plane">{heading}{flat}<div class="planebar">{choose}{play}</div><p class="note">{names}{shared}'
+        " The marked point is the checkpoint; × (in 3-D a diamond on the floor) marks a cell left out: not finite, or "
+        f"not measured.</p>{pictures}{told}"
+        f'<figure><div class="chart double" id="p{n}-slices" role="group" aria-label="Loss along the two axes"></div>'
+        f"</figure>{_runs_html(n, family)}</div>"
+    )
+
+
+def slots(num_columns: int) -> list[int]:
+    """Which checkpoints have a picture at first: all, or of very many the first, the middle and the last."""
+    if num_columns <= MOST_COLUMNS:
+        return list(range(num_columns))
+    return [round(place) for place in np.linspace(0, num_columns - 1, SLOTS)]
+
+
+def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, *, crowded: bool) -> str:
+    """A column as it is before any script; the script fills it for other data, planes and checkpoints."""
+    slot = slots(len(plane.columns)).index(c)
+    style, (key, data) = plane.columns[c], ids[0]
+    name, identity = escape(style.name), f"p{n}c{slot}"
+    surface = next((one for column, one in plane.sets.get(key, []) if column == c), None)
+    choose = picker(identity, "Checkpoint", [one.name for one in plane.columns], c) if crowded else ""
+    plots = "".join(
+        f'<div class="{kind}" id="{identity}-{kind}" role="group" aria-label="{what} of the loss around {name}"></div>'
+        for kind, what in (("scene", "3-D surface"), ("contour", "Contours"))
+    )
+    return (
+        f'<article class="column"><h3><span class="swatch" id="{identity}-swatch" style="--swatch:{style.color}">'
+        f'</span><span id="{identity}-name">{name}</span></h3>{choose}'
+        f'<div id="{identity}-stat">{stat(surface, data) if surface else no_surface(data)}</div>{plots}'
+        f'<p class="badge" id="{identity}-clip"></p>'
+        f'<div id="{identity}-badge">{badge(surface) if surface else ""}</div></article>'
+    )
+
+
+def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
+    told, captions = "", ""
+    for key, name in ids:
+        members, attributes = plane.sets.get(key), shown_for(key, ids, n, k)
+        if not members:
+            text = missing(f"No {name} surface on this plane yet", surface_command(name))
+            captions += f"<div {attributes}>{text}</div>"
+            continue
+        told += f"<div {attributes}>{numbers(_surface_numbers(members, plane.columns))}</div>"
+        captions += (
+            f'<div class="slices" {attributes}><h3>{escape(slice_sentence(members, plane.columns, name))}</h3>'
+            '<p class="note">The two lines through the centre of each slice. Bands are ± one standard error over the '
+            "examples, cut at the axis where they reach zero; points are joined by straight lines."
+            f"{escape(_model_note(members))}</p></div>"
+        )
+    return told + captions
+
+
+def _model_note(members: Sequence[tuple[int, Surface]]) -> str:
+    """What the dashed parabolas are (Fine points: an eigenvalue is infinitesimal, a difference is not)."""
+    models = [m for _, one in members for m in quadratic_models(one, alone=len(members) == 1) if m is not None]
+    exact = [m for m in models if m.of_hessian]
+    if exact:
+        told = "; ".join(f"{short(m.curvature)} and {short(m.second_difference)}" for m in exact)
+        return (
+            " Dashed: L(0) + g x + ½ λ x², λ the Hessian’s eigenvalue along the axis, g the central difference over "
+            f"one step of the grid. Eigenvalue and second difference over one step, axis by axis: {told}. The two "
+            "need not agree: the second is over a finite step, and in a net with ReLU kinks add curvature that the "
+            "Hessian does not hold."
+        )
+    if models:
+        return (
+            " A parabola with the second difference over one step of the grid can be switched on in the legend: the "
+            "curvature of this slice over a finite step, not the Hessian’s (in a net with ReLU kinks add to it)."
+        )
+    return ""
+
+
+def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
+    seen = [
+        one for plane in family for members in plane.sets.values() for _, one in members if one.trajectory is not None
+    ]
+    if not seen:
+        return ""
+    return (
+        "<figure><figcaption><h3>The run along its epochs: its own loss, and the loss of the plane below it</h3><p "
+        'class="note">A checkpoint of the run does not lie on the plane; it is dropped onto it. Where the two losses '
+        "part, the contour does not show what the run went through.</p></figcaption>"
+        f'<div class="chart double" id="p{n}-run" role="group" aria-label="Own loss and plane’s loss against epoch">'
+        "</div></figure>"
+    )
+
+
+def _flatness_html(family: Sequence[SurfaceGroup], key: str, name: str, ids: Ids) -> str:
+    """Mean and spread over the planes: what one of the pictures alone cannot tell."""
+    rows = []
+    names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
+    for c, style in enumerate(family[0].columns):
+        surfaces = [one for plane in family for column, one in plane.sets.get(key, []) if column == c]
+        try:
+            found = flatness(surfaces)
+        except ValueError:  # no surface on this data, or no centre on the grid
+            continue
+        cells = [_over_planes(getattr(found, measure)) for measure in names]
+        rows.append([style.name, str(len(surfaces)), short(found.loss), *cells])
+    if not rows:
+        return ""
+    radii = [f"radius +{rise:g}" for rise in RISES]
+    head = ["checkpoint", "planes", "centre loss", "curvature", *radii, "rise, half way", "rise, edge"]
+    text = (
+        f"On {name}, over random planes of different seeds: mean ± standard deviation over the planes, which says how "
+        "much one picture depends on its draw. Radius +d: the distance along an axis at which the loss has risen by d "
+        "nats (beyond: on some axis it never has). Rise: the mean on the square ring at half and at the whole extent. "
+        "Curvature: the second difference over one step of the grid."
+    )
+    made = table(head, rows, sortable=True)
+    return (
+        f'<div {shown_for(key, ids)}><h3>Flatness over several planes</h3><p class="note">{escape(text)}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Flatness over planes">{made}</div></div>'
+    )
+
+
+def _over_planes(values: Array) -> str:
+    mean, spread = mean_and_spread(values)
+    return plus_minus(mean, spread) if math.isfinite(spread) else _cell(mean)
+
+
+def _surface_numbers(members: Sequence[tuple[int, Surface]], columns: Sequence[Style]) -> str:
+    rows = []
+    for column, surface in members:
+        at = centre(surface)
+        finite = measured(surface)
+        finite = finite[np.isfinite(finite)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
+        read = [low, high, edge_median(surface), rise_distance(surface, 0.1), rise_distance(surface, 1.0)]
+        loss = "—" if math.isnan(at.loss) else plus_minus(at.loss, at.error)
+        rows.append([columns[column].name, loss, *map(_cell, read), str(surface.loss.size - finite.size)])
+    head = [
+        "checkpoint",
+        "centre loss",
+        "lowest",
+        "highest",
+        "median at the edge",
+        "|x| at +0.1",
+        "|x| at +1",
+        "cells left out",
+    ]
+    return table(head, rows)
+
+
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return "—"
+    return "beyond" if math.isinf(value) else short(value)  # only a distance can be infinite
