@@ -75,10 +75,10 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
     )
 
 
-def part_of(objective: Objective, rank: int, size: int) -> Objective:
-    """The objective on part `rank` of `size` of its data: examples in order, parts that differ by one at most.
+def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = None) -> Objective:
+    """The objective on part `rank` of `size` of its data: parts of examples in order, or drawn at random by `seed`.
 
-    Batches that cannot be cut are dealt out whole, one after the other.
+    Parts differ by one example at most. Batches that cannot be cut are dealt out whole.
 
     Raises:
         ValueError: If there are more parts than examples, or than batches that cannot be cut.
@@ -86,30 +86,30 @@ def part_of(objective: Objective, rank: int, size: int) -> Objective:
     cut = may_cut(objective)
     num = objective.num_examples if cut else sum(1 for _ in objective.read())
     if num < size:
-        raise ValueError(f"{size} processes for {num} {'examples' if cut else 'batches'}: use at most {num}")
-    chosen = range(num * rank // size, num * (rank + 1) // size) if cut else range(rank, num, size)
+        raise ValueError(f"{size} parts of {num} {'examples' if cut else 'batches'}: take at most {num}")
+    order = torch.arange(num) if seed is None else torch.randperm(num, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(num, dtype=torch.bool)
+    chosen[order.tensor_split(size)[rank]] = True
     return replace(objective, batches=_Part(objective, chosen, cut))
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The examples `chosen` of an objective's data, or the batches."""
+    """The examples of an objective's data where `chosen` is true, or the batches."""
 
     objective: Objective
-    chosen: range
+    chosen: Tensor
     cut: bool
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
-        for index, batch in enumerate(self.objective.read()):
-            if not self.cut:
-                if index in self.chosen:
-                    yield batch
-                continue
-            first, last = max(self.chosen.start - start, 0), min(self.chosen.stop - start, count(batch))
-            if first < last:
-                yield rows(batch, first, last)
-            start += count(batch)
+        for batch in self.objective.read():
+            mine = self.chosen[start : start + (count(batch) if self.cut else 1)]
+            start += len(mine)
+            if mine.all():
+                yield batch
+            elif mine.any():
+                yield rows(batch, mine)
 
 
 def summed(tensor: Tensor) -> Tensor:

@@ -54,16 +54,27 @@ def test_parts_are_all_of_the_data_in_order(size):
     assert max(part.num_examples for part in parts) - min(part.num_examples for part in parts) <= 1
 
 
+def test_random_parts_hold_each_example_once_and_are_those_of_their_seed():
+    objective = cases.objective()
+    parts = [torch.cat([x for x, _ in part_of(objective, rank, 4, seed=1).read()]) for rank in range(4)]
+    everything = torch.cat([inputs for inputs, _ in objective.batches])
+    assert torch.cat(parts).sort(0).values.equal(everything.sort(0).values)
+    assert {len(part) for part in parts} == {25, 26}
+    again, other = (torch.cat([x for x, _ in part_of(objective, 0, 4, seed=seed).read()]) for seed in (1, 2))
+    assert again.equal(parts[0])
+    assert not other[:25].equal(parts[0][:25])
+
+
 def test_batches_that_cannot_be_cut_are_dealt_out_whole():
     objective = cases.objective(sums=True)
     sizes = [[len(batch[1]) for batch in part_of(objective, rank, 2).read()] for rank in (0, 1)]
-    assert sizes == [[40, 21], [40]]
+    assert sizes == [[40, 40], [21]]
 
 
 def test_more_processes_than_examples_are_refused():
-    with pytest.raises(ValueError, match="102 processes for 101 examples: use at most 101"):
+    with pytest.raises(ValueError, match="102 parts of 101 examples: take at most 101"):
         part_of(cases.objective(), 0, 102)
-    with pytest.raises(ValueError, match="4 processes for 3 batches: use at most 3"):
+    with pytest.raises(ValueError, match="4 parts of 3 batches: take at most 3"):
         part_of(cases.objective(sums=True), 0, 4)
 
 
