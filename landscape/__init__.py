@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
     from landscape.budget import Curvature, curvature
+    from landscape.data_error import DataError, data_error, largest_by_size
     from landscape.directions import (
         Plane,
         along,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian, per_layer
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import (
@@ -67,7 +68,11 @@ _HOME = {
     "hessian": "operators",
     "gauss_newton": "operators",
     "fisher": "operators",
+    "per_layer": "operators",
     "top_eigenpairs": "lanczos",
+    "DataError": "data_error",
+    "data_error": "data_error",
+    "largest_by_size": "data_error",
     "spectral_density": "spectrum",
     "trace": "spectrum",
     "frobenius_norm": "spectrum",
@@ -97,6 +102,7 @@ __all__ = [
     "CongruenceTrace",
     "Curvature",
     "CurvatureTrace",
+    "DataError",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -111,6 +117,7 @@ __all__ = [
     "axis_line",
     "curvature",
     "curvature_trace",
+    "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",
@@ -120,6 +127,7 @@ __all__ = [
     "gauss_newton",
     "gradient_congruence",
     "hessian",
+    "largest_by_size",
     "line_between",
     "load",
     "loss_line",
@@ -127,6 +135,7 @@ __all__ = [
     "paired_difference",
     "paired_rise",
     "pca_plane",
+    "per_layer",
     "plane_through",
     "project_run",
     "random_line",
