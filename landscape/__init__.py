@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
     from landscape.budget import Curvature, curvature
-    from landscape.data_error import DataError, data_error, largest_by_size
     from landscape.directions import (
         Plane,
         along,
@@ -70,9 +69,6 @@ _HOME = {
     "fisher": "operators",
     "per_layer": "operators",
     "top_eigenpairs": "lanczos",
-    "DataError": "data_error",
-    "data_error": "data_error",
-    "largest_by_size": "data_error",
     "spectral_density": "spectrum",
     "trace": "spectrum",
     "frobenius_norm": "spectrum",
@@ -102,7 +98,6 @@ __all__ = [
     "CongruenceTrace",
     "Curvature",
     "CurvatureTrace",
-    "DataError",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -117,7 +112,6 @@ __all__ = [
     "axis_line",
     "curvature",
     "curvature_trace",
-    "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",
@@ -127,7 +121,6 @@ __all__ = [
     "gauss_newton",
     "gradient_congruence",
     "hessian",
-    "largest_by_size",
     "line_between",
     "load",
     "loss_line",

@@ -1,7 +1,7 @@
 """The Hessian and its relatives as products with vectors: what an algorithm needs to know of a matrix, and no more.
 
 H = d^2/dtheta^2 of the mean loss over all data. How products are made: `landscape.engines` and
-`landscape.gauss_newton`.
+`landscape.linearised`.
 
 Legend: P parameters, K vectors (rows).
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from landscape.engines import DoubleBackward, ProductEngine, hessian_sum
-from landscape.gauss_newton import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
+from landscape.linearised import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
 from landscape.objective import Objective
 from landscape.products import BatchNorm, DataSum, Kept, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
