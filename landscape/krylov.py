@@ -23,7 +23,9 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from landscape.operators import SymmetricOperator
-from landscape.results import Array
+from landscape.results import Array, Record
+
+SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 
 Progress = Callable[[int], None]
 Matvec = Callable[[Tensor], Tensor]
@@ -176,6 +178,12 @@ def run_beside(vectors: Tensor, matvec: Counted, steps: int, random: torch.Gener
         w, _ = orthogonalised(basis.vectors[basis.num], vectors)
         basis.vectors[basis.num] = w / length(w)
     return basis
+
+
+def symmetry_checks(asymmetry: float, scale: float, dtype: torch.dtype) -> Record:
+    """How far from symmetric the operator was seen to be, relative to its size; NaN where that was not seen."""
+    relative = asymmetry / scale if scale else asymmetry
+    return {"symmetry": relative, "symmetric": not relative > SYMMETRY_TOLERANCE[dtype]}
 
 
 def orthogonalised(w: Tensor, v: Tensor) -> tuple[Tensor, Array]:
