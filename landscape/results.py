@@ -267,7 +267,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DataError:
+class DataSpread:
     """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
 
     `standard_error` is that of each of the K `values` at its fixed vector, from the spread over batches, a lower bound.
@@ -343,7 +343,7 @@ class CongruenceTrace:
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line
-Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | DataError | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | DataSpread | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
@@ -351,7 +351,7 @@ _TYPES: dict[str, type[Result]] = {
     "CurvatureTrace": CurvatureTrace,
     "Density": Density,
     "Estimate": Estimate,
-    "DataError": DataError,
+    "DataSpread": DataSpread,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
 }
@@ -627,7 +627,7 @@ def _check_shapes(result: Result) -> None:
             **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
             **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
         }
-    elif isinstance(result, DataError):
+    elif isinstance(result, DataSpread):
         expected = {
             **dict.fromkeys(("values", "standard_error"), (len(result.values),)),
             **dict.fromkeys(("subset_sizes", "subset_values"), (len(result.subset_sizes),)),

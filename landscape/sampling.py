@@ -30,7 +30,7 @@ from landscape.lanczos import top_eigenpairs
 from landscape.objective import Batch, Objective
 from landscape.operators import SymmetricOperator, hessian
 from landscape.probes import dot, unit_probes, vectors_of
-from landscape.results import Array, DataError, Eigenpairs
+from landscape.results import Array, DataSpread, Eigenpairs
 
 MIN_BATCHES = 4
 _PARTS = (4, 2)
@@ -46,7 +46,7 @@ def data_error(
     num_probes: int = 8,
     seed: int = 0,
     max_matvecs: int = 100,
-) -> DataError:
+) -> DataSpread:
     """What the eigenvalues of `pairs` and the trace owe to the sample of examples, from the spread over batches.
 
     `operator_of` makes the operator of which `pairs` are the eigenpairs, from an objective on a part of the data. The
@@ -74,7 +74,7 @@ def data_error(
     sizes, largest, num_matvecs = _subsets(objective, known, operator_of, max_matvecs)
     sizes, largest = np.append(sizes, counts.sum()), np.append(largest, pairs.values[0])
     slope = float(np.polyfit(1 / sizes, largest, 1)[0])
-    return DataError(
+    return DataSpread(
         values=values,
         standard_error=errors,
         trace=float(trace[0]),

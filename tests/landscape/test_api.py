@@ -11,7 +11,7 @@ def test_the_public_names_are_these():
         "CongruenceTrace",
         "Curvature",
         "CurvatureTrace",
-        "DataError",
+        "DataSpread",
         "Density",
         "Eigenpairs",
         "Estimate",
