@@ -150,15 +150,22 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
 
 
 def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] | None = None) -> go.Figure:
-    """The cosine between the two gradients before a step, after it, and the change, per epoch, ± standard error."""
+    """The cosine between the two gradients before a step, after it, and the change, per epoch, ± standard error.
+
+    Where learning rates are known, the change is also drawn divided by them: a step changes less where it is short.
+    """
     known = known or styles(traces)
     figure = go.Figure(layout=layout("Gradient congruence along training", height=360))
+    titles = ["cosine before a step", "cosine after it", "change (after − before)"]
+    rated = any((trace.learning_rate > 0).any() for trace in traces)
     for trace in traces:
         style = known[checkpoint_key(trace)]
+        rate = np.where(trace.learning_rate > 0, trace.learning_rate, np.nan)
         panels = [
             (trace.cosine_b, trace.cosine_b_standard_error),
             (trace.cosine_a, trace.cosine_a_standard_error),
             (trace.change, trace.change_standard_error),
+            *([(trace.change / rate, trace.change_standard_error / rate)] if rated else []),
         ]
         for n, (value, error) in enumerate(panels):
             at = trace.epoch.astype(float)
@@ -166,9 +173,11 @@ def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] 
             _add_band(figure, n, style, at, value - error, value + error, probed)
             size = 5 if probed.sum() < 15 else None
             _add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
-    _side_by_side(figure, ["epoch"] * 3, ["cosine before a step", "cosine after it", "change (after − before)"])
+    titles += ["change / learning rate"] if rated else []
+    _side_by_side(figure, ["epoch"] * len(titles), titles)
     figure.update_layout(hovermode="x", yaxis2_matches="y")
-    figure.update_yaxes(selector={"anchor": "x3"}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
+    for anchor in ("x3", "x4"):
+        figure.update_yaxes(selector={"anchor": anchor}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
     return figure
 
 

@@ -80,9 +80,10 @@ def congruence_section(checkpoints: Sequence[Checkpoint]) -> str:
     mixed = " The radii differ, so these traces do not compare." if len(radii) > 1 else ""
     body = (
         '<p class="note">Cosine between the gradient on one part of a batch and the gradient on the other part, the '
-        "latter at a point shifted uphill; before a step, after it on the same examples, and the difference. Train "
-        f"mode, mean and band of ± one standard error over the probes of an epoch.{radius}{mixed}</p>"
-        '<figure><div class="chart triple" id="congruence" role="group" aria-label="Gradient congruence per epoch">'
+        "latter at a point shifted uphill; before a step, after it on the same examples, and the difference, also "
+        "divided by the learning rate. Train mode, mean and band of ± one standard error over the probes of an "
+        f"epoch.{radius}{mixed}</p>"
+        '<figure><div class="chart fourfold" id="congruence" role="group" aria-label="Gradient congruence per epoch">'
         "</div></figure>"
     )
     body += numbers(table(["checkpoint", "epoch", "before", "after", "change", "probes"], rows))

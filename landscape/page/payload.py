@@ -78,7 +78,10 @@ def _family_payload(
     family: Sequence[SurfaceGroup], splits: dict[str, tuple[str, str]], known: dict[str, Style], *, log: bool
 ) -> dict[str, Any]:
     names = dict(splits.values())
+    one = next(iter(family[0].sets.values()))[0][1]
     return {
+        "x": one.x.tolist(),
+        "y": one.y.tolist(),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
         "crowded": len(family[0].columns) > MOST_COLUMNS,
         "missing": {key: no_surface(name) for key, name in splits.values()},

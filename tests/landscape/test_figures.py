@@ -499,3 +499,11 @@ def test_a_single_number_has_no_figure():
     assert not hasattr(one, "plot")
     with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
         figures.figure_of(one)
+
+
+def test_the_change_is_also_told_per_learning_rate_where_that_is_known():
+    one = replace(trace(change=(0.1, 0.2, 0.3)), learning_rate=np.array([0.1, 0.0, 0.5]))
+    curves = [curve for curve in figures.congruence([one]).data if curve.xaxis == "x4" and curve.mode != "none"]
+    np.testing.assert_allclose(curves[0].y, [1.0, 0.6])
+    unknown = figures.congruence([replace(one, learning_rate=np.full(3, np.nan))])
+    assert "xaxis4" not in unknown.layout
