@@ -341,8 +341,9 @@ def _add_landmarks(figure: go.Figure, surface: Surface) -> None:
 def _square_axes(figure: go.Figure, surface: Surface) -> None:
     unit = str(surface.settings.get("unit") or "")
     axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "nticks": 5}
-    figure.update_xaxes(title=with_unit("x", unit), range=_span(surface.x), **axis)
-    figure.update_yaxes(title=with_unit("y", unit), range=_span(surface.y), scaleanchor="x", **axis)
+    standing = {"title_standoff": 6}  # off the labels of the ticks, however wide they are
+    figure.update_xaxes(title_text=with_unit("x", unit), range=_span(surface.x), **axis)
+    figure.update_yaxes(title_text=with_unit("y", unit), range=_span(surface.y), scaleanchor="x", **axis, **standing)
     figure.update_layout(showlegend=False)
 
 

@@ -46,7 +46,7 @@ async function drawCurves() {
 }
 async function drawFixed() { // without switches
   for (let n = 0; n < data.differences.length; n++) {
-    await chart(`difference-${n}`, data.differences[n], { margin: { l: 50, r: 10, t: 8, b: 96 } });
+    await chart(`difference-${n}`, data.differences[n], { margin: { l: 62, r: 10, t: 8, b: 96 } });
   }
   await chart("eigenvalues", data.eigenvalues);
   await chart("congruence", data.congruence);
