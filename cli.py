@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
 
 import click
 
@@ -43,9 +43,11 @@ from landscape.tables import summary_table, tables
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from landscape.engines import ProductEngine
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.filters import Normalization
     from landscape.objective import Objective
+    from landscape.operators import SymmetricOperator
     from landscape.plane import Plane
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
@@ -61,6 +63,7 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
+_EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
@@ -68,6 +71,10 @@ _INSIDE_DEMO = "inside demo"
 _CONTENT_ERRORS = (
     *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
 )
+_ALONG_A_RUN: dict[str, Any] = {
+    **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
+    **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
+}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -148,6 +155,48 @@ class _Look:
     normalize_by: Path | None
     trajectory: Path | None
     save_directions: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What hessian measures: the options that decide its numbers."""
+
+    top: int
+    which: Literal["largest", "smallest", "both"]
+    tolerance: float
+    max_matvecs: int
+    budget: int | None
+    density: bool
+    trace: bool
+    operator: str
+    engine: ProductEngine
+    layers: tuple[str, ...]
+    batch_norm: Literal["frozen", "train"]
+    cross_check: bool
+    save_vectors: bool
+    seed: int
+
+    def check_run(self) -> None:
+        """Refuse what is not measured along a run."""
+        one = _Asked(**{**dataclasses.asdict(self), **_ALONG_A_RUN})
+        if self != one:
+            raise click.UsageError(
+                "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
+            )
+
+    def record(self, examples: int | None) -> Record:
+        return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
+
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+        if self.budget is not None and (self.density or self.trace):
+            raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
+        if self.which == "smallest" and (self.budget is not None or self.trace):
+            raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
+        if self.engine != "retained" and self.operator != "hessian":
+            raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
+        if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
+            raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
 
 @dataclass(frozen=True)
@@ -483,6 +532,13 @@ def _look_options(command: Command) -> Command:
     help="Keep the losses of so many examples at each point: then checkpoints are compared example by example.",
 )
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
+@click.option(
+    "--max-nonfinite",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
+)
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @_output_options("surface.npz beside the checkpoints")
 def surface(
@@ -503,6 +559,7 @@ def surface(
     planes: int,
     paired: int,
     shard: str | None,
+    max_nonfinite: float,
     devices: str | None,
     output: _Output,
     console: _Console,
@@ -538,7 +595,7 @@ def surface(
             "layout": layout,
             "tune": tune,
         },
-        **{"planes": planes, "examples": examples, "paired": paired},
+        **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
     work = _Work.of("surface", checkpoints, split, device, options, output)
     if (done := work.done(output)) is not None:
@@ -558,7 +615,10 @@ def surface(
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
     with _counting(console) as count, _as_usage_error():
-        subjects = _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
+        subjects = [
+            dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
+            for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
+        ]
         engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, tune, steps)
         plans = survey.plan_all(
             folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired
@@ -617,7 +677,9 @@ def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, c
 
 @app.command()
 @click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, help="Though points are missing: they stay missing in the file.")
+@click.option(
+    "--partial", is_flag=True, help="Though points are missing: the finest whole grid there is, an early picture."
+)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
 def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
@@ -634,22 +696,63 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         raise _CommandError(
             2, f"{folder} is not there{_nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force:
+    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
 
 @app.command()
 @_checkpoints_argument
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues, at each end.")
+@click.option(
+    "--which",
+    type=click.Choice(["largest", "smallest", "both"]),
+    default="largest",
+    show_default=True,
+    help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
+)
 @click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
     default=200,
     show_default=True,
-    help="Products at most, for each checkpoint.",
+    help="Products at most for the eigenvalues of each checkpoint.",
 )
+@click.option("--budget", type=click.IntRange(1), help="Everything in so many products: eigenvalues, density, trace.")
+@click.option("--density", is_flag=True, help="The density of all eigenvalues, with a band over 4 random probes.")
+@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank.")
+@click.option(
+    "--operator",
+    type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
+    default="hessian",
+    show_default=True,
+    help="The matrix; the labels of fisher are drawn from the model, by --seed.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(
+        [
+            *("retained", "recomputed", "forward-over-reverse", "compiled", "finite-differences"),
+            *("finite-differences-across-kinks", "timed"),
+        ]
+    ),
+    default="retained",
+    show_default=True,
+    metavar="NAME",
+    help="How a product of the Hessian is made: retained, recomputed, forward-over-reverse, compiled, "
+    "finite-differences, finite-differences-across-kinks; timed takes the fastest.",
+)
+@click.option("--layers", multiple=True, help="The block of these layers: a name or pattern; repeat it.")
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["frozen", "train"]),
+    default="frozen",
+    show_default=True,
+    help="Running statistics as they are, or those of each batch.",
+)
+@click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
+@click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
 @_split_option
 @_examples_option
@@ -657,41 +760,46 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @_output_options("hessian.npz beside the checkpoints")
 def hessian(
     checkpoints: tuple[Path, ...],
-    top: int,
-    tolerance: float,
-    max_matvecs: int,
     seed: int,
     split: str,
     examples: int | None,
     device: str,
     output: _Output,
     console: _Console,
+    **asked: Any,  # noqa: ANN401 (the options of _Asked)
 ) -> Record:
     """Measure the largest eigenvalues of the Hessian of the mean loss, each with its true residual.
 
     \b
     landscape hessian runs/sam/last.pt
-    landscape hessian runs/sgd/last.pt runs/sam/last.pt --top 3 --tolerance 1e-4
+    landscape hessian runs/sgd/last.pt runs/sam/last.pt --budget 100
+    landscape hessian runs/sam/last.pt --which both --operator gauss-newton
+    landscape hessian runs/sam/last.pt --cross-check
+    landscape hessian runs/sam                 a run with several checkpoints: through training
     """
-    options: Record = {"top": top, "tolerance": tolerance, "max_matvecs": max_matvecs, "seed": seed}
-    options |= {"examples": examples}
+    wanted = _Asked(**asked, seed=seed)
+    wanted.check()
+    runs = {
+        label: _run_states(path)
+        for label, path in zip(_labels(checkpoints), checkpoints, strict=True)
+        if path.is_dir() and len(_run_states(path)) > 1
+    }
+    if runs:
+        wanted.check_run()
 
-    def measure(one: _Opened, count: Count) -> Result:
-        from landscape import operators
-        from landscape.lanczos import top_eigenpairs
-
-        operator = operators.hessian(_objective(one, _chosen(one, split, examples, seed)))
+    def measure(one: _Opened, count: Count) -> list[Result]:
+        if one.label in runs:
+            with _as_usage_error():
+                return [_followed(one, runs[one.label], wanted, split, examples, count)]
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
-            pairs = top_eigenpairs(
-                operator,
-                top,
-                tolerance=tolerance,
-                seed=seed,
-                max_matvecs=max_matvecs,
-                progress=lambda done: count(f"hessian {one.label}", "products", done, None),
-            )
-        return dataclasses.replace(pairs, vectors=None)
+            return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
 
+    from train.checkpoint import content_hash
+
+    options = wanted.record(examples)
+    if runs:
+        options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
     return _measure_all("hessian", checkpoints, split, device, options, measure, output, console)
 
 
@@ -997,7 +1105,7 @@ def _measure_all(
     split: str,
     device: str,
     options: Record,
-    measure: Callable[[_Opened, Count], Result],
+    measure: Callable[[_Opened, Count], Result | list[Result]],
     output: _Output,
     console: _Console,
 ) -> Record:
@@ -1008,7 +1116,12 @@ def _measure_all(
         return _told(work.out, results, console, there=True)
     started = time.perf_counter()
     with _counting(console) as count:
-        results = [_with_record(measure(one, count), one, split) for one in work.opened]
+        found = [(one, measure(one, count)) for one in work.opened]
+    results = [
+        _with_record(result, one, split)
+        for one, made in found
+        for result in (made if isinstance(made, list) else [made])
+    ]
     return _saved(work.out, results, console, work.plan, time.perf_counter() - started, work.places())
 
 
@@ -1026,7 +1139,7 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
-    console.table("\n".join(table.text() for table in made))
+    console.table("\n\n".join(table.text() for table in made))
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
@@ -1043,10 +1156,12 @@ def _merged(
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save(results, out, plan=plan, run={**_run_record(seconds), "checkpoints": places or {}})
+    early: Record = {_EARLY: True} if partial else {}
+    run = {**_run_record(seconds), "checkpoints": places or {}}
+    save(results, out, plan={**plan, **early}, run=run)
     if not partial:
         journal.remove(folder)
-    console.say(f"wrote {_shown(out)}")
+    console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
     return _told(out, results, console)
 
 
@@ -1113,6 +1228,102 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], None]) -> list[Result]:
+    """Eigenvalues, and what else was asked for."""
+    from landscape.budget import curvature
+    from landscape.lanczos import top_eigenpairs
+    from landscape.spectrum import effective_rank, spectral_density, trace
+
+    operator = _operator(objective, asked)
+    if asked.budget is not None and asked.which != "smallest":
+        found = curvature(
+            operator,
+            k=asked.top,
+            which=asked.which,
+            budget=asked.budget,
+            tolerance=asked.tolerance,
+            seed=asked.seed,
+            progress=progress,
+        )
+        pairs, others = found.pairs, found.results[1:]
+    else:
+        pairs = top_eigenpairs(
+            operator,
+            asked.top,
+            which=asked.which,
+            tolerance=asked.tolerance,
+            seed=asked.seed,
+            max_matvecs=asked.max_matvecs,
+            progress=progress,
+        )
+        others = []
+        if asked.density:
+            others.append(spectral_density(operator, seed=asked.seed, pairs=pairs, progress=progress))
+        if asked.trace:
+            estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
+            others += [estimate, effective_rank(estimate, pairs)]
+    if asked.cross_check:
+        from landscape.crosscheck import pyhessian_check
+
+        check = pyhessian_check(objective, pairs, seed=asked.seed)
+        pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
+    kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
+    return [kept, *others]
+
+
+def _followed(
+    one: _Opened,
+    run: Sequence[tuple[int, State]],
+    asked: _Asked,
+    split: str,
+    examples: int | None,
+    count: Count,
+) -> Result:
+    """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.following import curvature_trace, stability_limit
+    from train.schedule import learning_rate
+
+    part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
+    rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
+    limits = [
+        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
+        if config.method == "sgd"
+        else math.nan
+        for rate in rates
+    ]
+    points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
+    return curvature_trace(
+        points,
+        k=asked.top,
+        tolerance=asked.tolerance,
+        seed=asked.seed,
+        max_matvecs=asked.max_matvecs,
+        rho=config.rho,
+        learning_rates=rates,
+        stability_limits=limits,
+        progress=lambda done, products: count(
+            f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
+        ),
+    )
+
+
+def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
+    from landscape import operators
+    from landscape.plane import layer_mask
+
+    if asked.operator == "hessian":
+        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm)
+    elif asked.operator == "gauss-newton":
+        found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
+    else:
+        kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
+        found = operators.fisher(objective, kind=kind, seed=asked.seed, batch_norm=asked.batch_norm)
+    if not asked.layers:
+        return found
+    chosen = operators.block(found, layer_mask(objective, asked.layers))
+    return dataclasses.replace(chosen, settings={**chosen.settings, "layers": list(asked.layers)})
 
 
 def _subjects(
@@ -1405,11 +1616,12 @@ def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] 
     if not output.resume:
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
     file = load_file(out)
+    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
     differing = [name for name in sorted({*plan, *file.plan}) if plan.get(name) != file.plan.get(name)]
     if differing:
         hint = "--force replaces it, --out writes elsewhere"
         raise _CommandError(3, f"{_shown(out)} has other settings: {', '.join(differing)}", hint)
-    return file.results
+    return None if early else file.results
 
 
 def _trace(one: _Opened) -> Result:
@@ -1766,14 +1978,25 @@ def _device(name: str) -> str:
 def _run_record(seconds: float) -> Record:
     import resource
 
+    import torch
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     return {
         "command": f"landscape {shlex.join(_words())}",
         "seconds": seconds,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
         "peak_bytes": peak,
+        **on_device,
     }
+
+
+def _cost(run: Record) -> str:
+    """What a run took."""
+    told = f"{_duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
+    device = run.get("peak_device_bytes")
+    return f"{told}, on the GPU {device / 1e9:.2f} GB" if isinstance(device, int) else told
 
 
 def _words() -> list[str]:

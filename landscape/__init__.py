@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
+    from landscape.budget import Curvature, curvature
     from landscape.directions import (
         Plane,
         along,
@@ -21,12 +22,26 @@ if TYPE_CHECKING:
         random_plane,
     )
     from landscape.filters import filter_groups
+    from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
-    from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, load, save
+    from landscape.results import (
+        Congruence,
+        CongruenceTrace,
+        CurvatureTrace,
+        Density,
+        Eigenpairs,
+        Estimate,
+        Line,
+        Surface,
+        Trajectory,
+        load,
+        save,
+    )
+    from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
 
@@ -50,7 +65,17 @@ _HOME = {
     "loss_surface": "surface",
     "SymmetricOperator": "operators",
     "hessian": "operators",
+    "gauss_newton": "operators",
+    "fisher": "operators",
     "top_eigenpairs": "lanczos",
+    "spectral_density": "spectrum",
+    "trace": "spectrum",
+    "frobenius_norm": "spectrum",
+    "effective_rank": "spectrum",
+    "Curvature": "budget",
+    "curvature": "budget",
+    "curvature_trace": "following",
+    "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
     "paired_difference": "paired",
     "paired_rise": "paired",
@@ -58,6 +83,8 @@ _HOME = {
     "Surface": "results",
     "Trajectory": "results",
     "Eigenpairs": "results",
+    "Density": "results",
+    "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
     "load": "results",
@@ -68,7 +95,11 @@ _HOME = {
 __all__ = [
     "Congruence",
     "CongruenceTrace",
+    "Curvature",
+    "CurvatureTrace",
+    "Density",
     "Eigenpairs",
+    "Estimate",
     "Line",
     "Objective",
     "Plane",
@@ -78,9 +109,15 @@ __all__ = [
     "along",
     "ascent_plane",
     "axis_line",
+    "curvature",
+    "curvature_trace",
+    "effective_rank",
     "eigenvector_plane",
     "figures",
     "filter_groups",
+    "fisher",
+    "frobenius_norm",
+    "gauss_newton",
     "gradient_congruence",
     "hessian",
     "line_between",
@@ -95,7 +132,9 @@ __all__ = [
     "random_line",
     "random_plane",
     "save",
+    "spectral_density",
     "top_eigenpairs",
+    "trace",
     "write_report",
 ]
 

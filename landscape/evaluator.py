@@ -16,7 +16,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,11 +27,12 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from landscape.batches import Layout as Layout
+from landscape.batches import count, cut, has_images, laid_out, may_cut, pieces
 from landscape.objective import Batch, Objective, float32_products, sums_of, to_device
 from landscape.results import Record
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
-Layout = Literal["contiguous", "channels_last"]
 Precision = Literal["fp32", "tf32", "bf16"]
 BatchNorm = Literal["frozen", "recalibrated", "train"]
 
@@ -119,12 +119,12 @@ class Evaluator:
             for point in points if self.engine.batch_norm == "recalibrated" else []:
                 self._write(centre, axes, point)
                 buffers_of.append(self._buffers())
-            first = count = 0
+            first = size = 0
             for batch in _prepared(self.objective, self.engine):  # read once for all points of the block
                 for k, point in enumerate(points):
                     self._write(centre, axes, point)
-                    count = self._add(total[k], buffers_of[k] if buffers_of else self._buffers(), batch, first)
-                first += count
+                    size = self._add(total[k], buffers_of[k] if buffers_of else self._buffers(), batch, first)
+                first += size
         return total
 
     def _add(self, row: Tensor, buffers: dict[str, Tensor], batch: Batch, first: int) -> int:
@@ -154,8 +154,9 @@ class Evaluator:
                 for statistic, start in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
                     buffers[f"{name}.{statistic}" if name else statistic].fill_(start)
             with _norms(self.objective.model, train=True, cumulative=True):
+                forward = _eager(self.objective)
                 for batch in self.calibration:
-                    _call(self.objective, self.params, buffers, batch)
+                    forward(self.params, buffers, batch)
         return buffers
 
 
@@ -197,7 +198,7 @@ def usual(objective: Objective, engine: Engine) -> Engine:
     if not may_cut(objective) or engine.batch_norm == "train":
         return replace(engine, micro_batch=0)
     size = _USUAL.get(objective.theta.device.type, 64)
-    images = _has_images(objective, _sample(objective, size))
+    images = has_images(objective, _sample(objective, size))
     return replace(engine, micro_batch=size, layout="channels_last" if images else "contiguous")
 
 
@@ -235,8 +236,8 @@ def choose(objective: Objective, engine: Engine, *, num_points: int) -> tuple[En
     for size, layout in sizes:
         candidate = replace(best, micro_batch=size, layout=layout or best.layout)
         batch = _sample(objective, size)
-        cost = 2 * _count(batch)
-        if timed and (cost > budget or _count(batch) < size):
+        cost = 2 * count(batch)
+        if timed and (cost > budget or count(batch) < size):
             continue
         budget -= cost
         seconds, _ = _timed(objective, candidate, batch)
@@ -255,7 +256,7 @@ def backed_off(objective: Objective, engine: Engine) -> Engine:
     Raises:
         MemoryError: If less cannot be had.
     """
-    size = (engine.micro_batch or _count(objective.first_batch)) // 2
+    size = (engine.micro_batch or count(objective.first_batch)) // 2
     if size < 1 or not may_cut(objective) or engine.batch_norm == "train":
         raise MemoryError("out of memory, and the batches cannot be made smaller")
     return replace(engine, micro_batch=size)
@@ -266,14 +267,6 @@ def reference_loss(objective: Objective, engine: Engine) -> float:
     return objective.reference_loss(
         batch_norm=engine.batch_norm, calibration=_calibration(objective, replace(engine, layout="contiguous"))
     )
-
-
-def may_cut(objective: Objective) -> bool:
-    """Whether an example's loss is its own, so that batches may be cut anywhere."""
-    if objective.sums is not None or not objective.per_example:
-        return False
-    of_batches = [m for m in objective.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
-    return not of_batches and _count(objective.first_batch) > 0
 
 
 def has_running_statistics(model: nn.Module) -> bool:
@@ -316,29 +309,7 @@ def _precision(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 def _prepared(objective: Objective, engine: Engine) -> Iterator[Batch]:
-    """The data on the device, in micro-batches and layout of the engine."""
-    for batch in objective.read():
-        for piece in _cut(to_device(batch, objective.theta.device), engine.micro_batch):
-            yield _laid_out(piece, engine.layout)
-
-
-def _cut(batch: Batch, size: int) -> Iterator[Batch]:
-    if not size:
-        yield batch
-        return
-    for start in range(0, _count(batch), size):
-        rows = slice(start, start + size)
-        yield _mapped(batch, operator.itemgetter(rows))
-
-
-def _laid_out(batch: Batch, layout: Layout) -> Batch:
-    if layout == "contiguous":
-        return batch
-
-    def laid_out(tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-    return (_mapped(batch[0], laid_out), batch[1])  # the target keeps its layout: a loss may reshape it
+    return pieces(objective, micro_batch=engine.micro_batch, layout=engine.layout)
 
 
 def _in_layout(tensor: Tensor, layout: Layout) -> Tensor:
@@ -346,58 +317,28 @@ def _in_layout(tensor: Tensor, layout: Layout) -> Tensor:
     return tensor.clone(memory_format=torch.channels_last if image else torch.contiguous_format)
 
 
-def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, dict):
-        return {name: _mapped(value, change) for name, value in batch.items()}
-    values = [_mapped(value, change) for value in batch]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-
-
-def _count(batch: Batch) -> int:
-    """Examples of a batch of tensors; 0 where its tensors do not agree, or it holds something else."""
-    lengths: set[int] = set()
-
-    def note(value: Batch) -> None:
-        if isinstance(value, Tensor):
-            lengths.add(len(value) if value.ndim else -1)
-        elif type(value) is dict:
-            for inner in value.values():
-                note(inner)
-        elif isinstance(value, tuple | list):
-            for inner in value:
-                note(inner)
-        else:
-            lengths.add(-1)
-
-    note(batch)
-    return max(lengths) if len(lengths) == 1 and lengths != {-1} else 0
-
-
 def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
     if engine.batch_norm != "recalibrated":
         return []
     found, num_examples = [], 0
     for batch in objective.read():
-        found.append(_laid_out(to_device(batch, objective.theta.device), engine.layout))
-        num_examples += _count(batch)
+        found.append(laid_out(to_device(batch, objective.theta.device), engine.layout))
+        num_examples += count(batch)
         if num_examples >= CALIBRATION_EXAMPLES:
             break
     return found
 
 
-def _call(
-    objective: Objective, params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch
-) -> tuple[Tensor, Tensor]:
-    """The sums of a batch, and its losses."""
-    named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
-    found = functional_call(objective.batch_terms, named, (batch,))
-    return sums_of(found), found.loss
-
-
 def _eager(objective: Objective) -> Forward:
-    return lambda params, buffers, batch: _call(objective, params, buffers, batch)
+    """From parameters, buffers and a batch to the sums of the batch, and its losses."""
+    terms = objective.batch_terms  # made here, for a compiler cannot look into how it is made
+
+    def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        named = {f"model.{name}": tensor for name, tensor in [*params.items(), *buffers.items()]}
+        found = functional_call(terms, named, (batch,))
+        return sums_of(found), found.loss
+
+    return forward
 
 
 def _compiled(objective: Objective, engine: Engine) -> Forward:
@@ -405,7 +346,7 @@ def _compiled(objective: Objective, engine: Engine) -> Forward:
     compiled = torch.compile(plain, dynamic=False)
 
     def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        whole = _count(batch) == engine.micro_batch  # a short last one would be compiled for itself
+        whole = count(batch) == engine.micro_batch  # a short last one would be compiled for itself
         found: tuple[Tensor, Tensor] = (compiled if whole else plain)(params, buffers, batch)
         return found
 
@@ -413,19 +354,13 @@ def _compiled(objective: Objective, engine: Engine) -> Forward:
 
 
 def _sample(objective: Objective, size: int) -> Batch:
-    return next(_cut(to_device(objective.first_batch, objective.theta.device), size))
-
-
-def _has_images(objective: Objective, batch: Batch) -> bool:
-    """Whether channels_last can make a difference: 4-d weights, and a 4-d input."""
-    weights = any(len(shape) == 4 for shape in objective.shapes.values())
-    return weights and isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].ndim == 4
+    return next(cut(to_device(objective.first_batch, objective.theta.device), size))
 
 
 def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, Tensor]:
     """Seconds for an example, of the second of two passes over one micro-batch, and its sums."""
     forward = _compiled(objective, engine) if engine.compiled else _eager(objective)
-    batch = _laid_out(batch, engine.layout)
+    batch = laid_out(batch, engine.layout)
     params = {name: _in_layout(view, engine.layout) for name, view in objective.named(objective.theta).items()}
     buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
     with torch.no_grad(), objective.undisturbed(), _precision(engine.precision, objective.theta.device):
@@ -433,22 +368,22 @@ def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, T
         started = time.perf_counter()
         found, _ = forward(params, buffers, batch)
         found.tolist()  # waits for the device
-        return (time.perf_counter() - started) / max(_count(batch), 1), found
+        return (time.perf_counter() - started) / max(count(batch), 1), found
 
 
 def _flops(objective: Objective) -> float:
     """Arithmetic of the forward pass for an example: counted, so the same on every machine."""
-    batch, _ = _sample(objective, 2), objective.batch_terms  # which, when it is made, tries the model
+    batch, forward = _sample(objective, 2), _eager(objective)
     buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
     with torch.no_grad(), objective.undisturbed(), FlopCounterMode(display=False) as counter:
-        _call(objective, objective.named(objective.theta), buffers, batch)
-    return float(counter.get_total_flops() / max(_count(batch), 1))
+        forward(objective.named(objective.theta), buffers, batch)
+    return float(counter.get_total_flops() / max(count(batch), 1))
 
 
 def _try_compiling(objective: Objective, engine: Engine, *, than: float = math.inf) -> tuple[Engine, Record]:
     """The compiled engine, where it can be had, agrees with the plain one on a micro-batch, and is faster than that."""
     batch, compiled = _sample(objective, engine.micro_batch), replace(engine, compiled=True)
-    if _count(batch) < engine.micro_batch:
+    if count(batch) < engine.micro_batch:
         return engine, {"used": False, "reason": "the data is smaller than a micro-batch"}
     _, expected = _timed(objective, engine, batch)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.picture import Width
-from landscape.results import CongruenceTrace, Eigenpairs, Json, Line, Record, Result, Surface, taken_apart
+from landscape.results import CongruenceTrace, Density, Eigenpairs, Json, Line, Record, Result, Surface, taken_apart
 
 if TYPE_CHECKING:
     import xarray
@@ -136,6 +136,8 @@ def _csv(result: Result) -> str:
             writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
         return file.getvalue()
     columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
+    if isinstance(result, Density):
+        columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
         columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
     writer.writerow(columns)

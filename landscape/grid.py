@@ -48,11 +48,21 @@ def coarse_to_fine(steps: int, num_axes: int) -> list[int]:
         [2, 0, 4, 1, 3]
     """
     order: dict[int, None] = {}
-    for count in (1, *(count for count in _COARSE if count < steps), steps):
-        marks = [round(i * (steps - 1) / (count - 1)) for i in range(count)] if count > 1 else [steps // 2]
+    for marks in ([steps // 2], *coarse_grids(steps)):
         for place in itertools.product(marks, repeat=num_axes):
             order.setdefault(int(np.ravel_multi_index(place, (steps,) * num_axes)))
     return list(order)
+
+
+def coarse_grids(steps: int) -> list[list[int]]:
+    """The places along an axis of the grids of 3, 5, 11, 21 points that lie in one of `steps`, and of all of it.
+
+    Example:
+        >>> coarse_grids(5)
+        [[0, 2, 4], [0, 1, 2, 3, 4]]
+    """
+    counts = [count for count in _COARSE if count < steps]
+    return [*([round(i * (steps - 1) / (count - 1)) for i in range(count)] for count in counts), list(range(steps))]
 
 
 def _axis(steps: int, low: float, high: float) -> Array:

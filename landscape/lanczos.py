@@ -1,57 +1,63 @@
-"""The largest eigenvalues of a symmetric operator by Lanczos, each with a certificate.
+"""Extreme eigenvalues of a symmetric operator by Lanczos, each with a certificate.
 
-Krylov basis V (M, P) with V V' = I, T = V A V'. Ritz pairs (lam, s) of T give y = V's with residual
-||Ay - lam y|| = |beta s_M|, and at the end the true residual is measured by one more product for each pair, with
-lengths in float64. One start vector cannot see the second copy of an eigenvalue: a fresh start orthogonal to what was
-found looks for more, and what it finds above the last pair joins the basis.
+Ritz pairs (lam, y) come from a Krylov basis (`landscape.krylov`), thickly restarted when it is full; at the end the
+true residual ||Ay - lam y|| is measured by one more product for each pair, with lengths in float64. One start vector
+cannot see the second copy of an eigenvalue: a fresh start orthogonal to what was found looks for more, and what it
+finds beyond the last pair joins the basis.
 
-Every new vector is orthogonalised against all others, twice (Giraud et al. 2005, doi:10.1007/s00211-005-0615-4: twice
-is enough); without this, converged eigenvalues come back as copies. When the basis is full, the best Ritz vectors
-start the next one (thick restart, Wu & Simon 2000, doi:10.1137/S0895479898334605).
-
-Legend: P size of the operator, K pairs, M basis vectors (rows).
+Legend: P size of the operator, K pairs, M basis vectors (rows), R start vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
+from landscape.krylov import Basis, Counted, Progress, extend, length, random_like, restart, run_beside, started, wait
 from landscape.operators import SymmetricOperator
-from landscape.results import Array, Eigenpairs
+from landscape.results import Array, Eigenpairs, Record
+
+Which = Literal["largest", "smallest", "both"]
 
 COMPLETENESS_MATVECS = 20
 SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 _MARGIN = 0.9  # the iteration stops a little below the tolerance, so that rounding does not fail the true residual
-
-Progress = Callable[[int], None]
-Matvec = Callable[[Tensor], Tensor]
 
 
 def top_eigenpairs(
     operator: SymmetricOperator,
     k: int = 5,
     *,
+    which: Which = "largest",
     tolerance: float = 1e-3,
     seed: int = 0,
+    start: Tensor | npt.NDArray[np.floating] | None = None,
     max_matvecs: int | None = None,
     basis_size: int | None = None,
+    basis_device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Eigenpairs:
     """The k algebraically largest eigenvalues, descending, with vectors (k, P), true residuals and flags.
 
+    `which` is largest, smallest (the most negative ones) or both: k at each end from one basis; values always descend.
     A pair is converged when ||Av - lam v|| <= tolerance * max|lam|: an eigenvalue then lies within that residual of
     lam. That none was missed is a second flag, `complete`: a fresh random start orthogonal to the found vectors
-    finds nothing above the last one in 20 products. Running out of `max_matvecs`, which bounds all products, is a
-    result, flagged. `basis_size` bounds the vectors held, `progress` gets the number of products so far.
+    finds nothing beyond the last one, at either end that was asked for, in 20 products.
+
+    `start` (R, P) are vectors whose sum to begin with, those of a neighbouring checkpoint, in place of a random one.
+
+    Running out of `max_matvecs`, which bounds all products, is a result, flagged. `basis_size` bounds the vectors held,
+    `basis_device` says where ("cpu" keeps them out of a GPU's memory), `progress` gets the number of products so far.
 
     Raises:
-        ValueError: If k is not in 1..size, tolerance not in (0, 1), or basis_size or max_matvecs too small.
+        ValueError: If `which` is unknown, k not in 1..size, tolerance not in (0, 1), basis_size or max_matvecs too
+            small, or `start` not of the operator's size, not finite, or zero.
         FloatingPointError: If a product is not finite.
 
     Example:
@@ -61,23 +67,24 @@ def top_eigenpairs(
         >>> pairs.values.round(6).tolist(), pairs.converged.all().item(), pairs.complete
         ([9.0, 8.0, 7.0], True, True)
     """
-    basis_size = min(operator.size, max(40, 4 * k) if basis_size is None else basis_size)
-    max_matvecs = max(200, 20 * k) if max_matvecs is None else max_matvecs
-    reserve = k + min(COMPLETENESS_MATVECS, operator.size - k)  # for the residuals and for completeness
-    _check(operator, k, tolerance, basis_size, max_matvecs - reserve)
-    counted = _Counted(operator, progress)
+    ends = _ends(operator.size, k, which)
+    basis_size = min(operator.size, max(40, 4 * ends.num) if basis_size is None else basis_size)
+    max_matvecs = max(200, 20 * ends.num) if max_matvecs is None else max_matvecs
+    _check(operator, k, which, tolerance, basis_size, max_matvecs)
+    reserve = _certificate_matvecs(operator.size, ends)
+    counted = Counted(operator, progress, basis_device)
     random = torch.Generator().manual_seed(seed)
-    start = _random_unit(operator, random)
-    basis = _Basis(start.new_zeros(basis_size, operator.size), np.zeros((basis_size, basis_size)), start)
+    rows = counted.rows(basis_size)
+    basis = started(rows, random_like(rows[0], random) if start is None else _sum_of(start, rows))
     while True:
-        _iterate(basis, counted, random, k, tolerance, max_matvecs - reserve)
-        values, vectors, residuals = _true_pairs(counted, basis.ritz_vectors(k))
+        _iterate(basis, counted, random, ends, tolerance, max_matvecs - reserve)
+        values, vectors, residuals = _true_pairs(counted, basis.ritz_vectors(ends.of(basis.num)))
         scale = max(np.abs(basis.ritz_values()).max(), np.abs(values).max())
-        above, found = _largest_beyond(counted, vectors, random)
-        complete = above <= values[-1] + tolerance * scale
-        if complete or found is None or counted.count > max_matvecs - 2 * reserve:
+        beyond = _look_beyond(counted, vectors, random)
+        missed = beyond.missed(values, ends, tolerance * scale)
+        if missed is None or counted.count > max_matvecs - 2 * reserve:
             break
-        _join(basis, found, keep=k)
+        _join(basis, missed, ends)
     converged = residuals <= tolerance * scale
     asymmetry = float(basis.asymmetry / scale) if scale else basis.asymmetry
     return Eigenpairs(
@@ -85,15 +92,17 @@ def top_eigenpairs(
         vectors=vectors.numpy(force=True),
         residuals=residuals,
         converged=converged,
-        complete=bool(complete),
+        complete=missed is None,
         num_matvecs=counted.count,
         loss=operator.loss,
         checkpoint=operator.checkpoint,
         settings={
             **operator.settings,
             "k": k,
+            "which": which,
             "tolerance": tolerance,
             "seed": seed,
+            "num_starts": 0 if start is None else len(start),
             "basis_size": basis_size,
             "max_matvecs": max_matvecs,
         },
@@ -102,123 +111,76 @@ def top_eigenpairs(
             "symmetry": asymmetry,
             "symmetric": not asymmetry > SYMMETRY_TOLERANCE[operator.dtype],
             "orthogonality": basis.orthogonality(),
-            "largest_beyond": above,
+            **beyond.record(ends),
         },
     )
 
 
-class _Counted:
-    """The operator's product, counted, and refused when it is not finite."""
-
-    def __init__(self, operator: SymmetricOperator, progress: Progress | None) -> None:
-        self.operator, self.progress, self.count = operator, progress, 0
-
-    def __call__(self, v: Tensor) -> Tensor:
-        product = self.operator.matvec(v)
-        self.count += 1
-        if self.progress is not None:
-            self.progress(self.count)
-        if not bool(product.isfinite().all()):
-            raise FloatingPointError(f"product {self.count} with the operator is not finite (overflow, or NaN weights)")
-        return product
+def least_matvecs(size: int, k: int, which: Which = "largest") -> int:
+    """The smallest `max_matvecs` for an operator of this size: enough to start, and to certify what is there."""
+    ends = _ends(size, k, which)
+    return min(ends.num + 2, size) + _certificate_matvecs(size, ends)
 
 
-@dataclass
-class _Basis:
-    """Orthonormal rows V[:num] with T = V A V', and what sticks out of the last product: beta * next.
+@dataclass(frozen=True)
+class _Ends:
+    """How many pairs are wanted at each end of the spectrum."""
 
-    In A v = ... + beta next, a symmetric A has v' A next = beta too: `asymmetry` is the largest difference seen. For
-    random vectors in place of v and next the same test would lose its power with the size of A.
-    """
+    top: int
+    bottom: int
 
-    vectors: Tensor  # (M, P)
-    matrix: Array  # (M, M)
-    next: Tensor  # (P,) unit
-    num: int = 0
-    beta: float = 0.0
-    chained: bool = False  # `next` came out of the last product
-    asymmetry: float = float("nan")  # until two neighbours were seen
+    @property
+    def num(self) -> int:
+        return self.top + self.bottom
 
-    def ritz_values(self) -> Array:
-        return self._decomposed()[0]
+    def of(self, num_values: int) -> list[int]:
+        """Their places among so many descending values."""
+        return [*range(self.top), *range(num_values - self.bottom, num_values)]
 
-    def ritz_vectors(self, k: int) -> Tensor:
-        rows = torch.as_tensor(self._decomposed()[1][:, :k].T.copy()).to(self.vectors)
-        return rows @ self.vectors[: self.num]
+    def wider(self, extra: int) -> _Ends:
+        """So many more, at the ends that are wanted, in proportion."""
+        top = extra * self.top // self.num
+        return _Ends(self.top + top, self.bottom + extra - top)
 
-    def residual_estimates(self, k: int) -> Array:
-        return self.beta * np.abs(self._decomposed()[1][-1, :k])
 
-    def orthogonality(self) -> float:
-        """max |V V' - I|, summed in float64, a piece of the long dimension at a time."""
-        pieces = (piece.double() for piece in torch.split(self.vectors[: self.num], 1 << 18, dim=1))
-        gram = torch.stack([piece @ piece.T for piece in pieces]).sum(0)
-        return float((gram - torch.eye(self.num).to(gram)).abs().max())
+def _ends(size: int, k: int, which: Which) -> _Ends:
+    if which not in get_args(Which):
+        raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be in 1..{size} (the operator's size), got {k}")
+    top = k if which != "smallest" else 0
+    return _Ends(top, min(k, size - top) if which != "largest" else 0)
 
-    def _decomposed(self) -> tuple[Array, Array]:
-        values, vectors = eigh(self.matrix[: self.num, : self.num])
-        return values[::-1], vectors[:, ::-1]
+
+def _certificate_matvecs(size: int, ends: _Ends) -> int:
+    """Products that certify pairs once: their residuals, and the look for others."""
+    return ends.num + min(COMPLETENESS_MATVECS, size - ends.num)
 
 
 def _iterate(
-    basis: _Basis, matvec: _Counted, random: torch.Generator, k: int, tolerance: float, max_matvecs: int
+    basis: Basis, matvec: Counted, random: torch.Generator, ends: _Ends, tolerance: float, max_matvecs: int
 ) -> None:
-    while basis.num < len(basis.next):
-        if basis.num == len(basis.vectors):
-            _restart(basis, keep=k + (len(basis.vectors) - k) // 2)
-        _extend(basis, matvec, random)
-        if basis.num >= k and (_converged(basis, k, tolerance) or matvec.count >= max_matvecs):
+    while basis.num < basis.held:
+        if basis.held == len(basis.vectors) < basis.vectors.shape[1]:
+            restart(basis, ends.wider((basis.num - ends.num) // 2).of(basis.num))
+        extend(basis, matvec, random)
+        if basis.num >= ends.num and (_converged(basis, ends, tolerance) or matvec.count >= max_matvecs):
             return
 
 
-def _extend(basis: _Basis, matvec: Matvec, random: torch.Generator) -> None:
-    """One product: the next vector joins the basis, and what is new in its product becomes the next vector."""
-    basis.vectors[basis.num] = basis.next
-    basis.num += 1
-    v = basis.vectors[: basis.num]
-    w = matvec(basis.next)
-    size = _length(w)
-    w, coefficients = _orthogonalised(w, v)
-    if basis.chained:
-        basis.asymmetry = float(np.fmax(basis.asymmetry, abs(float(coefficients[-2]) - basis.beta)))
-    basis.matrix[: basis.num, basis.num - 1] = basis.matrix[basis.num - 1, : basis.num] = coefficients
-    basis.beta = _length(w)
-    basis.chained = basis.beta > 10 * torch.finfo(w.dtype).eps * size
-    if not basis.chained:  # an invariant subspace: go on with a new direction
-        basis.beta = 0.0
-        w, _ = _orthogonalised(_random_like(w, random), v)
-    if basis.num < len(w):
-        basis.next = w / _length(w)
-
-
-def _orthogonalised(w: Tensor, v: Tensor) -> tuple[Tensor, Array]:
-    first = v @ w
-    w = w - first @ v
-    second = v @ w
-    return w - second @ v, (first.double() + second.double()).numpy(force=True)
-
-
-def _restart(basis: _Basis, keep: int) -> None:
-    kept, values = basis.ritz_vectors(keep), basis.ritz_values()[:keep]
-    basis.vectors[:keep] = kept
-    basis.matrix[:] = 0.0
-    basis.matrix[range(keep), range(keep)] = values  # the coupling to `next` comes out of its product
-    basis.num, basis.chained = keep, False
-
-
-def _join(basis: _Basis, found: Tensor, keep: int) -> None:
-    """Go on from the `keep` best Ritz vectors and a direction that the basis had not seen."""
-    _restart(basis, keep)
-    w, _ = _orthogonalised(found, basis.vectors[:keep])
-    basis.next, basis.beta = w / _length(w), 0.0
-
-
-def _converged(basis: _Basis, k: int, tolerance: float) -> bool:
+def _converged(basis: Basis, ends: _Ends, tolerance: float) -> bool:
     scale = np.abs(basis.ritz_values()).max()
-    return bool((basis.residual_estimates(k) <= _MARGIN * tolerance * scale).all())
+    return bool((basis.residual_estimates(ends.of(basis.num)) <= _MARGIN * tolerance * scale).all())
 
 
-def _true_pairs(matvec: _Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]:
+def _join(basis: Basis, missed: Tensor, ends: _Ends) -> None:
+    """Go on from the best Ritz vectors and a direction that the basis had not seen."""
+    restart(basis, ends.of(basis.num))
+    basis.held = basis.num
+    wait(basis, missed)
+
+
+def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]:
     """Rayleigh-Ritz on the span of `vectors` (K, P) with fresh products, and the residuals these show.
 
     All in float64, with the Gram matrix of the vectors: in float32 the length of a long vector is off by more than the
@@ -235,49 +197,53 @@ def _true_pairs(matvec: _Counted, vectors: Tensor) -> tuple[Array, Tensor, Array
     return values, vectors.to(matvec.operator.dtype), residuals.norm(dim=1).numpy(force=True)
 
 
-def _largest_beyond(matvec: _Counted, vectors: Tensor, random: torch.Generator) -> tuple[float, Tensor | None]:
-    """Largest Ritz value, with its vector, that a fresh start finds orthogonal to `vectors`; -inf where nothing is."""
-    size = vectors.shape[1]
-    steps = min(COMPLETENESS_MATVECS, size - len(vectors))
-    if steps == 0:
-        return float("-inf"), None
-    start, _ = _orthogonalised(_random_like(vectors[0], random), vectors)
+@dataclass(frozen=True)
+class _Beyond:
+    """The ends of what a fresh start saw orthogonal to the pairs; -inf, inf and no vectors where nothing is left."""
 
-    def deflated(v: Tensor) -> Tensor:
-        return _orthogonalised(matvec(v), vectors)[0]
+    largest: float
+    smallest: float
+    vectors: Tensor  # of the largest and of the smallest
 
-    basis = _Basis(start.new_zeros(steps, size), np.zeros((steps, steps)), start / _length(start))
-    for _ in range(steps):
-        _extend(basis, deflated, random)
-        if not basis.chained:
-            break
-        # rounding leaks the found vectors in, on which the deflated operator is 0: above any negative eigenvalue
-        w, _ = _orthogonalised(basis.next, vectors)
-        basis.next = w / _length(w)
-    return float(basis.ritz_values()[0]), basis.ritz_vectors(1)[0]
+    def missed(self, values: Array, ends: _Ends, margin: float) -> Tensor | None:
+        """A vector whose value lies beyond those of the pairs (K,), by more than `margin`."""
+        if ends.top and self.largest > values[ends.top - 1] + margin:
+            return self.vectors[0]
+        if ends.bottom and self.smallest < values[ends.top] - margin:
+            return self.vectors[1]
+        return None
 
-
-def _length(v: Tensor) -> float:
-    return float(v.double().norm())
+    def record(self, ends: _Ends) -> Record:
+        seen = {"largest_beyond": (ends.top, self.largest), "smallest_beyond": (ends.bottom, self.smallest)}
+        return {name: value for name, (wanted, value) in seen.items() if wanted}
 
 
-def _random_unit(operator: SymmetricOperator, random: torch.Generator) -> Tensor:
-    like = torch.empty(operator.size, dtype=operator.dtype, device=operator.device)
-    w = _random_like(like, random)
-    return w / _length(w)
+def _look_beyond(matvec: Counted, vectors: Tensor, random: torch.Generator) -> _Beyond:
+    if len(vectors) == vectors.shape[1]:
+        return _Beyond(float("-inf"), float("inf"), vectors[:0])
+    basis = run_beside(vectors, matvec, COMPLETENESS_MATVECS, random)
+    values = basis.ritz_values()
+    return _Beyond(float(values[0]), float(values[-1]), basis.ritz_vectors([0, basis.num - 1]))
 
 
-def _random_like(like: Tensor, random: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=random, dtype=torch.float64).to(like.device, like.dtype)
+def _sum_of(start: Tensor | npt.NDArray[np.floating], rows: Tensor) -> Tensor:
+    found = torch.as_tensor(start)
+    if found.ndim != 2 or found.shape[1] != rows.shape[1]:
+        raise ValueError(f"start must be vectors as rows, (any number, {rows.shape[1]}), got {tuple(found.shape)}")
+    total = found.to(rows).sum(0)
+    if not 0 < length(total) < float("inf"):
+        raise ValueError(f"start must have a finite sum that is not zero, got one of length {length(total)}")
+    return total
 
 
-def _check(operator: SymmetricOperator, k: int, tolerance: float, basis_size: int, budget: int) -> None:
-    if not 1 <= k <= operator.size:
-        raise ValueError(f"k must be in 1..{operator.size} (the operator's size), got {k}")
+def _check(
+    operator: SymmetricOperator, k: int, which: Which, tolerance: float, basis_size: int, max_matvecs: int
+) -> None:
+    num, least = _ends(operator.size, k, which).num, least_matvecs(operator.size, k, which)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be above 0 and below 1, got {tolerance}")
-    if basis_size < min(operator.size, k + 2):
-        raise ValueError(f"basis_size must be at least k + 2 = {k + 2} to restart with, got {basis_size}")
-    if budget < k + 2:
-        needed = 2 * k + 2 + min(COMPLETENESS_MATVECS, operator.size - k)
-        raise ValueError(f"max_matvecs must be at least {needed} for k = {k}: {k} + 2 to start, the rest to certify")
+    if basis_size < min(operator.size, num + 2):
+        needed = "k" if num == k else "2 k"
+        raise ValueError(f"basis_size must be at least {needed} + 2 = {num + 2} to restart with, got {basis_size}")
+    if max_matvecs < least:
+        raise ValueError(f"max_matvecs must be at least {least} for k = {k} ({which}), certified; got {max_matvecs}")

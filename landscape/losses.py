@@ -60,6 +60,12 @@ def known(loss: LossFunction) -> nn.Module | None:
     return loss if type(loss) in _CLASSES + _ELEMENTWISE else None  # type: ignore[return-value]
 
 
+def unreduced(loss: LossFunction) -> LossFunction:
+    """`loss` for `terms`, which then need not make a copy of it for each batch; an unknown one as it is."""
+    module = known(loss)
+    return loss if module is None else with_reduction(module, "none")
+
+
 def terms(loss: LossFunction, output: Tensor, target: Tensor, *, reduction: Reduction | None) -> Terms:
     """Sums and denominators of one batch, differentiable in `output`."""
     module = known(loss)
@@ -128,7 +134,7 @@ def check_reduction(loss: LossFunction, output: Tensor, target: Tensor, reductio
 
 
 def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target: Tensor) -> Terms:
-    losses = _unreduced(loss)(output, target)
+    losses = with_reduction(loss, "none")(output, target)
     if target.is_floating_point():  # class probabilities: torch divides by the number of targets
         return _grouped(losses, torch.ones_like(losses))
     valid = target.ne(loss.ignore_index)
@@ -140,7 +146,7 @@ def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target:
 
 
 def _element_terms(loss: nn.Module, output: Tensor, target: Tensor) -> Terms:
-    losses = _unreduced(loss)(output, target)
+    losses = with_reduction(loss, "none")(output, target)
     return _grouped(losses, torch.ones_like(losses))
 
 
@@ -150,10 +156,13 @@ def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
     return Terms(losses.reshape(shape).sum(1), denominators.detach().reshape(shape).sum(1), True, num_examples)
 
 
-def _unreduced(loss: nn.Module) -> nn.Module:
-    unreduced = copy.copy(loss)
-    unreduced.__dict__ = {**loss.__dict__, "reduction": "none"}
-    return unreduced
+def with_reduction(loss: nn.Module, reduction: Literal["none", "sum"]) -> nn.Module:
+    """One of torch's losses, with another reduction."""
+    if loss.reduction == reduction:
+        return loss
+    other = copy.copy(loss)
+    other.__dict__ = {**loss.__dict__, "reduction": reduction}
+    return other
 
 
 def _name(loss: LossFunction) -> str:

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.losses import LossFunction, Reduction, Terms, check_reduction, check_stated_reduction, known, terms
+from landscape.losses import (
+    LossFunction,
+    Reduction,
+    Terms,
+    check_reduction,
+    check_stated_reduction,
+    known,
+    terms,
+    unreduced,
+)
 from landscape.results import Array, Record
 
 Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
@@ -386,7 +395,9 @@ class _TermsOfBatch(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.reduction, self.metrics = model, reduction, metrics
-        self.loss = [loss]  # in a list: a loss with class weights is no child, its buffers are not the model's
+        self.loss = [
+            unreduced(loss)
+        ]  # in a list: a loss with class weights is no child, its buffers are not the model's
 
     def forward(self, batch: Batch) -> Terms:
         inputs, target = batch

@@ -1,26 +1,25 @@
-"""The Hessian as a product with a vector: what an algorithm needs to know of a matrix, and no more.
+"""The Hessian and its relatives as products with vectors: what an algorithm needs to know of a matrix, and no more.
 
-H v for H = d^2/dtheta^2 of the mean loss: double backward, batch by batch, divided by the data's denominator, so a
-short last batch weighs what it holds (Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147). The graph of a batch's
-gradient does not depend on v: as many as the memory budget holds are kept, and a product costs about two gradients
-there; the other batches build theirs anew each time, for about three.
+H = d^2/dtheta^2 of the mean loss over all data. How products are made: `landscape.engines` and
+`landscape.gauss_newton`.
 
-Legend: P parameters.
+Legend: P parameters, K vectors (rows).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.objective import Batch, Objective
+from landscape.engines import ProductEngine, hessian_sum
+from landscape.gauss_newton import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
+from landscape.objective import Objective
+from landscape.products import BatchNorm, DataSum, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
-
-MEMORY_BYTES = 2 << 30  # for retained graphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,7 @@ class SymmetricOperator:
     """A symmetric matrix (size, size), known by its product with a vector (size,).
 
     `loss` is the mean loss where the matrix is a curvature of one; `settings` go into every result made from it.
+    `matvecs`, where there is one, makes the products with the rows of (K, size) for less than one by one.
     """
 
     matvec: Callable[[Tensor], Tensor]
@@ -38,6 +38,7 @@ class SymmetricOperator:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+    matvecs: Callable[[Tensor], Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,81 +46,125 @@ class SymmetricOperator:
         return self.size, self.size
 
 
-def hessian(objective: Objective, *, memory_bytes: int = MEMORY_BYTES) -> SymmetricOperator:
+def hessian(
+    objective: Objective,
+    *,
+    engine: ProductEngine = "retained",
+    memory_bytes: int | None = None,
+    micro_batch: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+) -> SymmetricOperator:
     """Hessian of the mean loss at `objective.theta`, over all its data, in eval mode.
 
-    One product costs about two gradients where a batch's graph is kept within `memory_bytes`, three where not.
+    One product costs about two gradients where the graphs of all gradients fit into `memory_bytes` (2 GiB; on a GPU
+    half of what is free), and about three where they do not. The default engine is the fastest for most networks, and a
+    rule, so that equal runs have equal bits; "timed" looks for a faster one, and `settings` and `checks` say what was
+    found. Data goes through the model `micro_batch` examples at a time, 64 on a CPU. With batch_norm="train" the
+    statistics are those of each batch, and the batches as they come are part of what is measured.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.
+        NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
+        ValueError: If parameters are not finite, the engine does not suit, or batches cannot be cut as asked.
     """
-    settings = {"operator": "hessian", "engine": "double backward, retained graphs", **objective.describe()}
-    products = _BatchProducts(objective, memory_bytes)
+    loss = _checked_loss(objective)
+    cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
+    memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
+    found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes)
+    return _operator("hessian", objective, found, settings, loss)
+
+
+def gauss_newton(
+    objective: Objective,
+    *,
+    memory_bytes: int | None = None,
+    micro_batch: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+) -> SymmetricOperator:
+    """Gauss-Newton matrix of the mean loss: J' H_out J, with H_out the Hessian of the loss at the outputs, exact.
+
+    It is the Hessian without the curvature of the network itself; positive semi-definite for a loss that is convex in
+    the output, and equal to the Hessian for a network linear in theta (Schraudolph 2002). One product costs about 1.2
+    gradients where the graphs fit into memory. The options are those of `hessian`.
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        NotTwiceDifferentiableError: At the first product, if a backward of the model cannot be differentiated.
+        ValueError: If the objective was made from sums, or as in `hessian`.
+    """
+    return _linearised("gauss-newton", objective, exact(objective), {}, memory_bytes, micro_batch, batch_norm)
+
+
+def fisher(
+    objective: Objective,
+    *,
+    kind: FisherKind = "mc",
+    seed: int = 0,
+    memory_bytes: int | None = None,
+    micro_batch: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+) -> SymmetricOperator:
+    """Fisher matrix: the outer products of examples' gradients, summed and divided as the mean loss is.
+
+    "mc" takes the gradients at one label for each target, drawn from the model's own distribution once, by `seed`: its
+    mean over seeds is the Gauss-Newton matrix for cross-entropy, squared errors and binary cross-entropy with logits,
+    whose distributions are known; other losses are refused. "empirical" takes the labels of the data, and is neither
+    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. A product costs
+    about 1.2 gradients where the graphs fit into memory.
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        ValueError: If the kind is unknown, or not known for this loss, or as in `hessian`.
+    """
+    if kind not in get_args(FisherKind):
+        raise ValueError(f"kind must be one of {get_args(FisherKind)}, got {kind!r}")
+    curvature = drawn(objective, seed) if kind == "mc" else empirical(objective)
+    how: Record = {"kind": kind, "seed_of_labels": seed} if kind == "mc" else {"kind": kind}
+    return _linearised("fisher", objective, curvature, how, memory_bytes, micro_batch, batch_norm)
+
+
+def _linearised(
+    name: str,
+    objective: Objective,
+    curvature: OutputCurvature,
+    settings: Record,
+    memory_bytes: int | None,
+    micro_batch: int | None,
+    batch_norm: BatchNorm,
+) -> SymmetricOperator:
+    loss = _checked_loss(objective)
+    cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
+    memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
+    found = DataSum(objective, Linearised(objective, leaves_of(objective), curvature), cutting, memory_bytes)
+    return _operator(name, objective, found, {"engine": "retained", **settings}, loss)
+
+
+def _operator(name: str, objective: Objective, found: DataSum, settings: Record, loss: float) -> SymmetricOperator:
+    cutting, described = found.cutting, objective.describe()
+    found.checks["repeatable"] = True  # or the loss and the hash of the data would have raised
+    if cutting.batch_norm == "train":
+        loss, described["batch_norm"] = found.loss(), "train"
+    how: Record = {"operator": name, **settings, "micro_batch": cutting.micro_batch, "layout": cutting.layout}
     return SymmetricOperator(
-        products,
+        found.matvec,
         objective.theta.numel(),
         objective.theta.dtype,
         objective.theta.device,
-        loss=objective.centre.loss,
+        loss=loss,
         checkpoint={"hash": objective.theta_hash},
-        settings=settings,
-        checks={"repeatable": True},
+        settings={**how, **described},
+        checks=found.checks,
+        matvecs=found.matvecs,
     )
 
 
-class _BatchProducts:
-    """The products of all batches, with as many of their gradients' graphs kept as the memory holds."""
-
-    def __init__(self, objective: Objective, memory_bytes: int) -> None:
-        self.objective = objective
-        self.memory_bytes = memory_bytes
-        self.kept: list[tuple[Tensor, Tensor]] = []  # of the first batches: leaf, gradient with its graph
-        self.num_kept: int | None = None
-
-    def __call__(self, v: Tensor) -> Tensor:
-        total = torch.zeros_like(v)
-        for index, batch in enumerate(self.objective.read()):
-            with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no double backward
-                leaf, gradient = self.kept[index] if index < len(self.kept) else self._gradient(index, batch)
-                total += _vector_product(gradient, leaf, v)
-        return total / self.objective.denominator
-
-    def _gradient(self, index: int, batch: Batch) -> tuple[Tensor, Tensor]:
-        if self.num_kept is None:
-            self.num_kept = self.memory_bytes // max(_graph_bytes(self.objective, batch), 1)
-        made = _gradient_with_graph(self.objective, batch)
-        if index == len(self.kept) < self.num_kept:
-            self.kept.append(made)
-        return made
-
-
-def _gradient_with_graph(objective: Objective, batch: Batch) -> tuple[Tensor, Tensor]:
-    leaf = objective.theta.clone().requires_grad_()
-    with objective.undisturbed(), torch.enable_grad():
-        loss = objective.terms(leaf, batch).loss.sum()
-        return leaf, torch.autograd.grad(loss, leaf, create_graph=True)[0]
-
-
-def _graph_bytes(objective: Objective, batch: Batch) -> int:
-    """Bytes that the graph of a batch's gradient holds on to."""
-    saved: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        made = _gradient_with_graph(objective, batch)
-    del made  # until here every storage was alive, so that no address was counted for two
-    return sum(saved.values())
-
-
-def _vector_product(gradient: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
-    if not gradient.requires_grad:  # a loss linear in theta
-        return torch.zeros_like(v)
-    product = torch.autograd.grad(gradient, leaf, v, retain_graph=True, allow_unused=True)[0]
-    return torch.zeros_like(v) if product is None else product
+def _checked_loss(objective: Objective) -> float:
+    """The mean loss, of finite parameters and the same in two passes."""
+    names = [name for name, p in objective.named(objective.theta).items() if not bool(p.isfinite().all())]
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ValueError(f"parameters hold NaN or infinities, there is no curvature: {shown}. Take another checkpoint")
+    return objective.centre.loss
 
 
 def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
@@ -127,9 +172,33 @@ def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
 
     Its eigenvectors do not move the other entries; beside its block's eigenvalues it has zeros.
     """
+    many = operator.matvecs
     mask = keep.to(device=operator.device, dtype=operator.dtype)
     return replace(
         operator,
         matvec=lambda v: mask * operator.matvec(mask * v),
+        matvecs=None if many is None else lambda vectors: mask * many(mask * vectors),
         settings={**operator.settings, "num_kept": int(keep.sum())},
+    )
+
+
+def block(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
+    """The block of an operator on the entries where `keep` (size,) is true, as a matrix of that size alone.
+
+    Its trace, density and eigenvalues are the block's; a product costs one of the whole.
+    """
+    places = keep.nonzero().squeeze(1).to(operator.device)
+
+    def spread(vectors: Tensor) -> Tensor:
+        whole = vectors.new_zeros(*vectors.shape[:-1], operator.size)
+        whole[..., places] = vectors
+        return whole
+
+    many = operator.matvecs
+    return replace(
+        operator,
+        matvec=lambda v: operator.matvec(spread(v))[places],
+        matvecs=None if many is None else lambda vectors: many(spread(vectors))[:, places],
+        size=len(places),
+        settings={**operator.settings, "num_kept": len(places)},
     )

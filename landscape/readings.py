@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def barrier(line: Line) -> float | None:
         return None
     start, end = centre(line).loss, ends[0]["loss_on_plane"]
     assert isinstance(end, int | float)
-    inside = (line.x >= 0) & (line.x <= 1)
+    inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
     with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
         rises = (line.loss - (start + line.x * (end - start)))[inside]
     return float(np.max(rises, initial=0.0))
@@ -156,6 +156,15 @@ def num_examples(result: Result) -> int:
     """How many examples a result is over; 0 where that was not recorded."""
     count = result.settings.get("num_examples")
     return count if isinstance(count, int) and count > 0 else 0
+
+
+def bulk_quantile(density: Density, share: float) -> float:
+    """The value below which that share of the bulk's mass lies, over all probes; NaN without a bulk."""
+    order = np.argsort(density.nodes, axis=None)
+    nodes, weights = density.nodes.ravel()[order], density.weights.ravel()[order]
+    if not nodes.size or not weights.sum() > 0:
+        return math.nan
+    return float(nodes[np.searchsorted(np.cumsum(weights), share * weights.sum())])
 
 
 def edge_median(surface: Surface) -> float:

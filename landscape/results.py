@@ -8,7 +8,8 @@ A file is an .npz without pickles: member `header` (JSON: format, plan, and type
 checks and plain values of each result), member `run` (JSON: seconds, host, memory, command; the only
 member that may differ between equal runs), and arrays named `0.loss`, `0.x`, `1.values`, ...
 
-Legend: S grid steps, E examples whose losses are kept, K eigenpairs, P parameters, T checkpoints of a trajectory.
+Legend: S grid steps, E examples whose losses are kept, K eigenpairs, P parameters, T checkpoints of a trajectory,
+G grid of a density, V probes, M steps of each.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Eigenpairs:
 
     An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
     tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
-    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec).
+    every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec). With settings["which"]
+    "smallest" they are the smallest ones, still descending; with "both" settings["k"] at each end.
     """
 
     values: Array  # (K,)
@@ -175,8 +177,93 @@ class Eigenpairs:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    def ratio(self, place: int = 5) -> float:
+        """lambda_1 / lambda_place (from 1); NaN where fewer of the largest are known."""
+        which, k = self.settings.get("which"), self.settings.get("k")
+        known = k if which == "both" and isinstance(k, int) else len(self.values)
+        if which == "smallest" or not 1 <= place <= known:
+            return float("nan")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(self.values[0] / self.values[place - 1])
+
     plot = _plot
     _repr_html_ = _html
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurvatureTrace:
+    """The K largest eigenvalues of the Hessian at T checkpoints of a run; the columns are those of `Eigenpairs`.
+
+    `overlap` is the share of the space of the K eigenvectors that lies in that of the checkpoint before (NaN at the
+    first). `along_gradient` and `along_sam` are v'Hv for the unit vectors along the gradient and along SAM's step.
+    `stability_limit` is the largest curvature at which full-batch descent with `learning_rate` is stable, in theory;
+    NaN where the run's method is not SGD.
+    """
+
+    epoch: npt.NDArray[np.int64]  # (T,)
+    values: Array  # (T, K)
+    residuals: Array  # (T, K)
+    converged: npt.NDArray[np.bool_]  # (T, K)
+    complete: npt.NDArray[np.bool_]  # (T,)
+    num_matvecs: npt.NDArray[np.int64]  # (T,)
+    loss: Array  # (T,)
+    overlap: Array  # (T,)
+    along_gradient: Array  # (T,)
+    along_sam: Array  # (T,)
+    learning_rate: Array  # (T,)
+    stability_limit: Array  # (T,)
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Density:
+    """The density of an operator's eigenvalues: K sticks of mass 1/size each, and a bulk that has the other mass.
+
+    `mean` is the bulk's density on `grid`, smoothed by Gaussians of standard deviation `kernel_width` and averaged over
+    V probes; low..high is a Student-t interval for that average (its confidence is in settings), NaN with fewer than 4
+    probes, which `note` then says. It does not hold the errors of quadrature and smoothing. `nodes` and `weights` are
+    those of each probe's quadrature, the weights of a probe with the sum 1. A stick is an eigenvalue that was
+    found by itself, to within its residual. `num_matvecs` are the products of the probes.
+    """
+
+    grid: Array  # (G,)
+    mean: Array  # (G,)
+    low: Array  # (G,)
+    high: Array  # (G,)
+    nodes: Array  # (V, M)
+    weights: Array  # (V, M)
+    sticks: Array  # (K,)
+    stick_residuals: Array  # (K,)
+    size: int
+    kernel_width: float
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Estimate:
+    """One number about an operator (its trace, its Frobenius norm, ...) from random probes.
+
+    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. `num_matvecs` are the
+    products that it took.
+    """
+
+    quantity: str
+    value: float
+    standard_error: float
+    num_samples: int
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -222,11 +309,14 @@ class CongruenceTrace:
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line
-Result = Surface | Line | Eigenpairs | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
     "Eigenpairs": Eigenpairs,
+    "CurvatureTrace": CurvatureTrace,
+    "Density": Density,
+    "Estimate": Estimate,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
 }
@@ -258,7 +348,8 @@ def problem_of(result: Result) -> str:
             return (
                 f"{label}: the loss at the centre differs from the checkpoint's by {result.checks['centre_error']:.1g}"
             )
-        if result.num_nonfinite > 0.1 * result.loss.size:
+        allowed = result.settings.get("max_nonfinite", 0.1)
+        if result.num_nonfinite > (allowed if isinstance(allowed, int | float) else 0.1) * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
     if isinstance(result, Eigenpairs):
@@ -267,7 +358,9 @@ def problem_of(result: Result) -> str:
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
-            return f"{label}: an eigenvalue above the last one was seen, and not reached; allow more products"
+            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+    if isinstance(result, CurvatureTrace) and not result.converged.all():
+        return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
@@ -489,6 +582,16 @@ def _check_shapes(result: Result) -> None:
             raise ValueError("its coordinates are not finite")
     elif isinstance(result, Eigenpairs):
         expected = {name: (len(result.values),) for name in arrays if name != "vectors"}
+    elif isinstance(result, CurvatureTrace):
+        count, num_values = len(result.epoch), result.values.shape[-1]
+        wide = dict.fromkeys(("values", "residuals", "converged"), (count, num_values))
+        expected = {**dict.fromkeys(arrays, (count,)), **wide}
+    elif isinstance(result, Density):
+        expected = {
+            **dict.fromkeys(("grid", "mean", "low", "high"), (len(result.grid),)),
+            **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
+            **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
+        }
     else:
         expected = {name: (len(next(iter(arrays.values()))),) for name in arrays}
     wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]

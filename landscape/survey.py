@@ -13,18 +13,20 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from landscape import journal
 from landscape.evaluator import Engine
+from landscape.grid import coarse_grids
 from landscape.journal import JournalError
 from landscape.objective import Objective
 from landscape.plane import Interval, Plane
-from landscape.results import Json, Line, Record, Surface, Trajectory
+from landscape.results import MISSING, Json, Line, Metric, Record, Surface, Trajectory
 from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
 
+R = TypeVar("R", Surface, Line)
 Progress = Callable[[str, int, int], None]  # label, points done, points in all
 
 
@@ -117,7 +119,8 @@ def run_shard(
 def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface | Line]]:
     """What the caller decided, and the surfaces or lines, from the points of all shards.
 
-    Points may be missing where `partial`; they stay so.
+    Points may be missing where `partial`. Of a surface that has all points of a coarser grid this one is given, an
+    early picture; where there is none, what is missing stays missing. Surfaces without a point are left out.
 
     Raises:
         JournalError: If points are missing (the message says how many, and which shards are there), or shards disagree.
@@ -131,14 +134,40 @@ def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface 
         raise JournalError(f"{folder} has {there} of {wanted} points (shards begun: {shards}): run the others first")
     content = journal.read_plan(folder)
     records = cast(list[dict[str, Any]], content["surfaces"])
+    if not there:
+        raise JournalError(f"{folder} has no point yet")
     found: list[Surface | Line] = []
     for plan, one, record in zip(plans, kept, records, strict=True):
+        if not one.points:
+            continue
         if len(plan.intervals) == 1:
-            found.append(line_of(plan, one.points, one.micro_batches))
+            found.append(_early(line_of(plan, one.points, one.micro_batches)))
             continue
         surface = surface_of(plan, one.points, one.micro_batches)
-        found.append(dataclasses.replace(surface, trajectory=_trajectory(record.get("trajectory"))))
+        found.append(_early(dataclasses.replace(surface, trajectory=_trajectory(record.get("trajectory")))))
     return cast(Record, content["decided"]), found
+
+
+def _early(whole: R) -> R:
+    """The finest grid in a surface or line of which no point is missing; of a whole one, itself."""
+    steps, num_axes = len(whole.x), whole.loss.ndim
+    if steps < 2 or not (whole.status == MISSING).any():
+        return whole
+    for marks in reversed(coarse_grids(steps)):
+        places = np.ix_(*[marks] * num_axes)
+        if (whole.status[places] != MISSING).all():
+            break
+    else:
+        return whole
+    arrays = {name: getattr(whole, name)[places] for name in ("loss", "standard_error", "accuracy", "status")}
+    metrics = {
+        name: Metric(mean=one.mean[places], standard_error=one.standard_error[places])
+        for name, one in whole.metrics.items()
+    }
+    kept = whole.examples and dataclasses.replace(whole.examples, loss=whole.examples.loss[places])
+    axes = {name: getattr(whole, name)[marks] for name in ("x", "y")[:num_axes]}
+    settings = {**whole.settings, "steps": len(marks), "early_of": steps}
+    return dataclasses.replace(whole, **arrays, **axes, metrics=metrics, examples=kept, settings=settings)
 
 
 def _labelled(progress: Progress, label: str) -> Callable[[int, int], None]:

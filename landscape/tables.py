@@ -18,12 +18,22 @@ from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
 from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import PLANES, checkpoint_key
 from landscape.paired import comparable, paired_difference, paired_rise
-from landscape.readings import barrier, centre, centre_cell, mean_over_epochs, ring_rise
+from landscape.readings import (
+    barrier,
+    bulk_quantile,
+    centre,
+    centre_cell,
+    mean_over_epochs,
+    ring_rise,
+)
 from landscape.results import (
     Array,
     Congruence,
     CongruenceTrace,
+    CurvatureTrace,
+    Density,
     Eigenpairs,
+    Estimate,
     Line,
     Record,
     Result,
@@ -31,7 +41,7 @@ from landscape.results import (
     Trajectory,
 )
 
-R = TypeVar("R", Surface, Line, Eigenpairs, Congruence)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, Congruence)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,9 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
         *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
+        *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
+        *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
     return [*made, trace_table(traces)] if traces else made
@@ -83,7 +96,10 @@ def _paired(surfaces: Sequence[Surface]) -> list[Table]:
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
-    names = ("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers", "operator")
+    names = (
+        *("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers"),
+        *("operator", "kind", "batch_norm"),
+    )
     groups: dict[str, list[R]] = {}
     for result in results:
         groups.setdefault(repr([result.settings.get(name) for name in names]), []).append(result)
@@ -288,7 +304,103 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     settings, relative = results[0].settings, f"vs {_label(results[0])}"
     header = ["", "loss", "lambda_1", "ln", "log10", relative, *(f"lambda_{i + 1}" for i in others), "products"]
-    return Table(_operator_title(settings), header, rows, [_verdict(results)], records)
+    return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
+
+
+def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
+    """What PyHessian found on the same data."""
+    found = [check for r in results if isinstance(check := r.checks.get("pyhessian"), dict)]
+    if not found:
+        return []
+    values = ", ".join(short(_number(check["eigenvalue"])) for check in found)
+    traces = ", ".join(plus_minus(_number(check["trace"]), _number(check["trace_standard_error"])) for check in found)
+    worst = max(_number(check["difference"]) for check in found)
+    products = ", ".join(str(check["num_matvecs"]) for check in found)
+    return [
+        f"PyHessian on the same data: {values} (largest difference {100 * worst:.2g} %), trace {traces}, in {products} "
+        "products"
+    ]
+
+
+def curvature_trace_table(trace: CurvatureTrace) -> Table:
+    """The largest eigenvalue at each checkpoint of a run, what stayed of the top space, and where the steps go."""
+    names = ("epoch", "loss", "overlap", "along_gradient", "along_sam", "learning_rate", "stability_limit")
+    columns = [getattr(trace, name).tolist() for name in (*names, "values", "residuals", "num_matvecs")]
+    records: list[Record] = [
+        dict(zip((*names, "values", "residuals", "num_matvecs"), row, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+    rows = [
+        [
+            str(trace.epoch[t]),
+            short(float(trace.loss[t])),
+            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0]))
+            + ("" if trace.converged[t].all() and trace.complete[t] else " (!)"),
+            *(
+                "" if math.isnan(_number(records[t][name])) else short(_number(records[t][name]))
+                for name in ("overlap", "along_gradient", "along_sam", "stability_limit")
+            ),
+            str(trace.num_matvecs[t]),
+        ]
+        for t in range(len(trace.epoch))
+    ]
+    notes = [
+        f"overlap: the share of the space of the top {trace.values.shape[1]} eigenvectors that lies in that of the "
+        "checkpoint before. g'Hg: curvature along the gradient, and along SAM's step at radius "
+        f"{trace.settings.get('rho')}. limit: the largest stable curvature at the epoch's learning rate, by the theory "
+        "of full batches",
+    ]
+    title = f"{_label(trace)} through training: {_operator_title(trace.settings)}"
+    header = ["epoch", "loss", "lambda_1", "overlap", "g'Hg", "SAM's", "limit", "products"]
+    return Table(title, header, rows, notes, records)
+
+
+def density_table(results: Sequence[Density]) -> Table:
+    """Where the bulk of the eigenvalues lies, and how finely that was seen."""
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for one in results:
+        low, middle, high = (bulk_quantile(one, share) for share in (0.01, 0.5, 0.99))
+        records.append(
+            {
+                "checkpoint": _label(one),
+                "num_sticks": len(one.sticks),
+                "bulk_quantiles": {"0.01": low, "0.5": middle, "0.99": high},
+                "kernel_width": one.kernel_width,
+                "num_probes": len(one.nodes),
+            }
+        )
+        cells = [short(value) for value in (low, middle, high, one.kernel_width)]
+        rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
+    notes = [
+        "quantiles of the bulk, all that is no outlier; eigenvalues nearer to each other than the resolution are one"
+    ]
+    title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
+    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
+    return Table(title, header, rows, notes, records)
+
+
+def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
+    """Trace, Frobenius norm and effective rank of each checkpoint, with their standard errors over random probes."""
+    names = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / lambda_1"}
+    by_checkpoint: dict[str, dict[str, Estimate]] = {}
+    for one in estimates:
+        by_checkpoint.setdefault(checkpoint_key(one), {})[one.quantity] = one
+    columns = [name for name in names if any(name in mine for mine in by_checkpoint.values())]
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for mine in by_checkpoint.values():
+        first = next(iter(mine.values()))
+        record: Record = {"checkpoint": _label(first), "num_samples": first.num_samples}
+        for name, one in mine.items():
+            record |= {name: one.value, f"{name}_standard_error": one.standard_error, f"{name}_note": one.note}
+        records.append(record)
+        cells = [plus_minus(mine[name].value, mine[name].standard_error) if name in mine else "" for name in columns]
+        rows.append([_label(first), *cells, str(first.num_samples)])
+    notes = ["± is one standard error over the probes, from which converged eigenvalues are taken out"]
+    notes += sorted({one.note for one in estimates if one.note})
+    title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
+    return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
 
 
 def _operator_title(settings: Record) -> str:
@@ -298,8 +410,15 @@ def _operator_title(settings: Record) -> str:
         [f"Largest eigenvalues of {settings.get('operator', 'an operator')}"],
     )
     if "loss" in settings:
-        parts = [f"Hessian of the mean {_loss_name(settings)}", _data(settings), f"{settings.get('mode')} mode"]
-    if isinstance(parameters, int):
+        matrix = {"hessian": "Hessian", "gauss-newton": "Gauss-Newton matrix", "fisher": "Fisher matrix"}
+        kind = f" ({settings['kind']})" if "kind" in settings else ""
+        name = matrix.get(str(settings.get("operator")), str(settings.get("operator"))) + kind
+        mode = "BatchNorm in train mode" if settings.get("batch_norm") == "train" else f"{settings.get('mode')} mode"
+        parts = [f"{name} of the mean {_loss_name(settings)}", _data(settings), mode]
+    layers, kept = settings.get("layers"), settings.get("num_kept")
+    if isinstance(layers, list):
+        parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
+    elif isinstance(parameters, int):
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
     return ", ".join(parts)
 
@@ -442,6 +561,8 @@ def _reach(settings: Record) -> str:
 
 
 def _centre_note(results: Sequence[Surface | Line]) -> str:
+    if any("centre_ok" not in one.checks for one in results):
+        return "the centre is not measured yet, and not held against the checkpoint's loss"
     worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
@@ -484,6 +605,7 @@ def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:
         "num_matvecs": result.num_matvecs,
         "symmetry": result.checks.get("symmetry"),
         "repeatable": result.checks.get("repeatable"),
+        "pyhessian": result.checks.get("pyhessian"),
     }
 
 

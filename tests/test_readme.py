@@ -1,4 +1,4 @@
-"""The README is run: its shell lines as commands, its Python as programs, its links as files."""
+"""The README and docs/ are run: their shell lines as commands, their Python as programs, their links as files."""
 
 import re
 import shlex
@@ -10,22 +10,50 @@ import cli
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+def blocks(language, text=TEXT):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run_lines(text, capsys):
+    lines = [line for block in blocks("console", text) for line in block.splitlines() if line.startswith("$ ")]
+    for line in lines:
+        program, *argv = shlex.split(line.removeprefix("$ "))
+        assert program == "landscape"
+        assert cli.main(argv) == 0, (line, capsys.readouterr().err)
+    return len(lines)
 
 
 @pytest.mark.slow
 def test_every_shell_line_runs_in_its_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-    assert len(lines) >= 5
-    for line in lines:
-        program, *argv = shlex.split(line.removeprefix("$ "))
-        assert program == "landscape"
-        assert cli.main(argv) == 0, (line, capsys.readouterr().err)
+    assert run_lines(TEXT, capsys) >= 5
     assert (tmp_path / "runs/sam/report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    for method in ("sgd", "sam"):
+        run = ["--method", method, "--epochs", "3", "--save-every", "1", "--out", str(folder / "runs" / method)]
+        assert cli.main(["train", *run]) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default::landscape.surface.StatisticsWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_shell_line_of_the_docs_runs(page, two_runs, monkeypatch, capsys):
+    monkeypatch.chdir(two_runs)
+    assert run_lines(page.read_text(), capsys) >= 2
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme():
+    assert len(PAGES) >= 5
+    for page in PAGES:
+        assert f"(docs/{page.name})" in TEXT
 
 
 @pytest.mark.parametrize("index", range(len(blocks("python"))))
@@ -39,11 +67,11 @@ def test_the_python_blocks_are_there():
     assert len([line for line in blocks("python")[0].splitlines() if line.strip()]) <= 12
 
 
-@pytest.mark.parametrize("document", sorted(p.name for p in ROOT.glob("*.md")))
+@pytest.mark.parametrize("document", [*sorted(ROOT.glob("*.md")), *PAGES], ids=lambda page: page.name)
 def test_every_link_to_a_file_has_its_file(document):
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if "://" not in target:
-            assert (ROOT / target).exists(), target
+            assert (document.parent / target).exists(), target
 
 
 def test_every_file_that_the_architecture_names_exists():

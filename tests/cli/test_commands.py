@@ -221,6 +221,8 @@ def test_cells_that_are_not_finite_are_kept_and_exit_4(landscape, runs):
     surface = ls.load(runs / "sgd/surface.npz")[0]
     assert surface.num_nonfinite > 1
     assert np.isfinite(surface.loss[1, 1])
+    allowed = ("--max-nonfinite", 1, "--force")
+    assert landscape("surface", runs / "sgd/last.pt", *SMALL, "--extent", 1e20, *allowed).code == 0
 
 
 def test_eigenvalues_that_did_not_converge_are_kept_and_exit_4(landscape, runs):

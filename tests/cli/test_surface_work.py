@@ -1,6 +1,7 @@
 """Surfaces that are resumed, sharded and merged."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import cli
 from landscape import journal
 from landscape.evaluator import Evaluator
-from landscape.results import load
+from landscape.results import load, load_file
 
 PINNED = ("--micro-batch", 64, "--layout", "contiguous", "--split", "test", "--steps", 5)
 
@@ -73,14 +74,62 @@ def test_a_missing_shard_is_named_and_a_partial_surface_says_what_it_lacks(lands
     done = landscape("merge", out)
     assert done.code == 3
     assert "has 16 of 50 points (shards begun: 2/3): run the others first" in done.err
-    assert landscape("merge", out, "--partial").code in (0, 4)  # the centre is in another shard
+    done = landscape("merge", out, "--partial")
+    assert done.code == 0
+    assert "the centre is not measured yet" in done.out  # it is in another shard
     found = load(out)[0]
     assert (int((found.status == 1).sum()), int((found.status == 0).sum())) == (8, 17)
     assert np.isnan(found.loss[found.status == 0]).all()
-    assert landscape("merge", out).code == 6
+    assert landscape("merge", out).code == 3
     measure("--shard", "1/3", "--force")
-    measure("--shard", "3/3", "--force")
-    assert landscape("merge", out, "--force").code == 0
+    measure("--shard", "3/3", "--resume")
+    assert landscape("merge", out).code == 0
+    assert not (load_file(out).plan.keys() & {"early"})
+
+
+def test_an_early_picture_is_the_finest_whole_grid(landscape, measure, whole, tmp_path, monkeypatch):
+    real, calls = Evaluator.sums, []
+
+    def stops(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 12:  # the coarse grid of the first surface is 9 points
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Evaluator, "sums", stops)
+    monkeypatch.setattr("landscape.surface._SECONDS_OF_A_BLOCK", 0.0)  # a point at a time
+    measure(code=130)
+    monkeypatch.undo()
+    out = tmp_path / "surface.npz"
+    landscape("merge", out, "--partial")
+    (early,) = load(out)
+    assert (early.settings["steps"], early.settings["early_of"]) == (3, 5)
+    np.testing.assert_array_equal(early.x, whole[0].x[::2])
+    np.testing.assert_array_equal(early.loss, whole[0].loss[::2, ::2])
+    assert (early.status == 1).all()
+    assert landscape("merge", out, "--partial").code == 0  # another early picture may replace it
+    measure("--resume")
+    assert_same(load(out), whole)
+    assert landscape("merge", out).code == 2  # there is no journal any more
+
+
+def test_a_full_disk_loses_no_finished_block(measure, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.surface._SECONDS_OF_A_BLOCK", 0.0)
+    measure("--shard", "1/2")
+    shard = tmp_path / "surface.npz.journal/1-of-2.jsonl"
+    size = shard.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        done = measure("--shard", "2/2", code=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(done.err.splitlines()) == 1
+    other = tmp_path / "surface.npz.journal/2-of-2.jsonl"
+    assert not other.read_bytes().endswith(b"\n")  # a torn line
+    measure("--shard", "2/2", "--resume")
+    assert cli.main(["merge", str(tmp_path / "surface.npz")]) == 0
+    assert_same(load(tmp_path / "surface.npz"), whole)
 
 
 def test_a_surface_that_was_stopped_goes_on_where_it_was(measure, whole, tmp_path, monkeypatch):

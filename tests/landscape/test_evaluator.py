@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from landscape import evaluator as evaluators
+from landscape.batches import may_cut
 from landscape.directions import random_plane
-from landscape.evaluator import Engine, choose, compiled_for, may_cut, prepare, reference_loss
+from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
 from landscape.objective import NotRepeatableError, Objective, summarise
 from landscape.surface import coarse_to_fine, loss_surface
 

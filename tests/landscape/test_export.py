@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from landscape import export
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Surface, Trajectory, status_of
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    Density,
+    Eigenpairs,
+    Estimate,
+    Line,
+    Surface,
+    Trajectory,
+    status_of,
+)
 
 
 def surface(label="a", **changes):
@@ -103,6 +113,35 @@ def test_a_trajectory_is_in_json_beside_its_surface(tmp_path):
     assert found["trajectory"] == {"explained_variance": 0.5}
     assert (found["trajectory.x"], found["trajectory.plane_loss"]) == ([0.0, 0.25], [None, 1.0])
     assert found["x"] == [-1.0, 0.0, 1.0]
+
+
+def test_a_density_is_the_columns_of_its_grid_and_an_estimate_one_row(tmp_path):
+    grid, nan = np.array([0.0, 1.0]), np.full(2, np.nan)
+    runs, sticks = np.ones((1, 3)), np.array([9.0])
+    density = Density(
+        grid=grid,
+        mean=grid + 1,
+        low=nan,
+        high=nan,
+        nodes=runs,
+        weights=runs / 3,
+        sticks=sticks,
+        stick_residuals=sticks / 100,
+        size=40,
+        kernel_width=0.5,
+        num_matvecs=3,
+    )
+    trace = Estimate(quantity="trace", value=2.5, standard_error=0.5, num_samples=4, num_matvecs=4)
+    first, second = export.export_csv([density, trace], tmp_path / "s.npz").values()
+    assert [(row["grid"], row["mean"], row["low"]) for row in rows(first)] == [
+        ("0.0", "1.0", "nan"),
+        ("1.0", "2.0", "nan"),
+    ]
+    (row,) = rows(second)
+    assert (row["quantity"], row["value"], row["standard_error"]) == ("trace", "2.5", "0.5")
+    (content,) = export.export_json([density, trace], tmp_path / "s.npz").values()
+    found = json.loads(content)["results"][0]
+    assert (found["sticks"], found["nodes"], found["low"]) == ([9.0], [[1.0, 1.0, 1.0]], [None, None])
 
 
 def test_vtk_comes_back_through_another_reader(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from problems import NETS, dense_hessian, objective_of
 
-from landscape.lanczos import top_eigenpairs
+from landscape.lanczos import COMPLETENESS_MATVECS, top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 
@@ -38,6 +38,86 @@ def test_an_eigenvalue_lies_within_each_residual_and_the_flags_tell_the_truth(na
     assert (nearest <= pairs.residuals + 1e-12).all()
     assert pairs.complete
     np.testing.assert_allclose(pairs.values, values[:5], atol=1e-5 * np.abs(values).max())
+
+
+WANTED = {"largest": range(4), "smallest": range(-4, 0), "both": [*range(4), *range(-4, 0)]}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("which", ["smallest", "both"])
+@pytest.mark.parametrize("basis_size", [None, 14], ids=["no restart", "restarted"])
+def test_each_end_of_a_spectrum_is_found_and_values_descend(name, which, basis_size):
+    values = np.sort(np.asarray(SPECTRA[name]))[::-1]
+    options = {"tolerance": 1e-6, "basis_size": basis_size, "max_matvecs": 4000}
+    pairs = top_eigenpairs(operator_with(values), k=4, which=which, **options)
+    assert pairs.converged.all()
+    assert pairs.complete
+    assert (np.diff(pairs.values) <= 0).all()
+    np.testing.assert_allclose(pairs.values, values[[*WANTED[which]]], atol=1e-5 * np.abs(values).max())
+    assert set(pairs.checks) & {"largest_beyond", "smallest_beyond"} == (
+        {"smallest_beyond"} if which == "smallest" else {"largest_beyond", "smallest_beyond"}
+    )
+
+
+def test_the_smallest_are_the_largest_of_the_negative():
+    operator = operator_with(SPECTRA["power law"])
+    negative = SymmetricOperator(lambda v: -operator.matvec(v), operator.size, operator.dtype)
+    one, other = top_eigenpairs(operator, 3, which="smallest"), top_eigenpairs(negative, 3)
+    np.testing.assert_allclose(one.values, -other.values[::-1], rtol=1e-6)
+    assert one.num_matvecs == other.num_matvecs
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "both"])
+def test_a_copy_at_either_end_that_there_was_no_budget_to_look_for_is_reported(which):
+    values = [9.0, 9.0, 4.0, 3.0, *np.linspace(0, 1, 60), -4.0, -9.0, -9.0]
+    few, many = (
+        top_eigenpairs(operator_with(values), k=2, which=which, tolerance=1e-4, max_matvecs=n) for n in (50, 400)
+    )
+    assert few.converged.all()
+    assert not few.complete
+    assert few.num_matvecs <= 50
+    assert many.complete
+    np.testing.assert_allclose(many.values, [9, 9, -9, -9] if which == "both" else many.values.sum() / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("k", "size"), [(3, 5), (3, 6), (1, 1), (4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_both_ends_that_meet_are_the_whole_spectrum(k, size, dtype):
+    values = np.linspace(2, -1, size)
+    pairs = top_eigenpairs(operator_with(values, dtype=dtype), k, which="both")
+    np.testing.assert_allclose(pairs.values, values, atol=1e-5 if dtype == torch.float32 else 1e-12)
+    assert pairs.converged.all()
+    assert pairs.complete
+
+
+@pytest.mark.parametrize("name", ["outliers above a bulk", "power law", "cluster at the edge"])
+@pytest.mark.parametrize("noise", [0.03, 0.3])
+def test_vectors_of_a_neighbour_save_products(name, noise):
+    operator = operator_with(SPECTRA[name])
+    cold = top_eigenpairs(operator, 5)
+    generator = torch.Generator().manual_seed(1)
+    noises = torch.randn(5, 300, generator=generator, dtype=torch.float64) / 300**0.5
+    warm = top_eigenpairs(operator, 5, start=cold.vectors + noise * noises.numpy())
+    assert warm.converged.all()
+    assert warm.complete
+    assert warm.num_matvecs < cold.num_matvecs
+    assert warm.num_matvecs - 5 - COMPLETENESS_MATVECS <= 4 * 5
+    assert (np.abs(warm.values - cold.values) <= warm.residuals + cold.residuals).all()
+
+
+def test_exact_vectors_are_certified_in_one_product_each():
+    operator = operator_with(SPECTRA["power law"])
+    exact = top_eigenpairs(operator, 3, tolerance=1e-10, max_matvecs=900)
+    again = top_eigenpairs(operator, 3, start=exact.vectors)
+    assert again.num_matvecs == 3 + 3 + COMPLETENESS_MATVECS
+
+
+def test_a_start_that_misses_the_top_does_not_hide_it():
+    values = torch.tensor([9.0, 5.0, 4.0, 3.0, *np.linspace(0, 1, 60)], dtype=torch.float64)
+    start = torch.eye(64, dtype=torch.float64)[1:3]
+    pairs = top_eigenpairs(SymmetricOperator(lambda v: values * v, 64, torch.float64), 2, start=start, max_matvecs=200)
+    assert pairs.complete
+    np.testing.assert_allclose(pairs.values, [9, 5], atol=1e-2)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -167,6 +247,14 @@ def test_all_pairs_of_a_small_operator(size):
     assert pairs.complete
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_smallest_budget_is_enough_for_a_small_operator(size):
+    pairs = top_eigenpairs(operator_with(np.arange(size) + 1.0), k=size, max_matvecs=2 * size)
+    assert pairs.num_matvecs == 2 * size
+    assert pairs.converged.all()
+    assert pairs.complete
+
+
 def test_the_zero_operator_has_zeros():
     pairs = top_eigenpairs(SymmetricOperator(torch.zeros_like, 30, torch.float64), k=3)
     assert pairs.values.tolist() == [0.0, 0.0, 0.0]
@@ -212,7 +300,13 @@ def test_a_product_that_is_not_finite_is_an_error():
         ({"k": 1, "tolerance": float("nan")}, "tolerance must be above 0"),
         ({"k": 1, "tolerance": float("inf")}, "tolerance must be above 0"),
         ({"k": 5, "basis_size": 6}, r"basis_size must be at least k \+ 2 = 7"),
-        ({"k": 5, "max_matvecs": 10}, "max_matvecs must be at least 17"),
+        ({"k": 3, "which": "both", "basis_size": 7}, r"basis_size must be at least 2 k \+ 2 = 8"),
+        ({"k": 5, "max_matvecs": 10}, r"max_matvecs must be at least 17 for k = 5 \(largest\), certified; got 10"),
+        ({"k": 1, "which": "top"}, r"which must be one of \('largest', 'smallest', 'both'\), got 'top'"),
+        ({"k": 1, "start": np.ones(10)}, r"start must be vectors as rows, \(any number, 10\), got \(10,\)"),
+        ({"k": 1, "start": np.ones((2, 9))}, r"start must be vectors as rows, .*got \(2, 9\)"),
+        ({"k": 1, "start": np.zeros((1, 10))}, "start must have a finite sum that is not zero, got one of length 0"),
+        ({"k": 1, "start": np.full((1, 10), np.nan)}, "start must have a finite sum .*got one of length nan"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -52,22 +52,6 @@ def test_a_loss_linear_in_theta_has_curvature_zero():
     assert hessian(objective).matvec(objective.theta).count_nonzero() == 0
 
 
-def test_as_many_graphs_are_kept_as_the_memory_holds():
-    objective = objective_of("conv_net")
-    v = torch.randn(objective.theta.numel(), dtype=torch.float64)
-    found = []
-    for memory in (0, 15_000, 1 << 30):
-        operator = hessian(objective, memory_bytes=memory)
-        found.append(operator.matvec(v))
-        assert operator.matvec(v).equal(found[-1])
-        found.append(len(operator.matvec.kept))
-    assert found[1] == 0
-    assert 0 < found[3] < 3
-    assert found[5] == 3
-    assert found[0].equal(found[2])
-    assert found[0].equal(found[4])
-
-
 def test_the_operator_knows_its_loss_and_size():
     objective = objective_of("conv_net")
     operator = hessian(objective)

@@ -14,7 +14,9 @@ import pytest
 from landscape.results import (
     Congruence,
     CongruenceTrace,
+    Density,
     Eigenpairs,
+    Estimate,
     Line,
     ResultsError,
     Surface,
@@ -71,6 +73,15 @@ def pairs(vectors=None):
     )
 
 
+def density():
+    grid, runs = np.linspace(-1, 1, 5), np.array([[1.0, 0.5], [0.5, 0.0]])
+    nan = np.full(5, np.nan)
+    one = np.arange(3.0)
+    shape = {"grid": grid, "mean": grid**2, "low": nan, "high": nan, "nodes": runs, "weights": 1 - runs}
+    sure = {"sticks": one, "stick_residuals": one / 9}
+    return Density(**shape, **sure, size=30, kernel_width=0.25, num_matvecs=4, note="no band")
+
+
 def trace():
     columns = {
         f.name: np.array([0.5, np.nan])
@@ -101,6 +112,8 @@ def test_what_is_saved_is_loaded_with_every_value_as_it_was(tmp_path):
         pairs(),
         pairs(np.eye(3, dtype=np.float32)),
         trace(),
+        density(),
+        Estimate(quantity="trace", value=1.5, standard_error=math.nan, num_samples=2, num_matvecs=2, note="few"),
         Congruence(value=math.nan, standard_error=0.1),
     ]
     save(results, tmp_path / "r.npz", plan={"command": "surface"}, run={"seconds": 1.5})
@@ -244,6 +257,39 @@ def test_a_result_of_a_wrong_shape_or_type_is_named(tmp_path, changes):
     save(dataclasses.replace(surface(), **changes), tmp_path / "r.npz")
     with pytest.raises(ResultsError, match=r"r.npz: result 0 is of an unknown type or lacks a part"):
         load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"low": np.zeros(4)},
+        {"weights": np.zeros((2, 3))},
+        {"nodes": np.zeros(2)},
+        {"stick_residuals": np.zeros(2)},
+    ],
+    ids=str,
+)
+def test_a_density_of_a_wrong_shape_is_named(tmp_path, changes):
+    save(dataclasses.replace(density(), **changes), tmp_path / "r.npz")
+    with pytest.raises(ResultsError, match=r"r.npz: result 0 is of an unknown type or lacks a part"):
+        load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "place", "ratio"),
+    [
+        ({}, 5, 5.0),
+        ({}, 6, np.inf),
+        ({}, 7, np.nan),
+        ({"which": "largest", "k": 6}, 2, 1.25),
+        ({"which": "both", "k": 3}, 3, 5 / 3),
+        ({"which": "both", "k": 3}, 5, np.nan),
+        ({"which": "smallest", "k": 6}, 2, np.nan),
+    ],
+)
+def test_the_ratio_is_of_the_largest_eigenvalues(settings, place, ratio):
+    one = dataclasses.replace(pairs(), values=np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), settings=settings)
+    np.testing.assert_equal(one.ratio(place), ratio)
 
 
 def test_a_checkpoint_given_for_results_is_named(tmp_path):

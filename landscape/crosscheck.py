@@ -1,0 +1,76 @@
+"""The top eigenvalue and the trace by PyHessian on the same data, beside ours: two programs, one number.
+
+PyHessian (Yao et al. 2020, arXiv:1912.07145) finds the eigenvalue of largest magnitude by power iteration, which stops
+where two estimates in a row are close: that says little about the distance from the eigenvalue, so its tolerance is set
+a hundred times below ours. It runs on a copy of the model, in eval mode, over the same batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.losses import known
+from landscape.objective import Objective, to_device
+from landscape.results import Eigenpairs, Record
+
+_TOLERANCE = 1e-5  # relative, between two of its estimates
+_MAX_PRODUCTS = 500
+_TRACE_PRODUCTS = 30
+
+
+def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -> Record:
+    """What PyHessian finds: `eigenvalue` and its relative `difference` from ours, `trace` with `trace_standard_error`.
+
+    Compared with the pair of largest magnitude among `pairs`. `num_matvecs` counts its products.
+
+    Raises:
+        ImportError: If PyHessian is not installed.
+        ValueError: If it cannot measure this: a loss that is no mean over examples, some parameters frozen, float64.
+    """
+    _refuse(objective)
+    import pyhessian
+
+    count = 0
+    model = copy.deepcopy(objective.model).eval()
+    batches = [to_device(batch, objective.theta.device) for batch in objective.read()]
+    with objective.undisturbed(seed), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of its backward(create_graph=True)
+        found = pyhessian.hessian(model, objective.loss, dataloader=batches, cuda=objective.theta.is_cuda)
+        product = found.dataloader_hv_product
+
+        def counted(v: list[Tensor]) -> Any:  # noqa: ANN401
+            nonlocal count
+            count += 1
+            return product(v)
+
+        found.dataloader_hv_product = counted
+        values, _ = found.eigenvalues(maxIter=_MAX_PRODUCTS, tol=_TOLERANCE, top_n=1)
+        samples = np.array(found.trace(maxIter=_TRACE_PRODUCTS, tol=0.0))
+    ours = float(pairs.values[np.argmax(np.abs(pairs.values))])
+    return {
+        "eigenvalue": float(values[0]),
+        "difference": abs(float(values[0]) - ours) / abs(ours) if ours else math.nan,
+        "trace": float(samples.mean()),
+        "trace_standard_error": float(samples.std(ddof=1) / len(samples) ** 0.5),
+        "num_matvecs": count,
+    }
+
+
+def _refuse(objective: Objective) -> None:
+    module = None if objective.loss is None else known(objective.loss)
+    weighted = module is None or getattr(module, "weight", None) is not None or module.reduction != "mean"
+    if weighted:
+        raise ValueError("PyHessian needs a plain mean over the examples: one of torch's losses, without class weights")
+    if not all(p.requires_grad for p in objective.model.parameters()):
+        raise ValueError("PyHessian measures all parameters, and some of these do not require a gradient")
+    if objective.theta.dtype != torch.float32:
+        raise ValueError(f"PyHessian measures float32, and this model is {objective.theta.dtype}")

@@ -1,0 +1,193 @@
+"""Gauss-Newton and Fisher matrices as products: J' B J, with J = d outputs/d theta and B a curvature at the outputs.
+
+    Gauss-Newton       B = d^2 loss / d output^2
+    Fisher             B = s s', s = d(-log p(label | output))/d output, with labels drawn from the model's own p
+    empirical Fisher   B = s s', s = d loss / d output, with the labels of the data
+
+(Schraudolph 2002, doi:10.1162/08997660260028683; Kunstner et al. 2019, arXiv:1905.12558, on what the last is not.) B
+knows nothing between examples, nor between the labels of an example that has many. J v takes two vector-Jacobian
+products: J'z is linear in z, and differentiating it with respect to z gives J v; its graph does not depend on v.
+
+Legend: B examples of a piece, C classes, P parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F  # noqa: N812
+
+from landscape.kernels import SecondOrder
+from landscape.losses import known, terms
+from landscape.objective import Batch, Objective
+from landscape.products import Params, Piece, explaining, refuse_cut_graphs
+
+FisherKind = Literal["mc", "empirical"]
+OutputProduct = Callable[[Tensor], Tensor]  # B u, in the shape of the output
+OutputCurvature = Callable[[Tensor, Tensor, int], OutputProduct]  # of output, target, and the first example's number
+_Linearised = tuple[Tensor, Tensor, list[Tensor | None], OutputProduct] | None  # output, z, J'z for each parameter, B
+
+_SMALLEST = 2.0**-54  # a uniform draw of exactly 0 would be a normal one of -inf
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """J' B J on a piece: one pass forward along v, B, and one pass back."""
+
+    objective: Objective
+    leaves: Params
+    curvature: OutputCurvature
+    kept: bool = True
+
+    def graph(self, piece: Piece) -> _Linearised:
+        """The output and J'z, each with its graph, and B."""
+        inputs, target = piece.batch
+        with torch.enable_grad(), SecondOrder(frozen=True):
+            output = output_at(self.objective, self.leaves, inputs)
+        if not output.requires_grad:  # no parameter is used
+            return None
+        z = torch.zeros_like(output, requires_grad=True)
+        back = torch.autograd.grad(output, list(self.leaves.values()), z, create_graph=True, allow_unused=True)
+        if piece.start == 0:
+            refuse_cut_graphs(self.objective, back)
+        return output, z, list(back), self.curvature(output.detach(), target, piece.start)
+
+    def product(self, graph: _Linearised, v: Params) -> list[Tensor | None]:
+        """J' B J v for each parameter."""
+        if graph is None:
+            return [None] * len(v)
+        output, z, back, curvature = graph
+        pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None]
+        adjoints, directions = zip(*pairs, strict=True)
+        with explaining(self.objective):
+            tangent = torch.autograd.grad(adjoints, z, directions, retain_graph=True)[0]
+        leaves = list(self.leaves.values())
+        return list(torch.autograd.grad(output, leaves, curvature(tangent), retain_graph=True, allow_unused=True))
+
+
+def exact(objective: Objective) -> OutputCurvature:
+    """The Hessian of the sum of losses with respect to the output, by double backward through the loss alone."""
+    loss = _loss_of(objective)
+
+    def curvature(output: Tensor, target: Tensor, start: int) -> OutputProduct:  # noqa: ARG001
+        leaf = output.requires_grad_()
+        with torch.enable_grad():
+            total = terms(loss, leaf, target, reduction=objective.reduction).loss.sum()
+            gradient = torch.autograd.grad(total, leaf, create_graph=True)[0]
+        if not gradient.requires_grad:  # a loss linear in the output
+            return torch.zeros_like
+        return lambda u: torch.autograd.grad(gradient, leaf, u, retain_graph=True)[0]
+
+    return curvature
+
+
+def empirical(objective: Objective) -> OutputCurvature:
+    """Outer products of the losses' gradients, at the labels of the data."""
+    loss = _known(objective, nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+    of_classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+
+    def curvature(output: Tensor, target: Tensor, start: int) -> OutputProduct:  # noqa: ARG001
+        leaf = output.requires_grad_()
+        with torch.enable_grad():
+            total = terms(loss, leaf, target, reduction=None).loss.sum()
+        return _outer(torch.autograd.grad(total, leaf)[0], of_classes=of_classes)
+
+    return curvature
+
+
+def drawn(objective: Objective, seed: int) -> OutputCurvature:
+    """Outer products of the gradients of -log p at one label for each target, drawn from the model's own p.
+
+    p is the softmax of cross-entropy, whatever its smoothing; the normal distribution of variance 1/2 around the output
+    for squared errors; a coin for each logit of binary cross-entropy. What a target weighs in the loss (ignored ones
+    nothing) it weighs here, so that the mean over draws is the Gauss-Newton matrix. The draws of an example depend on
+    `seed` and its place in the data, not on how the data is cut.
+
+    Raises:
+        ValueError: If the loss is another one, or a binary cross-entropy with weights.
+    """
+    module = _known(objective, nn.CrossEntropyLoss, nn.MSELoss, nn.BCEWithLogitsLoss)
+    if isinstance(module, nn.BCEWithLogitsLoss) and (module.weight is not None or module.pos_weight is not None):
+        raise ValueError("Fisher with drawn labels of a weighted BCEWithLogitsLoss is not defined: drop its weights")
+
+    def curvature(output: Tensor, target: Tensor, start: int) -> OutputProduct:
+        if isinstance(module, nn.CrossEntropyLoss):
+            draws = _uniforms(seed, start, (len(output), *output.shape[2:])).to(output.device)
+            p = output.double().softmax(1)
+            labels = (p.cumsum(1) < draws.unsqueeze(1)).sum(1).clamp_max(p.shape[1] - 1)
+            weight = _weight_of_targets(module, output, target)
+            scores = (p - _one_hot(labels, p)) * weight.double().sqrt().unsqueeze(1)
+            return _outer(scores.to(output.dtype), of_classes=True)
+        draws = _uniforms(seed, start, tuple(output.shape)).to(output.device)
+        if isinstance(module, nn.MSELoss):
+            scores = 2**0.5 * torch.special.ndtri(draws.clamp_min(_SMALLEST))
+        else:
+            p = output.double().sigmoid()
+            scores = p - (draws < p).double()
+        return _outer(scores.to(output.dtype), of_classes=False)
+
+    return curvature
+
+
+def output_at(objective: Objective, params: Params, inputs: Batch) -> Tensor:
+    """The model's output for a piece, differentiable in `params`; its buffers are copies."""
+    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+    output: Tensor = functional_call(objective.model, (params, buffers), (inputs,))
+    return output
+
+
+def _loss_of(objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:
+    if objective.loss is None:
+        raise ValueError(
+            "Gauss-Newton and Fisher matrices need loss(output, target), and this objective was made from sums: "
+            "use Objective(model, loss, batches), or the Hessian"
+        )
+    return objective.loss
+
+
+def _known(objective: Objective, *kinds: type[nn.Module]) -> nn.Module:
+    module = known(_loss_of(objective))
+    if not isinstance(module, kinds):
+        name = getattr(objective.loss, "__name__", type(objective.loss).__name__)
+        choices = ", ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"this Fisher matrix is known for {choices}, got {name}: use the Gauss-Newton matrix")
+    return module
+
+
+def _outer(scores: Tensor, *, of_classes: bool) -> OutputProduct:
+    """B u = s (s'u): over the classes of each label, or over all outputs of an example."""
+    dims = (1,) if of_classes else tuple(range(1, scores.ndim))
+    return lambda u: scores * (scores * u).sum(dims, keepdim=True) if dims else scores * scores * u
+
+
+def _weight_of_targets(loss: nn.CrossEntropyLoss, output: Tensor, target: Tensor) -> Tensor:
+    """What each target weighs in the sum of losses, whose Hessian at the output is that times diag(p) - pp'."""
+    num_classes = output.shape[1]
+    weight = loss.weight if isinstance(loss.weight, Tensor) else output.new_ones(num_classes)
+    smooth = loss.label_smoothing / num_classes * weight.sum()
+    if target.is_floating_point():
+        along_classes = weight.view(-1, *[1] * (output.ndim - 2))
+        return (1 - loss.label_smoothing) * (target * along_classes).sum(1) + smooth
+    valid = target.ne(loss.ignore_index)
+    return ((1 - loss.label_smoothing) * weight[target.where(valid, 0)] + smooth) * valid
+
+
+def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    return F.one_hot(labels, like.shape[1]).movedim(-1, 1).to(like)
+
+
+def _uniforms(seed: int, start: int, shape: tuple[int, ...]) -> Tensor:
+    """Draws in [0, 1) for examples from number `start` on: those of a counter, so that any example's can be had."""
+    num_examples, per_example = shape[0], int(np.prod(shape[1:]))
+    blocks = -(-per_example // 4)  # of four draws: what a step of this counter gives
+    key = int.from_bytes(hashlib.sha256(f"{seed}/labels".encode()).digest()[:16])
+    counter = np.random.Generator(np.random.Philox(key=key).advance(start * blocks))
+    draws = counter.random(num_examples * blocks * 4).reshape(num_examples, -1)[:, :per_example]
+    return torch.from_numpy(draws.reshape(shape))

@@ -1,0 +1,126 @@
+"""The hessian command: operators, one budget, other ends of the spectrum, blocks, another program beside it."""
+
+import numpy as np
+import pytest
+
+import landscape as ls
+
+SMALL = ("--split", "test", "--examples", 64, "--top", 2)
+
+
+@pytest.fixture
+def measured(landscape_json, trained, tmp_path):
+    def run(*options, checkpoints=("sgd",)):
+        out = tmp_path / "h.npz"
+        done = landscape_json("hessian", *(trained / name for name in checkpoints), *SMALL, *options, "--out", out)
+        assert done.code == 0, done.err
+        return done.document["results"]["tables"], ls.load(out)
+
+    return run
+
+
+def test_one_budget_answers_everything(measured):
+    tables, results = measured("--budget", 80, checkpoints=("sgd", "sam"))
+    assert [type(one).__name__ for one in results] == 2 * ["Eigenpairs", "Density", "Estimate", "Estimate", "Estimate"]
+    pairs, density, trace = results[0], results[1], results[2]
+    assert pairs.num_matvecs + density.num_matvecs <= 80
+    eigenvalues, whole, bulk = tables
+    assert eigenvalues["rows"][0]["values"] == pairs.values.tolist()
+    assert whole["rows"][0]["trace"] == trace.value
+    assert whole["rows"][0]["effective_rank"] == pytest.approx(trace.value / pairs.values[0])
+    assert bulk["rows"][0]["num_sticks"] == int(pairs.converged.sum())
+    assert len(whole["rows"]) == len(bulk["rows"]) == 2
+
+
+def test_density_and_trace_can_be_had_alone(measured):
+    _, (pairs, trace, rank) = measured("--trace")
+    assert (trace.quantity, rank.quantity) == ("trace", "effective_rank")
+    assert trace.settings["split"] == "test"
+    assert pairs.vectors is None
+
+
+def test_both_ends_and_their_vectors(measured):
+    _, (pairs,) = measured("--which", "both", "--save-vectors")
+    assert pairs.values.shape == (4,)
+    assert (np.diff(pairs.values) <= 0).all()
+    assert pairs.values[-1] < 0 < pairs.values[0]
+    assert pairs.vectors.shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("operator", "title"),
+    [
+        ("gauss-newton", "Gauss-Newton matrix of the mean cross-entropy"),
+        ("fisher", "Fisher matrix (mc) of the mean cross-entropy"),
+        ("empirical-fisher", "Fisher matrix (empirical) of the mean cross-entropy"),
+    ],
+)
+def test_other_matrices_are_named(measured, operator, title):
+    tables, (pairs,) = measured("--operator", operator)
+    assert tables[0]["title"].startswith(title)
+    assert (pairs.values > 0).all()  # positive semi-definite
+
+
+def test_a_block_is_of_its_layers_alone(measured):
+    tables, (pairs,) = measured("--layers", "head.weight")
+    assert "the 640 parameters of head.weight" in tables[0]["title"]
+    _, (whole,) = measured("--force")
+    assert 0 < pairs.values[0] < whole.values[0]  # a block's largest is at most the whole's (Cauchy)
+
+
+def test_another_program_finds_the_same(measured):
+    tables, (pairs,) = measured("--cross-check")
+    check = pairs.checks["pyhessian"]
+    assert check["difference"] < 1e-3
+    assert check["eigenvalue"] == pytest.approx(pairs.values[0], rel=1e-3)
+    assert check["num_matvecs"] > 5
+    assert tables[0]["rows"][0]["pyhessian"] == check
+
+
+def test_the_engine_changes_the_way_and_not_the_number(measured):
+    _, (usual,) = measured()
+    _, (other,) = measured("--engine", "recomputed", "--force")
+    assert other.settings["engine"] == "recomputed"
+    np.testing.assert_allclose(other.values, usual.values, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--budget", 50, "--trace"], "--budget answers density and trace too"),
+        (["--which", "smallest", "--trace"], "need the largest eigenvalues: use --which both"),
+        (["--engine", "timed", "--operator", "fisher"], "--engine is of the Hessian, not of fisher"),
+        (["--cross-check", "--layers", "head"], "--cross-check is of the whole Hessian"),
+        (["--budget", 5], "budget must be at least"),
+        (["--layers", "haed"], "fits 'haed'; the nearest: head"),
+        (["--engine", "finite-differences"], "would count the kinks of this network"),
+        (["--top", 700, "--layers", "head.weight", "--max-matvecs", 3000], "k must be in 1..640"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(landscape, trained, tmp_path, options, words):
+    done = landscape("hessian", trained / "sgd", "--split", "test", *options, "--out", tmp_path / "h.npz")
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "h.npz").exists()
+
+
+def test_a_run_is_followed_through_training(landscape, landscape_json, tmp_path):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 3, "--save-every", 1, "--momentum", 0.5, "--out", run).code == 0
+    done = landscape_json("hessian", run, *SMALL)
+    assert done.code == 0, done.err
+    (trace,) = ls.load(run / "hessian.npz")
+    assert trace.epoch.tolist() == [1, 2, 3]
+    assert trace.checkpoint["method"] == "sgd"
+    rates = [0.1, 0.075, 0.025]  # a cosine
+    np.testing.assert_allclose(trace.learning_rate, rates)
+    decay = trace.checkpoint["config"]["weight_decay"]
+    np.testing.assert_allclose(trace.stability_limit, [3 / rate - decay for rate in rates])
+    assert [row["epoch"] for row in done.document["results"]["tables"][0]["rows"]] == [1, 2, 3]
+    assert landscape("hessian", run / "last.pt", *SMALL, "--out", tmp_path / "last.npz").code == 0
+    np.testing.assert_allclose(trace.values[-1], ls.load(tmp_path / "last.npz")[0].values, rtol=2e-3)
+    refused = landscape("hessian", run, *SMALL, "--budget", 80, "--force")
+    assert refused.code == 2
+    assert "a run is followed by the largest eigenvalues of its Hessian" in refused.err
+    assert landscape("hessian", run, *SMALL, "--resume").code == 0
