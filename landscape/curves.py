@@ -1,4 +1,4 @@
-"""Results as curves in plotly, with their errors: lines and slices, a run on a plane, eigenvalues, congruence.
+"""Results as curves in plotly, with their errors: lines and slices, a run on a plane, congruence.
 
 Bands are of one standard error; a point that is not finite or cannot lie on a log axis leaves a gap.
 """
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.grouping import Style, checkpoint_key, styles
 from landscape.readings import ends, landmarks, measured, nearest, quadratic_models
-from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
+from landscape.results import Array, CongruenceTrace, Line, Surface
 from landscape.view import Scale, View, log_ticks, loss_view, tick_label
 
 GRID = "#d9dce1"
@@ -32,13 +32,13 @@ def line(lines: Sequence[Line], *, scale: Scale = "auto", known: Mapping[str, St
         style, loss, error = known[checkpoint_key(one)], measured(one), one.standard_error
         drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
         floor = 10**view.low if view.log else -np.inf
-        _add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
-        _add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+        add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
+        add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
         _add_own_losses(figure, one, style, log=view.log)
     for name, at in dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)):
         figure.add_vline(x=at, line={"dash": "dot", "color": "#888888", "width": 1}, annotation_text=as_text(name))
     unit = str(lines[0].settings.get("unit") or "") if lines else ""
-    _side_by_side(figure, [with_unit("x", unit)], ["mean loss"])
+    side_by_side(figure, [with_unit("x", unit)], ["mean loss"])
     own = [end["own_loss"] for one in lines for end in ends(one)]
     _loss_axis(figure, view, also=[math.log10(loss) if view.log else loss for loss in own if loss > 0 or not view.log])
     figure.update_layout(hovermode="x")
@@ -69,11 +69,11 @@ def slices(
         for n, (at, loss, error) in enumerate(cuts):
             drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
             floor = 10**view.low if view.log else -np.inf
-            _add_band(figure, n, style, at, np.maximum(loss - error, floor), loss + error, drawable)
-            _add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+            add_band(figure, n, style, at, np.maximum(loss - error, floor), loss + error, drawable)
+            add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
     unit = str(surfaces[0].settings.get("unit") or "") if surfaces else ""
     titles = [_cut_title("x", "y", unit, offsets[0]), _cut_title("y", "x", unit, offsets[1])]
-    _side_by_side(figure, titles, ["mean loss", "mean loss"])
+    side_by_side(figure, titles, ["mean loss", "mean loss"])
     _loss_axis(figure, view)
     figure.update_layout(hovermode="x")
     return figure
@@ -95,57 +95,17 @@ def trajectory(
     for style, run in seen:
         at = run.epoch.astype(float)
         low = np.maximum(run.loss - run.standard_error, np.nanmin(losses) if log else -np.inf)
-        _add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
+        add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
         plain, dashed = replace(style, dash="solid"), replace(style, dash="dash")
         own, plane = f"{style.name}, its own loss", f"{style.name}, the plane's loss there"
         none = np.zeros_like(at)
-        _add_line(figure, 0, plain, at, run.loss, run.standard_error, digits=".5g", size=5, name=own)
-        _add_line(figure, 0, dashed, at, run.plane_loss, none, digits=".5g", size=5, name=plane, exact=True)
-        _add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
-    _side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
+        add_line(figure, 0, plain, at, run.loss, run.standard_error, digits=".5g", size=5, name=own)
+        add_line(figure, 0, dashed, at, run.plane_loss, none, digits=".5g", size=5, name=plane, exact=True)
+        add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
+    side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
     figure.update_layout(hovermode="x")
     if log:
-        figure.update_yaxes(selector={"anchor": "x"}, **_log_axis(losses[np.isfinite(losses)]))
-    return figure
-
-
-def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
-    """The top eigenvalues of each checkpoint, largest first, with bars of the residual; log axis if all are positive.
-
-    An open marker has not converged; a name with "may have missed some" is of a run that is not complete.
-    """
-    known = known or styles(pairs)
-    kinds = list(dict.fromkeys(spectrum_kind(one) for one in pairs))
-    figure = go.Figure(layout=layout("Top eigenvalues with their residuals", height=400))
-    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
-    log = finite.size > 0 and bool(finite.min() > 0)
-    for n, one in enumerate(pairs):
-        style = known[checkpoint_key(one)]
-        name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
-        name += "" if one.complete else ", may have missed some"
-        shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
-        figure.add_scatter(
-            x=np.arange(1, len(one.values) + 1) + shift,
-            y=one.values,
-            error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
-            customdata=np.stack([one.residuals, one.converged.astype(float)], axis=-1),
-            text=["converged" if done else "NOT converged" for done in one.converged],
-            name=as_text(name),
-            mode="markers",
-            marker={
-                "color": style.color,
-                "size": 11,
-                "symbol": [style.symbol + ("" if done else "-open") for done in one.converged],
-                "line": {"width": [0 if done else 2 for done in one.converged]},
-            },
-            hovertemplate="λ %{y:.5g} ± %{customdata[0]:.1g}<br>%{text}",
-        )
-    most = max((len(one.values) for one in pairs), default=1)
-    figure.update_xaxes(title="eigenvalue, largest first", range=[0.4, most + 0.6], tickvals=list(range(1, most + 1)))
-    axis: dict[str, Any] = {"title": f"eigenvalue of the mean loss{', log scale' if log else ''}"}
-    if log:
-        axis |= _log_axis(finite)
-    figure.update_yaxes(**axis)
+        figure.update_yaxes(selector={"anchor": "x"}, **log_axis(losses[np.isfinite(losses)]))
     return figure
 
 
@@ -170,11 +130,11 @@ def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] 
         for n, (value, error) in enumerate(panels):
             at = trace.epoch.astype(float)
             probed = np.isfinite(value)  # epochs between probes are no gap in the record: join what was measured
-            _add_band(figure, n, style, at, value - error, value + error, probed)
+            add_band(figure, n, style, at, value - error, value + error, probed)
             size = 5 if probed.sum() < 15 else None
-            _add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
+            add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
     titles += ["change / learning rate"] if rated else []
-    _side_by_side(figure, ["epoch"] * len(titles), titles)
+    side_by_side(figure, ["epoch"] * len(titles), titles)
     figure.update_layout(hovermode="x", yaxis2_matches="y")
     for anchor in ("x3", "x4"):
         figure.update_yaxes(selector={"anchor": anchor}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
@@ -208,7 +168,8 @@ def with_unit(name: str, unit: str) -> str:
     return f"{name} ({as_text(unit)})" if unit else name
 
 
-def _side_by_side(figure: go.Figure, xtitles: Sequence[str], ytitles: Sequence[str]) -> None:
+def side_by_side(figure: go.Figure, xtitles: Sequence[str], ytitles: Sequence[str]) -> None:
+    """Panels with these titles of their axes, in a row."""
     count = len(xtitles)
     gap = 0.09
     width = (1 - gap * (count - 1)) / count
@@ -228,7 +189,7 @@ def _panel(n: int, style: Style, name: str = "") -> dict[str, str]:
     return {"xaxis": f"x{number}", "yaxis": f"y{number}", "legendgroup": name, "name": as_text(name)}
 
 
-def _log_axis(values: Array) -> dict[str, Any]:
+def log_axis(values: Array) -> dict[str, Any]:
     """A log axis that holds `values`, with round ticks."""
     low, high = (math.log10(value) for value in (values.min(), values.max()))
     pad = max(0.08 * (high - low), 0.08)
@@ -291,7 +252,7 @@ def _add_models(figure: go.Figure, surfaces: Sequence[Surface], known: Mapping[s
             )
 
 
-def _add_line(
+def add_line(
     figure: go.Figure,
     n: int,
     style: Style,
@@ -304,6 +265,7 @@ def _add_line(
     name: str = "",
     exact: bool = False,
 ) -> None:
+    """A curve of one checkpoint in the n-th panel; its hover has the error, or says that it is `exact`."""
     figure.add_scatter(
         x=at,
         y=value,
@@ -317,7 +279,7 @@ def _add_line(
     )
 
 
-def _add_band(
+def add_band(
     figure: go.Figure, n: int, style: Style, at: Array, low: Array, high: Array, known: npt.NDArray[np.bool_]
 ) -> None:
     """One closed outline per run of neighbouring known points, in one trace."""

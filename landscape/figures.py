@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from landscape.curvature_curves import curvature, density, eigenvalues
 from landscape.curves import (
     GRID,
     as_text,
     congruence,
-    eigenvalues,
     layout,
     line,
     slices,
@@ -35,6 +35,8 @@ from landscape.results import (
     Array,
     Congruence,
     CongruenceTrace,
+    CurvatureTrace,
+    Density,
     Eigenpairs,
     Line,
     Result,
@@ -52,6 +54,8 @@ __all__ = [
     "checkpoint_key",
     "congruence",
     "contour",
+    "curvature",
+    "density",
     "difference",
     "eigenvalues",
     "figure_of",
@@ -93,6 +97,10 @@ def figure_of(result: Result) -> go.Figure:
         return eigenvalues([result])
     if isinstance(result, CongruenceTrace):
         return congruence([result])
+    if isinstance(result, Density):
+        return density([result])
+    if isinstance(result, CurvatureTrace):
+        return curvature([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
 
 

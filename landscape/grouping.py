@@ -9,7 +9,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Record, Result, Surface
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Eigenpairs,
+    Estimate,
+    Line,
+    Record,
+    Result,
+    Surface,
+)
 
 # Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
@@ -52,6 +63,9 @@ class Checkpoint:
     surfaces: list[Surface]
     lines: list[Line]
     pairs: list[Eigenpairs]
+    densities: list[Density]
+    estimates: list[Estimate]
+    curvatures: list[CurvatureTrace]
     congruences: list[Congruence]
     traces: list[CongruenceTrace]
 
@@ -164,10 +178,12 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(pairs: Eigenpairs) -> str:
-    """Of which operator, over which data: spectra of different kinds do not compare."""
-    parts = [str(pairs.settings[name]) for name in ("operator", "split", "labels") if pairs.settings.get(name)]
-    count = pairs.settings.get("num_examples")
+def spectrum_kind(result: Eigenpairs | Density | Estimate | CurvatureTrace) -> str:
+    """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
+    parts = [str(result.settings[name]) for name in ("operator", "split", "labels") if result.settings.get(name)]
+    layers, count = result.settings.get("layers"), result.settings.get("num_examples")
+    parts += [f"layers {' '.join(map(str, layers))}"] if isinstance(layers, list) and layers else []
+    parts += ["smallest eigenvalues"] if result.settings.get("which") == "smallest" else []
     return ", ".join([*parts, f"{count:,} examples"] if isinstance(count, int) else parts) or "unnamed operator"
 
 
@@ -184,6 +200,9 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Surface)],
         [one for one in mine if isinstance(one, Line)],
         [one for one in mine if isinstance(one, Eigenpairs)],
+        [one for one in mine if isinstance(one, Density)],
+        [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],
         [one for one in mine if isinstance(one, CongruenceTrace)],
     )

@@ -209,6 +209,18 @@ def rise_distance(surface: Surface, rise: float) -> float:
     return float(np.min([crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
 
 
+def places(pairs: Eigenpairs) -> list[int]:
+    """The place of each eigenvalue, from 1 for the largest; at the other end from -1 for the smallest."""
+    count, which, k = len(pairs.values), pairs.settings.get("which"), pairs.settings.get("k")
+    largest = 0 if which == "smallest" else k if which == "both" and isinstance(k, int) else count
+    return [n + 1 if n < largest else n - count for n in range(count)]
+
+
+def largest(pairs: Eigenpairs) -> float:
+    """The largest eigenvalue; NaN where only the smallest ones were sought."""
+    return float(pairs.values[0]) if 1 in places(pairs) else math.nan
+
+
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
     """The loss that the eigenvalues belong to."""
     if math.isfinite(pairs.loss):

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape import figures, picture
+from landscape.readings import largest, places
 from landscape.results import (
     FAILED,
     MISSING,
@@ -507,3 +509,51 @@ def test_the_change_is_also_told_per_learning_rate_where_that_is_known():
     np.testing.assert_allclose(curves[0].y, [1.0, 0.6])
     unknown = figures.congruence([replace(one, learning_rate=np.full(3, np.nan))])
     assert "xaxis4" not in unknown.layout
+
+
+def test_a_density_has_a_bulk_above_the_floor_and_its_sticks_with_their_residuals():
+    figure = figures.density([density()])
+    bulk = next(one for one in figure.data if one.mode == "lines")
+    np.testing.assert_array_equal(bulk.y, [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
+    (sticks,) = (one for one in figure.data if one.meta == "sticks")
+    assert (list(sticks.x), list(sticks.error_x.array)) == ([40.0, 20.0], [0.1, 0.2])
+    assert "one of 100" in sticks.hovertemplate
+
+
+def test_a_density_without_a_band_claims_none():
+    unknown = dict.fromkeys(("low", "high"), np.full(7, np.nan))
+    figure = figures.density([density(**unknown)])
+    assert not [one for one in figure.data if one.fill]
+    assert "±" not in next(one for one in figure.data if one.mode == "lines").hovertemplate
+    assert len(figures.density([density(mean=np.full(7, np.nan), sticks=np.zeros(0), **unknown)]).data) == 2
+
+
+def test_curvature_along_a_run_keeps_its_axis_where_the_stability_limit_leaves_it():
+    figure = figures.curvature([along_run()])
+    named = {one.name: one for one in figure.data if one.mode != "none" and one.xaxis == "x"}
+    np.testing.assert_array_equal(named["sgd, λ₁"].y, [4.0, 6.0, 8.0])
+    assert named["sgd, stability limit, full-batch theory"].line.dash == "dot"
+    assert 10 ** figure.layout.yaxis.range[1] < 38
+    sam = figures.curvature([along_run(stability_limit=np.full(3, np.nan), along_sam=np.array([-1.0, 0.0, 1.0]))])
+    assert not [one for one in sam.data if "stability" in str(one.name)]
+    assert sam.layout.yaxis.type != "log"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1, 2, 3]),
+        ({"which": "largest", "k": 3}, [1, 2, 3]),
+        ({"which": "smallest", "k": 3}, [-3, -2, -1]),
+        ({"which": "both", "k": 2}, [1, 2, -1]),
+    ],
+)
+def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
+    one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings=settings)
+    assert places(one) == expected
+    assert (largest(one) == 4.0) == (expected[0] == 1)
+    labels = dict(
+        zip(*(figures.eigenvalues([one]).layout.xaxis[name] for name in ("tickvals", "ticktext")), strict=True)
+    )
+    told = [labels[round(x)] for x in figures.eigenvalues([one]).data[0].x]
+    assert told == [str(place).replace("-", "−") for place in expected]

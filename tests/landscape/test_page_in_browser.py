@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape.report import write_report
 from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, Trajectory, status_of
@@ -125,6 +126,8 @@ def all_kinds():
         around("sgd", directions="eigenvectors", settings=eigen),
         line,
         *(replace(one, checkpoint=line.checkpoint) for one in results(["sgd"]) if isinstance(one, Eigenpairs)),
+        density(checkpoint=line.checkpoint),
+        along_run(checkpoint=line.checkpoint),
     ]
 
 
@@ -399,7 +402,7 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
     lost = np.full((9, 9), np.nan)
     name = '"><script>alert(1)</script>'
     hostile = {"label": name, "hash": "2"}
-    *_, run, _, line, _ = all_kinds()
+    run, line = all_kinds()[6], all_kinds()[8]
     places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
     wide = np.linspace(-1, 1, 201)
     kept = ExampleLosses(loss=np.full((9, 9, 8), np.nan), denominator=np.ones(8))
@@ -514,6 +517,12 @@ def test_sliders_move_the_slices_to_another_row_and_column(rich):
     rich.page.locator("input[name=row0]").fill("4")
     rich.until(f"{title} === 'x, at y = 0'")
     assert "row0" not in rich.page.url
+
+
+def test_the_density_and_the_curvature_of_a_run_are_drawn(rich):
+    assert rich.get(plot("density", ".querySelectorAll('.trace.scatter').length")) >= 2
+    names = rich.get(plot("curvature", ".data.map((one) => one.name)"))
+    assert "sgd, stability limit, full-batch theory" in names
 
 
 def test_a_column_sorts_its_table_both_ways(rich):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from landscape.report import write_report
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, status_of
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Estimate, ExampleLosses, Line, Surface, status_of
 
 
 def bowl(label="sgd", *, split="train", centre=0.5, accuracy=0.9, steps=5, count=400, seed=0, checks=None, **settings):
@@ -372,3 +372,33 @@ def test_fifty_checkpoints_have_a_picture_for_three(page):
 def test_a_large_surface_is_written_whole(page):
     text = page(bowl(steps=201))
     assert data(text)["planes"][0]["members"][0]["train"]["surfaces"][0]["loss"]["rows"] == 201
+
+
+def test_estimates_stand_in_the_table_with_their_errors(page):
+    estimate = Estimate(
+        quantity="effective_rank",
+        value=10.28,
+        standard_error=0.17,
+        num_samples=4,
+        num_matvecs=60,
+        checkpoint=spectrum().checkpoint,
+        settings=spectrum().settings,
+    )
+    text = visible(page(spectrum(), estimate))
+    assert "effective rank" in text
+    assert "10.28 ± 0.17" in text
+
+
+def test_the_smallest_eigenvalue_is_never_called_the_largest(page):
+    low = changed(spectrum("a", (-1.0, -2.0)), settings={**spectrum().settings, "which": "smallest", "k": 2})
+    text = page(bowl("a"), low)
+    assert "λmax is" not in visible(text)
+    assert "-2.0000 ± 0.0020" in visible(text)
+    assert "λmax is 4.00 at a" in heading(page(bowl("a"), low, spectrum("a")))
+
+
+def test_blocks_of_layers_are_not_compared_with_the_whole(page):
+    block = changed(spectrum("b", (9.0,)), settings={**spectrum().settings, "layers": ["fc"]})
+    text = visible(page(spectrum("a"), block))
+    assert "layers fc" in text
+    assert "9.00 at b" not in heading(page(spectrum("a"), block))
