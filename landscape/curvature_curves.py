@@ -11,10 +11,8 @@ import plotly.graph_objects as go
 
 from landscape.curves import add_band, add_line, as_text, layout, log_axis, side_by_side
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import places
+from landscape.readings import DENSITY_DECADES, places_on_axis
 from landscape.results import CurvatureTrace, Density, Eigenpairs
-
-_DECADES = 6  # of the density, below its highest value
 
 
 def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
@@ -28,15 +26,14 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
     figure = go.Figure(layout=layout("Top eigenvalues with their residuals", height=400))
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
     log = finite.size > 0 and bool(finite.min() > 0)
-    ranks = [place for one in pairs for place in places(one)]
-    most, low = max([*ranks, 0]), -min([*ranks, 0])
+    at, ticks, labels = places_on_axis(pairs)
     for n, one in enumerate(pairs):
         style = known[checkpoint_key(one)]
         name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
         name += "" if one.complete else ", may have missed some"
         shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
         figure.add_scatter(
-            x=np.array([place if place > 0 else most + 2 + low + place for place in places(one)]) + shift,
+            x=np.array(at[n]) + shift,
             y=one.values,
             error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
             customdata=np.stack([one.residuals, one.converged.astype(float)], axis=-1),
@@ -51,8 +48,6 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
             },
             hovertemplate="λ %{y:.5g} ± %{customdata[0]:.1g}<br>%{text}",
         )
-    ticks = [*range(1, most + 1), *range(most + 2, most + 2 + low)]
-    labels = [str(tick) if tick <= most else f"−{most + 2 + low - tick}" for tick in ticks]
     figure.update_xaxes(title="eigenvalue, largest first", tickvals=ticks, ticktext=labels)
     figure.update_xaxes(range=[min([*ticks, 1]) - 0.6, max([*ticks, 1]) + 0.6])
     axis: dict[str, Any] = {"title": f"eigenvalue of the mean loss{', log scale' if log else ''}"}
@@ -71,7 +66,7 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     figure = go.Figure(layout=layout("Density of the eigenvalues", height=400))
     tops = [float(np.nanmax(one.mean)) for one in densities if np.isfinite(one.mean).any()]
     top = max([*tops, 0.0]) or 1.0
-    floor = top / 10**_DECADES
+    floor = top / 10**DENSITY_DECADES
     for n, one in enumerate(densities):
         style = known[checkpoint_key(one)]
         shown = np.isfinite(one.mean) & (one.mean > floor)

@@ -29,7 +29,14 @@ from landscape.curves import (
 from landscape.formatting import plus_minus
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.paired import paired_difference
-from landscape.picture import congruence_picture, line_picture, overview_picture, spectrum_picture
+from landscape.picture import (
+    congruence_picture,
+    curvature_picture,
+    density_picture,
+    line_picture,
+    overview_picture,
+    spectrum_picture,
+)
 from landscape.readings import centre_cell, landmarks
 from landscape.results import (
     Array,
@@ -38,6 +45,7 @@ from landscape.results import (
     CurvatureTrace,
     Density,
     Eigenpairs,
+    Estimate,
     Line,
     Result,
     Surface,
@@ -109,10 +117,15 @@ def html_of(result: Result) -> str:
     name = styles([result])[checkpoint_key(result)].name
     if isinstance(result, Congruence):
         return f"<p>Congruence at {html.escape(name)}: {plus_minus(result.value, result.standard_error)}</p>"
+    if isinstance(result, Estimate):
+        what = result.quantity.replace("_", " ").capitalize()
+        return f"<p>{html.escape(f'{what} at {name}')}: {plus_minus(result.value, result.standard_error)}</p>"
     pictures = {
         Surface: overview_picture,
         Line: line_picture,
         Eigenpairs: spectrum_picture,
+        Density: density_picture,
+        CurvatureTrace: curvature_picture,
         CongruenceTrace: congruence_picture,
     }
     file = io.BytesIO()

@@ -6,6 +6,7 @@ Legend: n examples, p a fraction of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from landscape.grouping import Checkpoint
 from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
+
+DENSITY_DECADES = 6  # of a density that are drawn, below its highest value
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,15 @@ def places(pairs: Eigenpairs) -> list[int]:
     count, which, k = len(pairs.values), pairs.settings.get("which"), pairs.settings.get("k")
     largest = 0 if which == "smallest" else k if which == "both" and isinstance(k, int) else count
     return [n + 1 if n < largest else n - count for n in range(count)]
+
+
+def places_on_axis(pairs: Sequence[Eigenpairs]) -> tuple[list[list[int]], list[int], list[str]]:
+    """Where on one axis the eigenvalues of each lie, and its ticks with their labels; a gap parts the two ends."""
+    ranks = [place for one in pairs for place in places(one)]
+    most, low = max([*ranks, 0]), -min([*ranks, 0])
+    at = [[place if place > 0 else most + 2 + low + place for place in places(one)] for one in pairs]
+    ticks = [*range(1, most + 1), *range(most + 2, most + 2 + low)]
+    return at, ticks, [str(tick) if tick <= most else f"−{most + 2 + low - tick}" for tick in ticks]
 
 
 def largest(pairs: Eigenpairs) -> float:

@@ -15,6 +15,7 @@ from landscape.results import (
     Congruence,
     CongruenceTrace,
     Eigenpairs,
+    Estimate,
     ExampleLosses,
     Line,
     Surface,
@@ -479,7 +480,7 @@ def test_pictures_have_the_width_of_a_column(width, inches):
     assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
 
 
-@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace()])
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), along_run()])
 def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
     assert one.plot().data
     shown = one._repr_html_()
@@ -498,6 +499,10 @@ def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
 def test_a_single_number_has_no_figure():
     one = Congruence(value=0.25, standard_error=0.01)
     assert "0.250 ± 0.010" in one._repr_html_()
+    rank = Estimate(quantity="effective_rank", value=10.28, standard_error=0.17, num_samples=4, num_matvecs=60)
+    assert "Effective rank at unnamed checkpoint: 10.28 ± 0.17" in " ".join(
+        rank._repr_html_().replace("</p>", "").split()
+    )
     assert not hasattr(one, "plot")
     with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
         figures.figure_of(one)
@@ -557,3 +562,24 @@ def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
     )
     told = [labels[round(x)] for x in figures.eigenvalues([one]).data[0].x]
     assert told == [str(place).replace("-", "−") for place in expected]
+
+
+def test_the_twin_of_a_density_has_its_bulk_and_its_sticks():
+    (ax,) = picture.density_picture([density()]).axes
+    bulk, sticks = ax.lines[0], ax.lines[1]
+    np.testing.assert_array_equal(bulk.get_ydata(), [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
+    assert list(sticks.get_xdata()) == [40.0, 20.0]
+    assert ax.get_yscale() == "log"
+
+
+def test_the_twin_of_a_runs_curvature_names_the_run_once():
+    (ax,) = picture.curvature_picture([along_run()]).axes
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [2.0, 3.0, 4.0])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sgd"]
+    assert ax.get_ylim()[1] < 10  # the stability limit does not stretch it
+
+
+def test_the_twin_of_both_ends_numbers_the_smallest_from_below():
+    one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings={"which": "both", "k": 2})
+    (ax,) = picture.spectrum_picture([one]).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "−1"]
