@@ -1344,6 +1344,7 @@ def _subjects(
     others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
     by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
     names, states = [other.label for other in work.opened], [state for _, state in run]
+    run_name = "" if not run or look.line else (look.trajectory or _folder_of(work.opened[0].path)).name
     found: list[Subject] = []
     for one, objective in measured:
         for index in range(num_planes):
@@ -1363,7 +1364,7 @@ def _subjects(
                     objective=objective,
                     plane=plane,
                     checkpoint=one.record(),
-                    settings=_described(one, split),
+                    settings={**_described(one, split), **({"trajectory_of": run_name} if run_name else {})},
                     trajectory=functools.partial(_projected, objective, plane, one, run)
                     if look.trajectory is not None or (run and not look.line)
                     else None,

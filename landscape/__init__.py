@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian, per_layer
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import (
@@ -67,6 +67,7 @@ _HOME = {
     "hessian": "operators",
     "gauss_newton": "operators",
     "fisher": "operators",
+    "per_layer": "operators",
     "top_eigenpairs": "lanczos",
     "spectral_density": "spectrum",
     "trace": "spectrum",
@@ -127,6 +128,7 @@ __all__ = [
     "paired_difference",
     "paired_rise",
     "pca_plane",
+    "per_layer",
     "plane_through",
     "project_run",
     "random_line",

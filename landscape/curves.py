@@ -1,4 +1,4 @@
-"""Results as curves in plotly, with their errors: lines and slices, a run on a plane, congruence.
+"""Results as curves in plotly, with their errors: lines and slices, a run on a plane, eigenvalues, congruence.
 
 Bands are of one standard error; a point that is not finite or cannot lie on a log axis leaves a gap.
 """
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from landscape.grouping import Style, checkpoint_key, styles
-from landscape.readings import ends, landmarks, measured, nearest, quadratic_models
-from landscape.results import Array, CongruenceTrace, Line, Surface
+from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.readings import ends, landmarks, measured, nearest, places_on_axis, quadratic_models
+from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
 from landscape.view import Scale, View, log_ticks, loss_view, tick_label
 
 GRID = "#d9dce1"
@@ -106,6 +106,48 @@ def trajectory(
     figure.update_layout(hovermode="x")
     if log:
         figure.update_yaxes(selector={"anchor": "x"}, **log_axis(losses[np.isfinite(losses)]))
+    return figure
+
+
+def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The eigenvalues of each checkpoint, largest first, with bars of the residual; log axis if all are positive.
+
+    Those of the other end are numbered from there: -1 is the smallest. An open marker has not converged; a name with
+    "may have missed some" is of a run that is not complete.
+    """
+    known = known or styles(pairs)
+    kinds = list(dict.fromkeys(spectrum_kind(one) for one in pairs))
+    figure = go.Figure(layout=layout("Top eigenvalues with their residuals", height=400))
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
+    log = finite.size > 0 and bool(finite.min() > 0)
+    at, ticks, labels = places_on_axis(pairs)
+    for n, one in enumerate(pairs):
+        style = known[checkpoint_key(one)]
+        name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
+        name += "" if one.complete else ", may have missed some"
+        shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
+        figure.add_scatter(
+            x=np.array(at[n]) + shift,
+            y=one.values,
+            error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
+            customdata=np.stack([one.residuals, one.converged.astype(float)], axis=-1),
+            text=["converged" if done else "NOT converged" for done in one.converged],
+            name=as_text(name),
+            mode="markers",
+            marker={
+                "color": style.color,
+                "size": 11,
+                "symbol": [style.symbol + ("" if done else "-open") for done in one.converged],
+                "line": {"width": [0 if done else 2 for done in one.converged]},
+            },
+            hovertemplate="λ %{y:.5g} ± %{customdata[0]:.1g}<br>%{text}",
+        )
+    figure.update_xaxes(title="eigenvalue, largest first", tickvals=ticks, ticktext=labels)
+    figure.update_xaxes(range=[min([*ticks, 1]) - 0.6, max([*ticks, 1]) + 0.6])
+    axis: dict[str, Any] = {"title": f"eigenvalue of the mean loss{', log scale' if log else ''}"}
+    if log:
+        axis |= log_axis(finite)
+    figure.update_yaxes(**axis)
     return figure
 
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.curvature_curves import curvature, density, eigenvalues
 from landscape.curves import (
     GRID,
     as_text,
     congruence,
+    eigenvalues,
     layout,
     line,
     slices,
@@ -52,6 +52,7 @@ from landscape.results import (
     Trajectory,
     problem_of,
 )
+from landscape.spectra import curvature_trace, density
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 
 __all__ = [
@@ -62,7 +63,7 @@ __all__ = [
     "checkpoint_key",
     "congruence",
     "contour",
-    "curvature",
+    "curvature_trace",
     "density",
     "difference",
     "eigenvalues",
@@ -108,7 +109,7 @@ def figure_of(result: Result) -> go.Figure:
     if isinstance(result, Density):
         return density([result])
     if isinstance(result, CurvatureTrace):
-        return curvature([result])
+        return curvature_trace([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
 
 

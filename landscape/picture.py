@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 
 from landscape.grouping import Style, checkpoint_key, split_order, styles
-from landscape.readings import DENSITY_DECADES, centre, centre_cell, ends, landmarks, measured, places_on_axis
+from landscape.readings import centre, centre_cell, ends, landmarks, measured, places_on_axis, stick_height
 from landscape.results import Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
 from landscape.view import CELL_COLOR, View, drawn, left_out_cells, log_ticks, loss_view, tick_label
 
@@ -159,23 +159,29 @@ def spectrum_picture(results: Sequence[Result], *, width: Width = "single") -> P
 
 
 def density_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
-    """The bulk of each spectrum with its band over probes, on a log axis; sticks are single eigenvalues."""
+    """The bulk of each spectrum with its band over probes, on a log axis; sticks are eigenvalues found by themselves.
+
+    A stick is as high as the smoothing makes one eigenvalue.
+    """
     densities = _needed(results, Density, "density_picture", "hessian CKPT --density")
     known = styles(results)
     picture = _picture(_inches(width), 2.3)
     ax = picture.subplots()
-    top = max([float(one.mean.max()) for one in densities if np.isfinite(one.mean).all()], default=0.0) or 1.0
-    floor = top / 10**DENSITY_DECADES
-    for n, one in enumerate(densities):
+    heights = [stick_height(one) for one in densities]
+    floor = min(heights) / 10
+    for one, height in zip(densities, heights, strict=True):
         style = known[checkpoint_key(one)]
         low, high = np.maximum(one.low, floor), np.maximum(one.high, floor)
         ax.fill_between(one.grid, low, high, color=style.color, alpha=0.2, linewidth=0)
         look: dict[str, Any] = {"color": style.color, "linestyle": _DASHES[style.dash], "linewidth": 1}
         ax.plot(one.grid, np.where(one.mean > floor, one.mean, np.nan), label=_name(style), **look)
-        height = np.full(one.sticks.shape, floor * 10 ** (0.3 + 0.35 * n))
-        ax.errorbar(one.sticks, height, xerr=one.stick_residuals, fmt="|", color=style.color, markersize=8)
+        ax.vlines(one.sticks, floor, height, color=style.color, linewidth=1)
+        level = np.full(one.sticks.shape, height)
+        ax.errorbar(
+            one.sticks, level, xerr=one.stick_residuals, fmt=_MARKS[style.symbol], color=style.color, markersize=3
+        )
     ax.set_yscale("log")
-    ax.set_ylim(floor, 2 * top)
+    ax.set_ylim(bottom=floor)
     _labelled(ax, "eigenvalue of the mean loss", "density")
     _legend(ax)
     return picture

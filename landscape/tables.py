@@ -24,9 +24,11 @@ from landscape.readings import (
     centre,
     centre_cell,
     mean_over_epochs,
+    quadratic_models,
     ring_rise,
 )
 from landscape.results import (
+    MISSING,
     Array,
     Congruence,
     CongruenceTrace,
@@ -79,8 +81,13 @@ def tables(results: Sequence[Result]) -> list[Table]:
 
 
 def _surfaces(surfaces: Sequence[Surface]) -> Table:
-    several = len({checkpoint_key(one) for one in surfaces}) < len(surfaces)
+    several = len({_subject(one) for one in surfaces}) < len(surfaces)
     return flatness_table(surfaces) if several else surface_table(surfaces)
+
+
+def _subject(surface: Surface) -> tuple[str, str]:
+    """Whose surface it is: two files may hold equal weights."""
+    return _label(surface), checkpoint_key(surface)
 
 
 def _paired(surfaces: Sequence[Surface]) -> list[Table]:
@@ -92,7 +99,7 @@ def _paired(surfaces: Sequence[Surface]) -> list[Table]:
             groups.append([one])
         else:
             group.append(one)
-    return [paired_table(group) for group in groups if len({checkpoint_key(one) for one in group}) == len(group) > 1]
+    return [paired_table(group) for group in groups if len({_subject(one) for one in group}) == len(group) > 1]
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
@@ -156,18 +163,18 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
     ]
     ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
     rise = "rise is the mean loss above the centre's on the square ring at half and at the whole extent"
-    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_axes_notes(surfaces)]
-    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points, "
-    title += f"{_reach(settings)}, {_data(settings)}"
+    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_missing_notes(surfaces), *_axes_notes(surfaces)]
+    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points"
+    title += f"{_early(settings)}, {_reach(settings)}, {_data(settings)}{_mode(settings)}"
     header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
     return Table(title, header, rows, notes, records)
 
 
 def flatness_table(surfaces: Sequence[Surface]) -> Table:
     """For each checkpoint how flat the loss is on several planes: mean and standard deviation over the planes."""
-    by_checkpoint: dict[str, list[Surface]] = {}
+    by_checkpoint: dict[tuple[str, str], list[Surface]] = {}
     for one in surfaces:
-        by_checkpoint.setdefault(checkpoint_key(one), []).append(one)
+        by_checkpoint.setdefault(_subject(one), []).append(one)
     found = [(mine[0], flatness(mine)) for mine in by_checkpoint.values()]
     names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
     rows = [
@@ -179,7 +186,7 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
     planes = " or ".join(map(str, sorted(counts)))
     title = (
         f"Flatness on {planes} {settings.get('directions')} planes, {settings.get('unit')}, "
-        f"extent {settings.get('extent')}, {_data(settings)}"
+        f"extent {settings.get('extent')}, {_data(settings)}{_mode(settings)}"
     )
     header = ["", "loss", "curvature", *(f"radius +{rise:g}" for rise in RISES), "rise, half", "rise, edge"]
     agree = all(one.checks.get("centre_ok") for one in surfaces)
@@ -217,6 +224,7 @@ def paired_table(surfaces: Sequence[Surface]) -> Table:
             record |= {name: value, f"{name}_standard_error": error}
         records.append(record)
     title = f"Differences to {_label(first)}, {first.settings.get('num_paired'):,} of the {_data(first.settings)}"
+    title += f", seed {first.settings['seed']}" if "seed" in first.settings else ""
     notes = ["± is one standard error of the difference on the same examples; below 0: lower, or rising less"]
     return Table(title, ["", "loss", "rise, half", "rise, edge"], rows, notes, records)
 
@@ -255,11 +263,18 @@ def line_table(lines: Sequence[Line]) -> Table:
         ]
         for r in records
     ]
-    notes = [_centre_note(lines), *_axes_notes(lines)]
+    notes = [_centre_note(lines), *_missing_notes(lines), *_axes_notes(lines)]
+    if any(r["barrier"] is None and one.checks.get("landmarks") for r, one in zip(records, lines, strict=True)):
+        notes.append(
+            "no barrier: the line does not end at the other checkpoint's loss. --batch-norm recalibrated mends it"
+        )
     if between:
         notes.append("barrier is the highest loss above the straight line from one checkpoint's loss to the other's")
     header = ["", "loss", "accuracy", "lowest", "at", "highest", "at", *(["barrier"] if between else []), "not finite"]
-    title = f"Loss on {_where('line', settings)}, {settings.get('steps')} points, {_reach(settings)}, {_data(settings)}"
+    title = (
+        f"Loss on {_where('line', settings)}, {settings.get('steps')} points{_early(settings)}, {_reach(settings)}, "
+    )
+    title += f"{_data(settings)}{_mode(settings)}"
     return Table(title, header, rows, notes, records)
 
 
@@ -278,10 +293,13 @@ def trajectory_table(surface: Surface, found: Trajectory) -> Table:
         for r in records
     ]
     share = f"{100 * found.explained_variance:.3g} % of its squared distances from the centre lie in it"
-    title = f"A run seen from the plane of {_label(surface)}; {share}"
+    run, mode = surface.settings.get("trajectory_of"), surface.settings.get("batch_norm")
+    title = f"{'A run' if run is None else f'The run {run}'} seen from the plane of {_label(surface)}; {share}"
+    statistics = {"recalibrated": "recalibrated statistics", "train": "the statistics of each batch"}
     notes = [
-        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's.",
-        "Where the two differ at distance 0, it is by BatchNorm: the plane has the running statistics of its centre",
+        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's. "
+        "Where the two differ at distance 0, it is by BatchNorm: the plane has "
+        f"{statistics.get(str(mode), 'the running statistics of its centre')}, the checkpoint its own running ones",
     ]
     return Table(title, ["epoch", "x", "y", "distance", "loss", "plane's loss"], rows, notes, records)
 
@@ -525,6 +543,9 @@ def _line_record(line: Line) -> Record:
     finite = np.where(np.isfinite(line.loss), line.loss, np.nan)
     known = bool(np.isfinite(finite).any())
     low, high = (int(np.nanargmin(finite)), int(np.nanargmax(finite))) if known else (0, 0)
+    lowest, lowest_at = float(finite[low]), float(line.x[low])
+    if not at.loss >= lowest and math.isfinite(at.loss):  # a grid need not hold the centre
+        lowest, lowest_at = at.loss, 0.0
     return {
         "checkpoint": _label(line),
         "split": line.settings.get("split"),
@@ -532,8 +553,8 @@ def _line_record(line: Line) -> Record:
         "loss_standard_error": at.error,
         "accuracy": at.accuracy,
         "accuracy_standard_error": at.accuracy_error,
-        "lowest": float(finite[low]),
-        "lowest_at": float(line.x[low]),
+        "lowest": lowest,
+        "lowest_at": lowest_at,
         "highest": float(finite[high]),
         "highest_at": float(line.x[high]),
         **_metrics_record(line),
@@ -566,7 +587,35 @@ def _centre_note(results: Sequence[Surface | Line]) -> str:
     worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
-    return f"the centre {verb} the checkpoint's loss (relative difference {worst:.1g})"
+    own = {
+        "recalibrated": "a plain loop with recalibrated statistics",
+        "train": "a plain loop with the statistics of each batch",
+    }
+    what = own.get(str(results[0].settings.get("batch_norm")), "the checkpoint's loss")
+    return f"the centre {verb} {what} (relative difference {worst:.1g})"
+
+
+def _mode(settings: Record) -> str:
+    """How the loss was measured, where it was not in the usual way."""
+    statistics = {"recalibrated": ", BatchNorm recalibrated at each point", "train": ", BatchNorm in train mode"}
+    precision = settings.get("precision", "fp32")
+    told = statistics.get(str(settings.get("batch_norm")), "")
+    return told + ("" if precision == "fp32" else f", forward pass in {precision}")
+
+
+def _early(settings: Record) -> str:
+    whole = settings.get("early_of")
+    return f" (early, of {whole} along an axis)" if whole else ""
+
+
+def _missing_notes(results: Sequence[Surface | Line]) -> list[str]:
+    """How many points there are, where some are not measured yet."""
+    there = [int((one.status != MISSING).sum()) for one in results]
+    return [
+        f"{_label(one)}: {count:,} of {one.status.size:,} points are measured yet"
+        for one, count in zip(results, there, strict=True)
+        if count < one.status.size
+    ]
 
 
 def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
@@ -581,12 +630,27 @@ def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
         notes.append(
             f"the eigenvalues of the {settings.get('operator')} at {_label(results[0])}, along the axes: {told}"
         )
+        notes += _finite_step_notes([one for one in results if isinstance(one, Surface)])
     for one in results:
         ends = one.checks.get("landmarks")
         for end in ends if isinstance(ends, list) else []:
             assert isinstance(end, dict)
             on_it, own = _number(end["loss_on_plane"]), _number(end["own_loss"])
             notes.append(f"at {end['name']} the loss is {short(on_it)} here, its own {short(own)}")
+    return notes
+
+
+def _finite_step_notes(surfaces: Sequence[Surface]) -> list[str]:
+    """The curvature of the grid along eigenvectors: it holds the kinks of a network, which eigenvalues do not."""
+    notes = []
+    for one in surfaces:
+        models = [model for model in quadratic_models(one, alone=True) if model is not None]
+        if len(models) == 2:
+            step, told = one.x[1] - one.x[0], " and ".join(short(model.second_difference) for model in models)
+            notes.append(
+                f"{_label(one)}: curvature over one step of the grid ({short(float(step))}) along them: {told}; it "
+                "holds the kinks of ReLU, which eigenvalues do not"
+            )
     return notes
 
 

@@ -39,7 +39,7 @@ def payload(
     log = not linear_only and any(loss_view([one]).log for one in surfaces or on_lines)
     pairs = [one for c in checkpoints for one in c.pairs]
     densities = [one for c in checkpoints for one in c.densities]
-    curvatures = [one for c in checkpoints for one in c.curvatures]
+    curvatures = [one for c in checkpoints for one in c.curvature_traces]
     traces = [one for c in checkpoints for one in c.traces]
     pictured = [(first, one) for _, first, others in difference_sets(planes, splits) for one in others]
     return {
@@ -53,7 +53,7 @@ def payload(
         "differences": [_figure_json(figures.difference(one, first)) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
         "density": _figure_json(figures.density(densities, known=known)) if densities else None,
-        "curvature": _figure_json(figures.curvature(curvatures, known=known)) if curvatures else None,
+        "curvature-trace": _figure_json(figures.curvature_trace(curvatures, known=known)) if curvatures else None,
         "congruence": _figure_json(figures.congruence(traces, known=known)) if traces else None,
     }
 

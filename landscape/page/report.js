@@ -49,8 +49,8 @@ async function drawFixed() { // without switches
     await chart(`difference-${n}`, data.differences[n], { margin: { l: 62, r: 10, t: 8, b: 96 } });
   }
   await chart("eigenvalues", data.eigenvalues);
-  for (const id of ["density", "curvature", "congruence"]) await chart(id, data[id]);
-  for (const id of ["curvature", "congruence"]) cursor(byId(id));
+  for (const id of ["density", "curvature-trace", "congruence"]) await chart(id, data[id]);
+  for (const id of ["curvature-trace", "congruence"]) cursor(byId(id));
 }
 function cursor(div) { // pointing at an epoch in one panel reads it in all
   if (!div?.on || div.dataset.cursor) return;

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from landscape.formatting import percent, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, section, table
-from landscape.readings import centre, largest, loss_of_spectrum, places
+from landscape.readings import QUANTITIES, centre, largest, loss_of_spectrum, places
 from landscape.results import Eigenpairs, Record
 
 _ACTIONS = (
@@ -144,7 +144,9 @@ def _spectrum_cells(
         cells["λmin"] = plus_minus(float(one.values[-1]), one.residuals[-1])
     for estimate in c.estimates:
         if spectrum_kind(estimate) == kind.replace(", smallest eigenvalues", ""):
-            cells[estimate.quantity.replace("_", " ")] = plus_minus(estimate.value, estimate.standard_error)
+            cells[QUANTITIES.get(estimate.quantity, estimate.quantity)] = plus_minus(
+                estimate.value, estimate.standard_error
+            )
     return cells
 
 

@@ -330,9 +330,14 @@ def test_a_line_is_told_with_its_barrier_and_the_ends_with_both_losses():
     (table,) = tables([valley()])
     assert "a line through checkpoints" in table.title
     assert table.records[0]["lowest"] == 0.5
-    assert table.records[0]["barrier"] == 0.0  # a valley: nowhere above the straight line
+    assert table.records[0]["barrier"] is None  # the line does not end at the other's own loss
     assert "at sam the loss is 1.50 here, its own 1.25" in table.notes
-    hill = Line(**{**vars(valley()), "loss": 0.5 + 2 * valley().x - valley().x ** 2})  # 1.5 at x = 1
+    recalibrated = {**valley().settings, "batch_norm": "recalibrated"}
+    (table,) = tables([Line(**{**vars(valley()), "settings": recalibrated})])
+    assert table.records[0]["barrier"] == 0.0  # a valley: nowhere above the straight line
+    hill = Line(
+        **{**vars(valley()), "settings": recalibrated, "loss": 0.5 + 2 * valley().x - valley().x ** 2}
+    )  # 1.5 at x = 1
     (table,) = tables([hill])
     assert table.records[0]["barrier"] == pytest.approx(0.25)  # x - x^2 at 1/2
     (table,) = tables([Line(**{**vars(valley()), "checks": {}})])
@@ -516,32 +521,30 @@ def test_the_change_is_also_told_per_learning_rate_where_that_is_known():
     assert "xaxis4" not in unknown.layout
 
 
-def test_a_density_has_a_bulk_above_the_floor_and_its_sticks_with_their_residuals():
+def test_a_density_has_a_bulk_above_the_floor_and_sticks_as_high_as_one_eigenvalue():
     figure = figures.density([density()])
     bulk = next(one for one in figure.data if one.mode == "lines")
     np.testing.assert_array_equal(bulk.y, [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
     (sticks,) = (one for one in figure.data if one.meta == "sticks")
     assert (list(sticks.x), list(sticks.error_x.array)) == ([40.0, 20.0], [0.1, 0.2])
-    assert "one of 100" in sticks.hovertemplate
+    np.testing.assert_allclose(sticks.y, 1 / (100 * 0.3 * np.sqrt(2 * np.pi)))
 
 
-def test_a_density_without_a_band_claims_none():
+def test_a_density_without_a_band_draws_none():
     unknown = dict.fromkeys(("low", "high"), np.full(7, np.nan))
-    figure = figures.density([density(**unknown)])
-    assert not [one for one in figure.data if one.fill]
-    assert "±" not in next(one for one in figure.data if one.mode == "lines").hovertemplate
-    assert len(figures.density([density(mean=np.full(7, np.nan), sticks=np.zeros(0), **unknown)]).data) == 2
+    assert not [one for one in figures.density([density(**unknown)]).data if one.fill]
+    nothing = density(mean=np.full(7, np.nan), sticks=np.zeros(0), stick_residuals=np.zeros(0), **unknown)
+    assert len(figures.density([nothing]).data) == 1
 
 
 def test_curvature_along_a_run_keeps_its_axis_where_the_stability_limit_leaves_it():
-    figure = figures.curvature([along_run()])
-    named = {one.name: one for one in figure.data if one.mode != "none" and one.xaxis == "x"}
-    np.testing.assert_array_equal(named["sgd, λ₁"].y, [4.0, 6.0, 8.0])
-    assert named["sgd, stability limit, full-batch theory"].line.dash == "dot"
+    figure = figures.curvature_trace([along_run()])
+    named = {one.name: one for one in figure.data if one.xaxis != "x2"}
+    np.testing.assert_array_equal(named["sgd, λ1"].y, [4.0, 6.0, 8.0])
+    np.testing.assert_array_equal(named["sgd, stable up to here (full-batch theory)"].y, [38.0, 38.0, np.nan])
     assert 10 ** figure.layout.yaxis.range[1] < 38
-    sam = figures.curvature([along_run(stability_limit=np.full(3, np.nan), along_sam=np.array([-1.0, 0.0, 1.0]))])
-    assert not [one for one in sam.data if "stability" in str(one.name)]
-    assert sam.layout.yaxis.type != "log"
+    sam = figures.curvature_trace([along_run(stability_limit=np.full(3, np.nan))])
+    assert not [one for one in sam.data if "theory" in str(one.name)]
 
 
 @pytest.mark.parametrize(
@@ -566,9 +569,8 @@ def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
 
 def test_the_twin_of_a_density_has_its_bulk_and_its_sticks():
     (ax,) = picture.density_picture([density()]).axes
-    bulk, sticks = ax.lines[0], ax.lines[1]
-    np.testing.assert_array_equal(bulk.get_ydata(), [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
-    assert list(sticks.get_xdata()) == [40.0, 20.0]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
+    assert [list(path.vertices[:, 0]) for path in ax.collections[1].get_paths()] == [[40.0] * 2, [20.0] * 2]
     assert ax.get_yscale() == "log"
 
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape.report import write_report
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Estimate, ExampleLosses, Line, Surface, status_of
@@ -385,7 +386,7 @@ def test_estimates_stand_in_the_table_with_their_errors(page):
         settings=spectrum().settings,
     )
     text = visible(page(spectrum(), estimate))
-    assert "effective rank" in text
+    assert "trace / λmax" in text
     assert "10.28 ± 0.17" in text
 
 
@@ -400,5 +401,32 @@ def test_the_smallest_eigenvalue_is_never_called_the_largest(page):
 def test_blocks_of_layers_are_not_compared_with_the_whole(page):
     block = changed(spectrum("b", (9.0,)), settings={**spectrum().settings, "layers": ["fc"]})
     text = visible(page(spectrum("a"), block))
-    assert "layers fc" in text
+    assert "hessian, of fc, train" in text
     assert "9.00 at b" not in heading(page(spectrum("a"), block))
+
+
+def test_a_density_and_a_followed_run_have_panels(page):
+    text = page(spectrum(), *(make(checkpoint=spectrum().checkpoint) for make in (density, along_run)))
+    assert "Sticks are eigenvalues found by themselves" in visible(text)
+    assert "λmax through training: sgd from 4.00 to 8.00" in visible(text)
+    assert data(text)["density"]
+    assert data(text)["curvature-trace"]
+    assert "No density and no trace yet: landscape hessian CKPT --budget 100" in visible(page(spectrum()))
+
+
+def test_a_line_that_does_not_lead_to_the_other_has_no_barrier(page):
+    x = np.linspace(0, 1, 5)
+    places = [{"name": name, "coordinates": [at]} for name, at in (("a", 0.0), ("b", 1.0))]
+    line = Line(
+        x=x,
+        loss=1 + x,
+        standard_error=0 * x,
+        accuracy=0 * x,
+        status=status_of(x),
+        checkpoint={"label": "a"},
+        settings={"split": "train", "landmarks": places, "batch_norm": "frozen"},
+        checks={"landmarks": [{"name": "b", "loss_on_plane": 2.0, "own_loss": 0.5}]},
+    )
+    assert "A line to another loss has no barrier: --batch-norm recalibrated mends this" in visible(page(line))
+    recalibrated = changed(line, settings={**line.settings, "batch_norm": "recalibrated"})
+    assert "rises at most 0 above the straight line between its ends" in visible(page(recalibrated))
