@@ -63,6 +63,7 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
+_NUM_PARTS = 16  # of the data, at least, for its sampling error
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -74,6 +75,7 @@ _CONTENT_ERRORS = (
 _ALONG_A_RUN: dict[str, Any] = {
     **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
     **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
+    **{"data_error": False, "per_layer": False},
 }
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -172,6 +174,8 @@ class _Asked:
     engine: ProductEngine
     layers: tuple[str, ...]
     batch_norm: Literal["frozen", "train"]
+    data_error: bool
+    per_layer: bool
     cross_check: bool
     save_vectors: bool
     seed: int
@@ -195,6 +199,10 @@ class _Asked:
             raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
         if self.engine != "retained" and self.operator != "hessian":
             raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
+        if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
+            raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
+        if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
+            raise click.UsageError("--data-error is of the largest eigenvalues, in eval mode")
         if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
             raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
@@ -751,6 +759,10 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     show_default=True,
     help="Running statistics as they are, or those of each batch.",
 )
+@click.option(
+    "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
+)
+@click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
@@ -791,9 +803,13 @@ def hessian(
         if one.label in runs:
             with _as_usage_error():
                 return [_followed(one, runs[one.label], wanted, split, examples, count)]
-        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+        part = _chosen(one, split, examples, seed)
+        objective = _objective(one, part, batch_norm=wanted.batch_norm)
+        dealt = _in_random_batches(one, part, seed) if wanted.data_error else None
         with _as_usage_error():
-            return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
+            return _curvature(
+                objective, dealt, wanted, lambda done: count(f"hessian {one.label}", "products", done, None)
+            )
 
     from train.checkpoint import content_hash
 
@@ -1230,10 +1246,14 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
     return kept
 
 
-def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], None]) -> list[Result]:
-    """Eigenvalues, and what else was asked for."""
+def _curvature(
+    objective: Objective, dealt: Objective | None, asked: _Asked, progress: Callable[[int], None]
+) -> list[Result]:
+    """Eigenvalues, and what else was asked for; `dealt` is the objective in random batches, for the data's error."""
     from landscape.budget import curvature
     from landscape.lanczos import top_eigenpairs
+    from landscape.operators import per_layer
+    from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
     operator = _operator(objective, asked)
@@ -1264,6 +1284,21 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
         if asked.trace:
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
+    if dealt is not None:
+        reordered = {name: value for name, value in pairs.settings.items() if name != "data_hash"}
+        others.append(
+            data_error(
+                dealt,
+                dataclasses.replace(pairs, settings=reordered),
+                operator_of=lambda some: _operator(some, asked),
+                seed=asked.seed,
+            )
+        )
+    if asked.per_layer:
+        for block in per_layer(objective).values():
+            most = min(asked.top, block.size)
+            found_in = top_eigenpairs(block, most, tolerance=asked.tolerance, seed=asked.seed)
+            others.append(dataclasses.replace(found_in, vectors=None))
     if asked.cross_check:
         from landscape.crosscheck import pyhessian_check
 
@@ -1311,11 +1346,13 @@ def _followed(
 
 def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     from landscape import operators
-    from landscape.plane import layer_mask
+    from landscape.plane import layer_mask, layers_of
 
     if asked.operator == "hessian":
-        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm)
-    elif asked.operator == "gauss-newton":
+        names = layers_of(objective, asked.layers) if asked.layers else None
+        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm, only=names)
+        return dataclasses.replace(found, settings={**found.settings, **_layers_record(asked.layers)})
+    if asked.operator == "gauss-newton":
         found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
     else:
         kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
@@ -1323,7 +1360,11 @@ def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     if not asked.layers:
         return found
     chosen = operators.block(found, layer_mask(objective, asked.layers))
-    return dataclasses.replace(chosen, settings={**chosen.settings, "layers": list(asked.layers)})
+    return dataclasses.replace(chosen, settings={**chosen.settings, **_layers_record(asked.layers)})
+
+
+def _layers_record(layers: Sequence[str]) -> Record:
+    return {"layers": list(layers)} if layers else {}
 
 
 def _subjects(
@@ -1685,6 +1726,19 @@ def _objective(
     batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
+
+
+def _in_random_batches(one: _Opened, part: Part, seed: int) -> Objective:
+    """The loss over the same examples in an order drawn by the seed, in at least 16 batches where there are so many."""
+    import torch
+
+    from train.data import selected
+    from train.streams import generator
+
+    inputs, targets = part
+    rows = torch.randperm(len(targets), generator=generator(seed, "error of the data"))
+    size = max(1, min(BATCH_SIZE, len(targets) // _NUM_PARTS))
+    return _objective(one, (selected(inputs, rows), targets[rows]), batch_size=size)
 
 
 def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Callable[[], None]]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Congruence,
         CongruenceTrace,
         CurvatureTrace,
+        DataSpread,
         Density,
         Eigenpairs,
         Estimate,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         load,
         save,
     )
+    from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
@@ -75,6 +77,7 @@ _HOME = {
     "effective_rank": "spectrum",
     "Curvature": "budget",
     "curvature": "budget",
+    "data_error": "sampling",
     "curvature_trace": "following",
     "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
@@ -85,6 +88,7 @@ _HOME = {
     "Trajectory": "results",
     "Eigenpairs": "results",
     "Density": "results",
+    "DataSpread": "results",
     "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
@@ -98,6 +102,7 @@ __all__ = [
     "CongruenceTrace",
     "Curvature",
     "CurvatureTrace",
+    "DataSpread",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -112,6 +117,7 @@ __all__ = [
     "axis_line",
     "curvature",
     "curvature_trace",
+    "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",

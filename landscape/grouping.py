@@ -13,6 +13,7 @@ from landscape.results import (
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
+    DataSpread,
     Density,
     Eigenpairs,
     Estimate,
@@ -63,8 +64,10 @@ class Checkpoint:
     surfaces: list[Surface]
     lines: list[Line]
     pairs: list[Eigenpairs]
+    layers: list[Eigenpairs]  # of the blocks of single layers
     densities: list[Density]
     estimates: list[Estimate]
+    data_spreads: list[DataSpread]
     curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
     traces: list[CongruenceTrace]
@@ -204,9 +207,11 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         mine[0].checkpoint,
         [one for one in mine if isinstance(one, Surface)],
         [one for one in mine if isinstance(one, Line)],
-        [one for one in mine if isinstance(one, Eigenpairs)],
+        [one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings],
+        [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, DataSpread)],
         [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],
         [one for one in mine if isinstance(one, CongruenceTrace)],

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from landscape.results import (
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
+    DataSpread,
     Density,
     Eigenpairs,
     Estimate,
@@ -43,7 +44,7 @@ from landscape.results import (
     Trajectory,
 )
 
-R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, Congruence)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *_paired([r for r in results if isinstance(r, Surface)]),
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
-        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if _of_a_model(r)])),
+        *_layer_tables([r for r in results if isinstance(r, Eigenpairs) and "layer" in r.settings]),
+        *(data_spread_table(same) for same in _on_same_data([r for r in results if isinstance(r, DataSpread)])),
         *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
         *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
         *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
@@ -398,6 +401,75 @@ def density_table(results: Sequence[Density]) -> Table:
     return Table(title, header, rows, notes, records)
 
 
+def _of_a_model(result: Result) -> TypeGuard[Eigenpairs]:
+    """Whether it is eigenvalues, and not those of one layer's block."""
+    return isinstance(result, Eigenpairs) and "layer" not in result.settings
+
+
+def _layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
+    """For each checkpoint the largest eigenvalue of each layer's block."""
+    found = []
+    for key in dict.fromkeys(checkpoint_key(r) for r in results):
+        mine = [r for r in results if checkpoint_key(r) == key]
+        records: list[Record] = [
+            {"layer": r.settings["layer"], **_eigenpairs_record(r, float(r.values[0]))} for r in mine
+        ]
+        rows = [
+            [
+                str(r.settings["layer"]),
+                f"{int(str(r.settings.get('num_kept', 0))):,}",
+                plus_minus(float(r.values[0]), float(r.residuals[0])) + _flag(r),
+                short(float(r.values[-1])),
+                str(r.num_matvecs),
+            ]
+            for r in mine
+        ]
+        title = f"Each layer's own block at {_label(mine[0])}: {_operator_title(mine[0].settings, whole=True)}"
+        head = ["layer", "parameters", "lambda_1", f"lambda_{max(len(r.values) for r in mine)}", "products"]
+        note = "what lies between layers is in none of the blocks: the whole has a lambda_1 at least as large as each"
+        found.append(Table(title, head, rows, [_verdict(mine), note], records))
+    return found
+
+
+def data_spread_table(results: Sequence[DataSpread]) -> Table:
+    """What the largest eigenvalue and the trace owe to the sample of examples."""
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for one in results:
+        wanted = one.examples_for(0.05)
+        records.append(
+            {
+                "checkpoint": _label(one),
+                "values": one.values.tolist(),
+                "standard_error": one.standard_error.tolist(),
+                "bias": one.bias,
+                "trace": one.trace,
+                "trace_standard_error": one.trace_standard_error,
+                "examples_for_5_percent": wanted,
+                "subset_sizes": one.subset_sizes.tolist(),
+                "subset_values": one.subset_values.tolist(),
+                "num_matvecs": one.num_matvecs,
+            }
+        )
+        rows.append(
+            [
+                _label(one),
+                plus_minus(float(one.values[0]), float(one.standard_error[0])),
+                signed(one.bias, math.nan),
+                plus_minus(one.trace, one.trace_standard_error),
+                f"{wanted:,.0f}" if math.isfinite(wanted) else "",
+                str(one.num_matvecs),
+            ]
+        )
+    notes = [
+        "± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. bias: by how "
+        "much the lambda_1 of so few examples is too large on average, from halves and quarters of them. for 5 %: "
+        "examples that bring both below 5 % of lambda_1",
+    ]
+    title = f"What these numbers owe to the sample: {_operator_title(results[0].settings)}"
+    return Table(title, ["", "lambda_1", "bias", "trace", "for 5 %", "products"], rows, notes, records)
+
+
 def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     """Trace, Frobenius norm and effective rank of each checkpoint, with their standard errors over random probes."""
     names = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / lambda_1"}
@@ -421,7 +493,7 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
 
 
-def _operator_title(settings: Record) -> str:
+def _operator_title(settings: Record, *, whole: bool = False) -> str:
     """What is known of the operator; of a bare matvec, nothing is."""
     parameters, parts = (
         settings.get("num_parameters"),
@@ -436,7 +508,7 @@ def _operator_title(settings: Record) -> str:
     layers, kept = settings.get("layers"), settings.get("num_kept")
     if isinstance(layers, list):
         parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
-    elif isinstance(parameters, int):
+    elif isinstance(parameters, int) and not whole:
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
     return ", ".join(parts)
 
