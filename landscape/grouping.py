@@ -182,13 +182,15 @@ def data_identity(result: Result) -> str:
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | CurvatureTrace) -> str:
-    """Of which operator, over which data: spectra of different kinds do not compare."""
+    """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
     if isinstance(layers := result.settings.get("layers"), list):
         parts.insert(1, f"of {' '.join(map(str, layers))}")
     if result.settings.get("batch_norm") == "train":
         parts.append("BatchNorm in train mode")
+    if result.settings.get("which") == "smallest":
+        parts.append("smallest eigenvalues")
     count = result.settings.get("num_examples")
     return ", ".join([*parts, f"{count:,} examples"] if isinstance(count, int) else parts) or "unnamed operator"
 

@@ -6,6 +6,7 @@ Legend: n examples, p a fraction of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from landscape.grouping import Checkpoint
 from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
+
+QUANTITIES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
 
 _SAME_LOSS = 1e-3  # relative: rounding is far below, the statistics of another checkpoint far above
 
@@ -219,6 +222,33 @@ def rise_distance(surface: Surface, rise: float) -> float:
     i, j = cell
     sides = ((surface.x[i:], surface.loss[i:, j]), (-surface.x[i::-1], surface.loss[i::-1, j]))
     return float(np.min([crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
+
+
+def stick_height(density: Density) -> float:
+    """As high as the kernel that smooths the bulk makes one eigenvalue."""
+    width = math.sqrt(2 * math.pi) * density.kernel_width
+    return 1 / (density.size * width) if width > 0 else 1 / density.size
+
+
+def places(pairs: Eigenpairs) -> list[int]:
+    """The place of each eigenvalue, from 1 for the largest; at the other end from -1 for the smallest."""
+    count, which, k = len(pairs.values), pairs.settings.get("which"), pairs.settings.get("k")
+    largest = 0 if which == "smallest" else k if which == "both" and isinstance(k, int) else count
+    return [n + 1 if n < largest else n - count for n in range(count)]
+
+
+def places_on_axis(pairs: Sequence[Eigenpairs]) -> tuple[list[list[int]], list[int], list[str]]:
+    """Where on one axis the eigenvalues of each lie, and its ticks with their labels; a gap parts the two ends."""
+    ranks = [place for one in pairs for place in places(one)]
+    most, low = max([*ranks, 0]), -min([*ranks, 0])
+    at = [[place if place > 0 else most + 2 + low + place for place in places(one)] for one in pairs]
+    ticks = [*range(1, most + 1), *range(most + 2, most + 2 + low)]
+    return at, ticks, [str(tick) if tick <= most else f"−{most + 2 + low - tick}" for tick in ticks]
+
+
+def largest(pairs: Eigenpairs) -> float:
+    """The largest eigenvalue; NaN where only the smallest ones were sought."""
+    return float(pairs.values[0]) if 1 in places(pairs) else math.nan
 
 
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:

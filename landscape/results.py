@@ -216,6 +216,9 @@ class CurvatureTrace:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    plot = _plot
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Density:
@@ -245,6 +248,9 @@ class Density:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    plot = _plot
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate:
@@ -264,6 +270,8 @@ class Estimate:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+
+    _repr_html_ = _html
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from landscape.curves import as_text, layout
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.readings import stick_height
 from landscape.results import Array, CurvatureTrace, Density
 
 _GRID = {"gridcolor": "#d9dce1", "zeroline": False}
@@ -29,7 +30,7 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     for one in densities:
         style = known[checkpoint_key(one)]
         name = as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else ""))
-        stick = 1 / (one.size * math.sqrt(2 * math.pi) * one.kernel_width) if one.kernel_width > 0 else 1 / one.size
+        stick = stick_height(one)
         floor = stick / 10
         floors.append(math.log10(floor))
         tops.append(math.log10(max(float(np.nanmax(one.mean, initial=0.0)), stick)))
@@ -55,7 +56,7 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     figure.update_xaxes(title="eigenvalue", **_GRID)
     low, high = min(floors), max(tops)
     axis = {"type": "log", "range": [low, high + 0.3], "exponentformat": "power", "dtick": 1}
-    figure.update_yaxes(title="density, log scale", **axis, **_GRID)
+    figure.update_yaxes(title_text="density, log scale", title_standoff=8, **axis, **_GRID)
     return figure
 
 

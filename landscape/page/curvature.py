@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.readings import bulk_quantile
+from landscape.readings import QUANTITIES, bulk_quantile
 from landscape.results import Estimate
-
-_NAMES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -51,7 +49,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             [
                 c.style.name,
                 spectrum_kind(one),
-                _NAMES.get(one.quantity, one.quantity),
+                QUANTITIES.get(one.quantity, one.quantity),
                 _value(one),
                 str(one.num_samples),
             ]
