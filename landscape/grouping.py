@@ -181,7 +181,7 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(result: Eigenpairs | Density | Estimate | CurvatureTrace) -> str:
+def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]

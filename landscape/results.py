@@ -54,6 +54,15 @@ def _plot(result: Result) -> Figure:
     return figure_of(result)
 
 
+def _short(result: Result) -> str:
+    """What a result is, and the shapes of its arrays: not their thousands of numbers."""
+    label, (arrays, values) = result.checkpoint.get("label"), taken_apart(result)
+    told = [repr(label)] if label else []
+    told += [f"{name}={value!r}" for name, value in values.items() if isinstance(value, bool | int | float | str)]
+    told += [f"{name} {array.shape}" for name, array in arrays.items()]
+    return f"{type(result).__name__}({', '.join(told)})"
+
+
 def _html(result: Result) -> str:
     """The result as a notebook shows it, with a picture that needs neither script nor network."""
     from landscape.figures import html_of
@@ -96,6 +105,7 @@ class Line:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     plot = _plot
     _repr_html_ = _html
 
@@ -147,6 +157,7 @@ class Surface:
     checks: Record = field(default_factory=dict)
     trajectory: Trajectory | None = None
 
+    __repr__ = _short
     plot = _plot
     _repr_html_ = _html
 
@@ -176,6 +187,8 @@ class Eigenpairs:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+
+    __repr__ = _short
 
     def ratio(self, place: int = 5) -> float:
         """lambda_1 / lambda_place (from 1); NaN where fewer of the largest are known."""
@@ -216,6 +229,7 @@ class CurvatureTrace:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     plot = _plot
     _repr_html_ = _html
 
@@ -248,6 +262,7 @@ class Density:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     plot = _plot
     _repr_html_ = _html
 
@@ -271,6 +286,7 @@ class Estimate:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     _repr_html_ = _html
 
 
@@ -300,6 +316,8 @@ class DataSpread:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
+
     def examples_for(self, relative_error: float) -> float:
         """How many examples bring standard error and bias of the largest eigenvalue below this share of it."""
         wanted = relative_error * abs(float(self.values[0]))
@@ -323,6 +341,7 @@ class Congruence:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     _repr_html_ = _html
 
 
@@ -347,6 +366,7 @@ class CongruenceTrace:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    __repr__ = _short
     plot = _plot
     _repr_html_ = _html
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from landscape.formatting import counted, plus_minus, short
+from landscape.formatting import counted, plus_minus, short, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.readings import QUANTITIES, bulk_quantile
-from landscape.results import Estimate
+from landscape.results import DataSpread, Eigenpairs, Estimate
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     """The density of all eigenvalues, and the numbers that sum them up."""
     densities = [(c, one) for c in checkpoints for one in c.densities]
     estimates = [(c, one) for c in checkpoints for one in c.estimates]
-    if not densities and not estimates:
+    spreads = [(c, one) for c in checkpoints for one in c.data_spreads]
+    layers = [(c, one) for c in checkpoints for one in c.layers]
+    if not densities and not estimates and not spreads and not layers:
         text = missing("No density and no trace", "landscape hessian CKPT --budget 100")
         return section("Density", "All eigenvalues, not only the largest", text)
-    kinds = list(dict.fromkeys([spectrum_kind(d) for _, d in densities] + [spectrum_kind(e) for _, e in estimates]))
+    every = [spectrum_kind(d) for _, d in densities] + [spectrum_kind(e) for _, e in estimates]
+    kinds = list(
+        dict.fromkeys([*every, *(spectrum_kind(s) for _, s in spreads), *(spectrum_kind(p) for _, p in layers)])
+    )
     body = f'<p class="note">Of: {escape("; ".join(kinds))}. '
     if densities:
         probes = sorted({len(one.nodes) for _, one in densities})
@@ -56,7 +61,51 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             for c, one in estimates
         ]
         body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
-    return section("Density", _sentence(checkpoints), body)
+    return section("Density", _sentence(checkpoints), body + _of_the_sample(spreads) + _of_layers(layers))
+
+
+def _of_the_sample(spreads: Sequence[tuple[Checkpoint, DataSpread]]) -> str:
+    """What the numbers owe to the sample of examples."""
+    if not spreads:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            plus_minus(float(one.values[0]), float(one.standard_error[0])),
+            signed(one.bias, math.nan),
+            plus_minus(one.trace, one.trace_standard_error),
+            f"{one.num_examples:,.0f}",
+            "—" if not math.isfinite(wanted := one.examples_for(0.05)) else f"{wanted:,.0f}",
+        ]
+        for c, one in spreads
+    ]
+    note = (
+        '<p class="note">What these numbers owe to the sample: ± is one standard error over new draws of as many '
+        "examples, a lower bound; the bias is by how much the largest eigenvalue of so few examples is too large on "
+        "average.</p>"
+    )
+    head = ["checkpoint", "λmax", "bias", "trace", "examples", "examples for 5 %"]
+    return note + f'<div class="scroll" tabindex="0" role="region" aria-label="Sampling">{table(head, rows)}</div>'
+
+
+def _of_layers(layers: Sequence[tuple[Checkpoint, Eigenpairs]]) -> str:
+    """The largest eigenvalue of each layer's own block."""
+    if not layers:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            str(one.settings["layer"]),
+            plus_minus(float(one.values[0]), float(one.residuals[0])),
+            "yes" if one.converged.all() and one.complete else "NO",
+        ]
+        for c, one in layers
+    ]
+    note = (
+        '<p class="note">Each layer’s own block of the Hessian. What lies between layers is in none of them; the whole '
+        "has a λmax at least as large as each.</p>"
+    )
+    return note + numbers(table(["checkpoint", "layer", "λmax of its block", "certified"], rows, text=2))
 
 
 def following_section(checkpoints: Sequence[Checkpoint]) -> str:

@@ -104,6 +104,23 @@ def same(one, other):
             assert a == b or (a != a and b != b)
 
 
+def test_a_result_is_told_by_its_shapes_and_not_by_its_numbers():
+    grid = np.zeros((21, 21))
+    one = Surface(
+        x=grid[0],
+        y=grid[0],
+        loss=grid,
+        standard_error=grid,
+        accuracy=grid,
+        status=grid.astype(np.uint8),
+        checkpoint={"label": "sgd"},
+    )
+    assert repr(one).startswith("Surface('sgd', x (21,), y (21,), loss (21, 21), ")
+    assert len(repr(one)) < 200
+    trace = Estimate(quantity="trace", value=2.5, standard_error=0.5, num_samples=4, num_matvecs=4)
+    assert repr(trace).startswith("Estimate(quantity='trace', value=2.5, standard_error=0.5, num_samples=4")
+
+
 def test_what_is_saved_is_loaded_with_every_value_as_it_was(tmp_path):
     results = [
         surface(),
