@@ -1,4 +1,4 @@
-"""The panels of the whole spectrum and of curvature through training as HTML."""
+"""The panels of the whole spectrum, of layers, of the sample, and of curvature through training as HTML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.readings import QUANTITIES, bulk_quantile
+from landscape.readings import QUANTITIES, bulk_quantile, largest
 from landscape.results import Estimate
 
 
@@ -95,6 +95,67 @@ def following_section(checkpoints: Sequence[Checkpoint]) -> str:
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     title = f"λmax through training: {', '.join(told[:3])}{more}"
     return section("Curvature through training", title, body + numbers(table(head, rows)))
+
+
+def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """The largest eigenvalue of each layer's own block; nothing where no block was measured."""
+    found = [(c, one) for c in checkpoints for one in c.layers]
+    if not found:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            str(one.settings["layer"]),
+            str(one.settings.get("num_kept", "—")),
+            plus_minus(largest(one), float(one.residuals[0])) if math.isfinite(largest(one)) else "—",
+            "yes" if one.converged.all() and one.complete else "NO",
+        ]
+        for c, one in found
+        if len(one.values)
+    ]
+    head = ["checkpoint", "layer", "parameters", "λ1", "certified"]
+    made = table(head, rows, text=2, sortable=True)
+    top: dict[str, tuple[float, str]] = {}
+    for c, one in found:
+        value = (largest(one), str(one.settings["layer"]))
+        if math.isfinite(value[0]):
+            top[c.style.name] = max(top.get(c.style.name, value), value)
+    told = [f"{layer} at {name} ({short(value)})" for name, (value, layer) in top.items()]
+    note = (
+        '<p class="note">The block of the Hessian that belongs to the parameters of one layer. What lies between '
+        "layers is in none of them: the whole has a largest eigenvalue at least as large as each.</p>"
+    )
+    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Each layer’s own block">{made}</div>'
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return section("Layers", f"The layer of most curvature by itself: {', '.join(told[:3])}{more}", body)
+
+
+def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """What eigenvalues and trace owe to the sample of examples; nothing where that was not measured."""
+    found = [(c, one) for c in checkpoints for one in c.data_spreads]
+    if not found:
+        return ""
+    rows = []
+    for c, one in found:
+        wanted = one.examples_for(0.05)
+        cells = [
+            plus_minus(float(one.values[0]), float(one.standard_error[0])),
+            short(one.bias),
+            plus_minus(one.trace, one.trace_standard_error),
+            f"{wanted:,.0f}" if math.isfinite(wanted) else "—",
+        ]
+        rows.append([c.style.name, f"{one.num_examples:,.0f}", *cells])
+    head = ["checkpoint", "examples", "λ1", "its bias", "trace", "examples for 5 %"]
+    note = (
+        '<p class="note">± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. '
+        "The largest eigenvalue of a sample is too large on average: the bias is by how much, from its halves and "
+        "quarters. The last column is how many examples bring both below 5 % of λ1.</p>"
+    )
+    made = table(head, rows, sortable=True)
+    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Errors from the sample">{made}</div>'
+    told = [f"{c.style.name} {plus_minus(float(one.values[0]), float(one.standard_error[0]))}" for c, one in found]
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return section("Sample", f"λ1 with the error that the choice of examples leaves: {', '.join(told[:3])}{more}", body)
 
 
 def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
