@@ -63,7 +63,6 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
-_NUM_PARTS = 16  # of the data, at least, for its sampling error
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -803,13 +802,9 @@ def hessian(
         if one.label in runs:
             with _as_usage_error():
                 return [_followed(one, runs[one.label], wanted, split, examples, count)]
-        part = _chosen(one, split, examples, seed)
-        objective = _objective(one, part, batch_norm=wanted.batch_norm)
-        dealt = _in_random_batches(one, part, seed) if wanted.data_error else None
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
-            return _curvature(
-                objective, dealt, wanted, lambda done: count(f"hessian {one.label}", "products", done, None)
-            )
+            return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
 
     from train.checkpoint import content_hash
 
@@ -1246,10 +1241,8 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
     return kept
 
 
-def _curvature(
-    objective: Objective, dealt: Objective | None, asked: _Asked, progress: Callable[[int], None]
-) -> list[Result]:
-    """Eigenvalues, and what else was asked for; `dealt` is the objective in random batches, for the data's error."""
+def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], None]) -> list[Result]:
+    """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
@@ -1284,16 +1277,8 @@ def _curvature(
         if asked.trace:
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
-    if dealt is not None:
-        reordered = {name: value for name, value in pairs.settings.items() if name != "data_hash"}
-        others.append(
-            data_error(
-                dealt,
-                dataclasses.replace(pairs, settings=reordered),
-                operator_of=lambda some: _operator(some, asked),
-                seed=asked.seed,
-            )
-        )
+    if asked.data_error:
+        others.append(data_error(objective, pairs, operator_of=lambda some: _operator(some, asked), seed=asked.seed))
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)
@@ -1726,19 +1711,6 @@ def _objective(
     batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
-
-
-def _in_random_batches(one: _Opened, part: Part, seed: int) -> Objective:
-    """The loss over the same examples in an order drawn by the seed, in at least 16 batches where there are so many."""
-    import torch
-
-    from train.data import selected
-    from train.streams import generator
-
-    inputs, targets = part
-    rows = torch.randperm(len(targets), generator=generator(seed, "error of the data"))
-    size = max(1, min(BATCH_SIZE, len(targets) // _NUM_PARTS))
-    return _objective(one, (selected(inputs, rows), targets[rows]), batch_size=size)
 
 
 def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Callable[[], None]]:

@@ -278,7 +278,8 @@ class Estimate:
 class DataSpread:
     """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
 
-    `standard_error` is that of each of the K `values` at its fixed vector, from the spread over batches, a lower bound.
+    `standard_error` is that of each of the K `values` at its fixed vector, from the spread over random parts, a lower
+    bound.
     The largest eigenvalue of a sample is too large on average: `subset_values` are those of disjoint subsets, each of
     `subset_sizes` examples (what the mean divides by), the whole sample last, and `bias` is what a + c / N through them
     leaves at the whole sample. `num_matvecs` counts products in units of one over all data.
@@ -292,7 +293,7 @@ class DataSpread:
     subset_values: Array  # (T,)
     bias: float
     num_examples: float
-    num_batches: int
+    num_parts: int
     num_matvecs: int
     loss: float = float("nan")
     checkpoint: Record = field(default_factory=dict)

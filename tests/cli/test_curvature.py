@@ -130,7 +130,7 @@ def test_the_error_of_the_data_has_the_bias_beside_it(measured):
     tables, (pairs, spread) = measured("--data-error")
     assert spread.values == pytest.approx(pairs.values, rel=1e-3)
     assert (spread.standard_error > 0).all()
-    assert spread.num_batches >= 16
+    assert spread.num_parts == 16
     row = tables[1]["rows"][0]
     assert row["bias"] == spread.bias
     assert row["examples_for_5_percent"] == spread.examples_for(0.05)

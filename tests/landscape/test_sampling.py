@@ -6,6 +6,7 @@ import torch
 from problems import NETS, dense_hessian, objective_of
 from torch import nn
 
+from landscape.distributed import part_of
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import hessian, restricted
@@ -31,22 +32,23 @@ def measured(seed, sizes=50, **options):
     return data_error(objective, pairs, **options), pairs
 
 
-def dense_parts(objective):
-    """The Hessian of the sum of losses, and the number of targets, of each batch."""
-    parts = [dataclasses.replace(objective, batches=[batch]) for batch in objective.batches]
-    return [
-        (len(batch[1]) * dense_hessian(part), len(batch[1]))
-        for part, batch in zip(parts, objective.batches, strict=True)
-    ]
+def dense_parts(objective, num, seed=0):
+    """The Hessian of the sum of losses, and the number of targets, of each part."""
+    parts = [part_of(objective, rank, num, seed=seed) for rank in range(num)]
+    return [(part.denominator * dense_hessian_of(part), part.denominator) for part in parts]
+
+
+def dense_hessian_of(part):
+    return dense_hessian(dataclasses.replace(part, batches=list(part.batches)))
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_errors_are_those_of_ratios_of_sums_over_ragged_batches(name):
-    objective = objective_of(name, sizes=(8, 6, 4, 2, 1))
+def test_errors_are_those_of_ratios_of_sums_over_uneven_parts(name):
+    objective = objective_of(name)
     size = objective.theta.numel()
     pairs = top_eigenpairs(hessian(objective), size, max_matvecs=4 * size)
-    found = data_error(objective, pairs, num_probes=1, max_matvecs=60)
-    parts, vectors = dense_parts(objective), pairs.vectors
+    found = data_error(objective, pairs, num_parts=5, num_probes=1, max_matvecs=60)
+    parts, vectors = dense_parts(objective, 5), pairs.vectors
     counts = np.array([count for _, count in parts])
     forms = np.stack([np.einsum("kp,pq,kq->k", vectors, part.numpy(), vectors) for part, _ in parts])
     traces = np.array([part.trace().item() for part, _ in parts])
@@ -67,7 +69,7 @@ def test_with_equal_batches_the_error_is_that_of_a_mean():
 
 def test_the_errors_are_the_spread_over_new_samples():
     """Of eigenvalue and trace, each in its theory: 2 sigma^2 sqrt(2 / N) for one direction of Gaussian inputs."""
-    found = [measured(seed, sizes=20)[0] for seed in range(6)]
+    found = [measured(seed, num_parts=20)[0] for seed in range(6)]
     largest = [np.linalg.eigvalsh(2 * draw(seed).T @ draw(seed) / 400)[-1] for seed in range(100, 400)]
     assert np.mean([one.standard_error[0] for one in found]) == pytest.approx(np.std(largest), rel=0.25)
     trace = 2 * np.sqrt(2 * (VARIANCES**2).sum() / 400)
@@ -75,7 +77,7 @@ def test_the_errors_are_the_spread_over_new_samples():
 
 
 def test_the_trace_is_that_on_the_vectors_and_on_probes_beside_them():
-    for seed in range(5):
+    for seed in range(3):
         found, _ = measured(seed, num_probes=20)
         x = draw(seed)
         assert found.trace == pytest.approx(2 * (x**2).sum() / 400, rel=0.1)
@@ -84,7 +86,7 @@ def test_the_trace_is_that_on_the_vectors_and_on_probes_beside_them():
 def test_the_bias_is_how_much_too_large_the_largest_is_on_average():
     """In second order sum_i 2 lam_1 lam_i / (N (lam_1 - lam_i)), with the Hessian's population eigenvalues."""
     truth = 2 * sum(VARIANCES[0] * v / (VARIANCES[0] - v) for v in VARIANCES[1:]) / 400
-    found = [measured(seed)[0] for seed in range(8)]
+    found = [measured(seed)[0] for seed in range(5)]
     assert np.mean([one.bias for one in found]) == pytest.approx(truth, rel=0.4)
     for one in found:
         assert one.subset_sizes.tolist() == [100.0] * 4 + [200.0] * 2 + [400.0]
@@ -93,14 +95,24 @@ def test_the_bias_is_how_much_too_large_the_largest_is_on_average():
 
 
 def test_subsets_are_disjoint_and_are_all_of_the_data():
-    objective = linear(draw(0), sizes=50)
-    pairs = top_eigenpairs(hessian(objective), 2, tolerance=1e-8)
-    found = data_error(objective, pairs)
+    objective = linear(draw(0), sizes=150)
+    found = data_error(objective, top_eigenpairs(hessian(objective), 2, tolerance=1e-8), seed=3)
     for num, start in ((4, 0), (2, 4)):
-        for first in range(num):
-            x = np.concatenate([draw(0)[50 * k : 50 * k + 50] for k in range(first, 8, num)])
-            truth = np.linalg.eigvalsh(2 * x.T @ x / len(x))[-1]
+        parts = dense_parts(objective, num, seed=3)
+        assert sum(count for _, count in parts) == 400
+        for first, (part, count) in enumerate(parts):
+            truth = torch.linalg.eigvalsh(part / count)[-1].item()
             assert found.subset_values[start + first] == pytest.approx(truth, rel=1e-5)
+
+
+def test_the_order_of_the_data_does_not_matter():
+    """Parts that are stored one after another would show what the examples were sorted by."""
+    order = np.argsort(np.abs(draw(0)[:, 0]))
+    found = []
+    for x in (draw(0), draw(0)[order]):
+        objective = linear(x, sizes=50)
+        found.append(data_error(objective, top_eigenpairs(hessian(objective), 2)).standard_error[0])
+    assert found[1] == pytest.approx(found[0], rel=0.5)  # of stored parts it would be several times larger
 
 
 def test_the_cost_is_in_products_over_all_data():
@@ -134,15 +146,28 @@ def test_an_operator_on_some_parameters_is_measured_as_such():
     assert found.values[0] == pytest.approx(np.linalg.eigvalsh(2 * x.T @ x / 400)[-1], rel=1e-9)
 
 
-def test_an_objective_from_sums_gives_the_same():
-    objective = linear(draw(0), sizes=50)
+def test_batches_that_cannot_be_cut_are_the_parts():
+    objective = linear(draw(0), sizes=(20, 80, 50, 150, 100))
 
     def sums(model, batch):
         return ((model(batch[0]) - batch[1]) ** 2).sum(), len(batch[1])
 
-    other = Objective.from_sums(objective.model, sums, objective.batches)
-    one, two = (data_error(o, top_eigenpairs(hessian(o), 2)) for o in (objective, other))
-    np.testing.assert_allclose(one.standard_error, two.standard_error, rtol=1e-9)
+    uncut = Objective.from_sums(objective.model, sums, objective.batches)
+    pairs = top_eigenpairs(hessian(uncut), 2)
+    found = data_error(uncut, pairs)
+    counts = np.array([len(batch[1]) for batch in objective.batches])
+    forms = np.stack([2 * ((batch[0].numpy() @ pairs.vectors.T) ** 2).sum(0) for batch in objective.batches])
+    np.testing.assert_allclose(found.standard_error, mean_and_error(forms, counts)[1], rtol=1e-9)
+    assert found.num_parts == 5
+
+
+def test_a_part_without_a_valid_target_counts_for_nothing():
+    x, y = torch.randn(12, 5).double(), torch.tensor([0, 1, 2, 0, 1, 2, *6 * [-100]])
+    objective = Objective(nn.Linear(5, 3).double(), nn.CrossEntropyLoss(), [(x, y)])
+    pairs = top_eigenpairs(hessian(objective), 2)
+    found = data_error(objective, pairs, num_parts=12)
+    np.testing.assert_allclose(found.values, pairs.values, rtol=1e-6)
+    assert np.isfinite(found.standard_error).all()
 
 
 def test_how_many_examples_bring_error_and_bias_below_a_share():
@@ -167,15 +192,17 @@ def test_it_is_saved_and_the_global_random_state_is_left_alone(tmp_path):
     save(one, tmp_path / "r.npz")
     (found,) = load(tmp_path / "r.npz")
     np.testing.assert_array_equal(found.subset_values, one.subset_values)
-    assert (found.bias, found.num_batches, found.checkpoint) == (one.bias, 8, pairs.checkpoint)
+    assert (found.bias, found.num_parts, found.checkpoint) == (one.bias, 16, pairs.checkpoint)
 
 
 def test_what_cannot_be_measured_is_refused():
     objective = linear(draw(0), sizes=50)
     pairs = top_eigenpairs(hessian(objective), 2)
-    few = linear(draw(0), sizes=150)
-    with pytest.raises(ValueError, match="spread over batches needs at least 4, got 3: make them smaller"):
+    few = linear(draw(0)[:3], sizes=2)
+    with pytest.raises(ValueError, match="spread over parts of the data needs at least 4 of them, got 3"):
         data_error(few, top_eigenpairs(hessian(few), 2))
+    with pytest.raises(ValueError, match="needs at least 4 of them, got 2"):
+        data_error(objective, pairs, num_parts=2)
     with pytest.raises(ValueError, match="num_probes must be at least 1, got 0"):
         data_error(objective, pairs, num_probes=0)
     with pytest.raises(ValueError, match="kept without their vectors"):
