@@ -465,7 +465,7 @@ def test_what_is_owed_to_the_sample_is_told(page):
         subset_values=np.array([4.4, 4.0]),
         bias=0.4,
         num_examples=100.0,
-        num_batches=4,
+        num_parts=4,
         num_matvecs=9,
         checkpoint=spectrum().checkpoint,
     )
