@@ -99,6 +99,7 @@ def export_picture(
         "curvature": (CurvatureTrace, picture.curvature_picture),
         "congruence": (CongruenceTrace, picture.congruence_picture),
     }
+    results = [one for one in results if not (isinstance(one, Eigenpairs) and "layer" in one.settings)]  # a table's
     runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]
     drawn: dict[str, Callable[..., Figure]] = {}
     if relief or any(isinstance(one, Surface) for one in results):

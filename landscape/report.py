@@ -14,7 +14,7 @@ from pathlib import Path
 import plotly.offline
 
 from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
-from landscape.page.curvature import density_section, following_section
+from landscape.page.curvature import blocks_section, density_section, following_section, sample_section
 from landscape.page.differences import differences_section
 from landscape.page.lines import lines_section
 from landscape.page.markup import escape
@@ -64,6 +64,8 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
         differences=differences_section(difference_sets(planes, splits), known),
         spectrum=spectrum_section(measured),
         density=density_section(measured),
+        blocks=blocks_section(measured),
+        sample=sample_section(measured),
         following=following_section(measured),
         congruence=congruence_section(measured),
         table=table_section(measured),

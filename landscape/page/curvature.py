@@ -1,30 +1,25 @@
-"""The panels of the whole spectrum and of curvature through training as HTML."""
+"""The panels of the whole spectrum, of layers, of the sample, and of curvature through training as HTML."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from landscape.formatting import counted, plus_minus, short, signed
+from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.readings import QUANTITIES, bulk_quantile
-from landscape.results import DataSpread, Eigenpairs, Estimate
+from landscape.readings import QUANTITIES, bulk_quantile, largest
+from landscape.results import Estimate
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     """The density of all eigenvalues, and the numbers that sum them up."""
     densities = [(c, one) for c in checkpoints for one in c.densities]
     estimates = [(c, one) for c in checkpoints for one in c.estimates]
-    spreads = [(c, one) for c in checkpoints for one in c.data_spreads]
-    layers = [(c, one) for c in checkpoints for one in c.layers]
-    if not densities and not estimates and not spreads and not layers:
+    if not densities and not estimates:
         text = missing("No density and no trace", "landscape hessian CKPT --budget 100")
         return section("Density", "All eigenvalues, not only the largest", text)
-    every = [spectrum_kind(d) for _, d in densities] + [spectrum_kind(e) for _, e in estimates]
-    kinds = list(
-        dict.fromkeys([*every, *(spectrum_kind(s) for _, s in spreads), *(spectrum_kind(p) for _, p in layers)])
-    )
+    kinds = list(dict.fromkeys([spectrum_kind(d) for _, d in densities] + [spectrum_kind(e) for _, e in estimates]))
     body = f'<p class="note">Of: {escape("; ".join(kinds))}. '
     if densities:
         probes = sorted({len(one.nodes) for _, one in densities})
@@ -61,51 +56,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             for c, one in estimates
         ]
         body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
-    return section("Density", _sentence(checkpoints), body + _of_the_sample(spreads) + _of_layers(layers))
-
-
-def _of_the_sample(spreads: Sequence[tuple[Checkpoint, DataSpread]]) -> str:
-    """What the numbers owe to the sample of examples."""
-    if not spreads:
-        return ""
-    rows = [
-        [
-            c.style.name,
-            plus_minus(float(one.values[0]), float(one.standard_error[0])),
-            signed(one.bias, math.nan),
-            plus_minus(one.trace, one.trace_standard_error),
-            f"{one.num_examples:,.0f}",
-            "—" if not math.isfinite(wanted := one.examples_for(0.05)) else f"{wanted:,.0f}",
-        ]
-        for c, one in spreads
-    ]
-    note = (
-        '<p class="note">What these numbers owe to the sample: ± is one standard error over new draws of as many '
-        "examples, a lower bound; the bias is by how much the largest eigenvalue of so few examples is too large on "
-        "average.</p>"
-    )
-    head = ["checkpoint", "λmax", "bias", "trace", "examples", "examples for 5 %"]
-    return note + f'<div class="scroll" tabindex="0" role="region" aria-label="Sampling">{table(head, rows)}</div>'
-
-
-def _of_layers(layers: Sequence[tuple[Checkpoint, Eigenpairs]]) -> str:
-    """The largest eigenvalue of each layer's own block."""
-    if not layers:
-        return ""
-    rows = [
-        [
-            c.style.name,
-            str(one.settings["layer"]),
-            plus_minus(float(one.values[0]), float(one.residuals[0])),
-            "yes" if one.converged.all() and one.complete else "NO",
-        ]
-        for c, one in layers
-    ]
-    note = (
-        '<p class="note">Each layer’s own block of the Hessian. What lies between layers is in none of them; the whole '
-        "has a λmax at least as large as each.</p>"
-    )
-    return note + numbers(table(["checkpoint", "layer", "λmax of its block", "certified"], rows, text=2))
+    return section("Density", _sentence(checkpoints), body)
 
 
 def following_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -144,6 +95,67 @@ def following_section(checkpoints: Sequence[Checkpoint]) -> str:
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     title = f"λmax through training: {', '.join(told[:3])}{more}"
     return section("Curvature through training", title, body + numbers(table(head, rows)))
+
+
+def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """The largest eigenvalue of each layer's own block; nothing where no block was measured."""
+    found = [(c, one) for c in checkpoints for one in c.layers]
+    if not found:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            str(one.settings["layer"]),
+            str(one.settings.get("num_kept", "—")),
+            plus_minus(largest(one), float(one.residuals[0])) if math.isfinite(largest(one)) else "—",
+            "yes" if one.converged.all() and one.complete else "NO",
+        ]
+        for c, one in found
+        if len(one.values)
+    ]
+    head = ["checkpoint", "layer", "parameters", "λ1", "certified"]
+    made = table(head, rows, text=2, sortable=True)
+    top: dict[str, tuple[float, str]] = {}
+    for c, one in found:
+        value = (largest(one), str(one.settings["layer"]))
+        if math.isfinite(value[0]):
+            top[c.style.name] = max(top.get(c.style.name, value), value)
+    told = [f"{layer} at {name} ({short(value)})" for name, (value, layer) in top.items()]
+    note = (
+        '<p class="note">The block of the Hessian that belongs to the parameters of one layer. What lies between '
+        "layers is in none of them: the whole has a largest eigenvalue at least as large as each.</p>"
+    )
+    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Each layer’s own block">{made}</div>'
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return section("Layers", f"The layer of most curvature by itself: {', '.join(told[:3])}{more}", body)
+
+
+def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """What eigenvalues and trace owe to the sample of examples; nothing where that was not measured."""
+    found = [(c, one) for c in checkpoints for one in c.data_spreads]
+    if not found:
+        return ""
+    rows = []
+    for c, one in found:
+        wanted = one.examples_for(0.05)
+        cells = [
+            plus_minus(float(one.values[0]), float(one.standard_error[0])),
+            short(one.bias),
+            plus_minus(one.trace, one.trace_standard_error),
+            f"{wanted:,.0f}" if math.isfinite(wanted) else "—",
+        ]
+        rows.append([c.style.name, f"{one.num_examples:,.0f}", *cells])
+    head = ["checkpoint", "examples", "λ1", "its bias", "trace", "examples for 5 %"]
+    note = (
+        '<p class="note">± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. '
+        "The largest eigenvalue of a sample is too large on average: the bias is by how much, from its halves and "
+        "quarters. The last column is how many examples bring both below 5 % of λ1.</p>"
+    )
+    made = table(head, rows, sortable=True)
+    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Errors from the sample">{made}</div>'
+    told = [f"{c.style.name} {plus_minus(float(one.values[0]), float(one.standard_error[0]))}" for c, one in found]
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return section("Sample", f"λ1 with the error that the choice of examples leaves: {', '.join(told[:3])}{more}", body)
 
 
 def _sentence(checkpoints: Sequence[Checkpoint]) -> str:

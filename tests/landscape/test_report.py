@@ -11,7 +11,17 @@ import pytest
 from curvature_results import along_run, density
 
 from landscape.report import write_report
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Estimate, ExampleLosses, Line, Surface, status_of
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    DataSpread,
+    Eigenpairs,
+    Estimate,
+    ExampleLosses,
+    Line,
+    Surface,
+    status_of,
+)
 
 
 def bowl(label="sgd", *, split="train", centre=0.5, accuracy=0.9, steps=5, count=400, seed=0, checks=None, **settings):
@@ -430,3 +440,35 @@ def test_a_line_that_does_not_lead_to_the_other_has_no_barrier(page):
     assert "A line to another loss has no barrier: --batch-norm recalibrated mends this" in visible(page(line))
     recalibrated = changed(line, settings={**line.settings, "batch_norm": "recalibrated"})
     assert "rises at most 0 above the straight line between its ends" in visible(page(recalibrated))
+
+
+def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
+    blocks = [
+        changed(
+            spectrum("a", (value,)), settings={**spectrum().settings, "layer": layer, "layers": [layer], "num_kept": 9}
+        )
+        for layer, value in (("conv", 40.0), ("fc", 50.0))
+    ]
+    text = page(bowl("a"), spectrum("a"), *blocks)
+    assert "λmax is 4.00 at a" in heading(text)
+    assert "The layer of most curvature by itself: fc at a (50.0)" in visible(text)
+    assert "conv 9 40.000 ± 0.040 yes" in visible(text)
+
+
+def test_what_is_owed_to_the_sample_is_told(page):
+    spread = DataSpread(
+        values=np.array([4.0, 1.0]),
+        standard_error=np.array([0.2, 0.1]),
+        trace=10.0,
+        trace_standard_error=0.5,
+        subset_sizes=np.array([50.0, 100.0]),
+        subset_values=np.array([4.4, 4.0]),
+        bias=0.4,
+        num_examples=100.0,
+        num_parts=4,
+        num_matvecs=9,
+        checkpoint=spectrum().checkpoint,
+    )
+    text = visible(page(spectrum(), spread))
+    assert "λ1 with the error that the choice of examples leaves: sgd 4.00 ± 0.20" in text
+    assert "sgd 100 4.00 ± 0.20 0.400 10.00 ± 0.50 200" in text  # max((0.2 / 0.2)^2, 0.4 / 0.2) times 100
