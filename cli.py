@@ -540,6 +540,7 @@ def _look_options(command: Command) -> Command:
     help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
 )
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
+@click.option("--of-devices", is_flag=True, hidden=True)  # a process of --devices, which has looked at the results file
 @_output_options("surface.npz beside the checkpoints")
 def surface(
     checkpoints: tuple[Path, ...],
@@ -561,6 +562,7 @@ def surface(
     shard: str | None,
     max_nonfinite: float,
     devices: str | None,
+    of_devices: bool,
     output: _Output,
     console: _Console,
 ) -> Record:
@@ -597,8 +599,11 @@ def surface(
         },
         **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
+    if devices is not None and shard is not None:
+        raise click.UsageError("--devices makes shards of its own: leave out --shard")
     work = _Work.of("surface", checkpoints, split, device, options, output)
-    if (done := work.done(output)) is not None:
+    done = None if of_devices else work.done(output)
+    if done is not None:
         return _told(work.out, done, console, there=True)
     _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
     if devices is not None:
@@ -630,7 +635,7 @@ def surface(
             shard_of,
             progress=lambda label, done, total: count(f"surface {label}", "points", done, total),
         )
-    if shard_of != (1, 1):
+    if shard_of != (1, 1) or of_devices:
         console.say(f"shard {shard_of[0]}/{shard_of[1]} is measured")
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
         return {"journal": str(folder), "shard": list(shard_of)}
@@ -1085,13 +1090,13 @@ class _Work:
 
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
         """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal
+        from landscape import journal, survey
 
         folder = journal.folder_of(self.out)
         begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
         others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force and shard == (1, 1):
-            journal.remove(folder)
+        if output.force:
+            survey.start_anew(folder, self.plan, shard)
         elif others:
             raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
         elif begun.exists() and not output.resume:
@@ -1160,7 +1165,7 @@ def _merged(
     run = {**_run_record(seconds), "checkpoints": places or {}}
     save(results, out, plan={**plan, **early}, run=run)
     if not partial:
-        journal.remove(folder)
+        journal.remove(folder, wait=True)
     console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
     return _told(out, results, console)
 
@@ -1192,14 +1197,15 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
-    if output.force:
-        work.journal(output, (1, 1))
+    for index in range(1 if output.force else len(names)):
+        work.journal(output, (index + 1, 1 if output.force else len(names)))
     words = _without(_words(), {"--devices": 1, "--force": 0, "--resume": 0, "--json": 0, "--quiet": 0, "--debug": 0})
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
         device, visible = ("cpu", "") if name == "cpu" else ("cuda", name)
         own = ["--shard", f"{index}/{len(names)}", "--resume", "--device", device, "--out", str(work.out), "--quiet"]
+        own.append("--of-devices")
         command = [sys.executable, str(Path(__file__).resolve()), *words, *own]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))

@@ -100,7 +100,7 @@ def read_plan(folder: Path) -> Record:
         content = json.loads(path.read_text())
     known = isinstance(content, dict) and type(content.get("format")) is int and isinstance(content.get("plan"), dict)
     if content is None or not known:
-        raise JournalError(f"{path} is not the plan of a journal: --force starts anew")
+        raise JournalError(f"{path} is not the plan of a journal: landscape surface --force starts anew")
     if content["format"] > FORMAT:
         raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")
     return cast(Record, content["plan"])
@@ -135,7 +135,10 @@ def merged(folder: Path, num_surfaces: int) -> list[Kept]:
                 raise JournalError(f"{path} has points of surface {surface}, and the plan has {num_surfaces}")
             for point, sums in kept.points.items():
                 if not _same(found[surface].points.setdefault(point, sums), sums):
-                    raise JournalError(f"{path} has other numbers for point {point} than another shard: --force anew")
+                    raise JournalError(
+                        f"{path} has other numbers for point {point} than another shard: "
+                        "landscape surface --force starts anew"
+                    )
             new = [size for size in kept.micro_batches if size not in found[surface].micro_batches]
             found[surface].micro_batches.extend(new)
     return found
@@ -146,10 +149,30 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if re.fullmatch(r"\d+-of-\d+\.jsonl", path.name))
 
 
-def remove(folder: Path) -> None:
-    """Delete a journal; of a folder that holds anything else, only what is a journal's."""
-    for path in [*shard_files(folder), folder / "plan.json", folder / "plan.lock"]:
-        path.unlink(missing_ok=True)
+def reset(folder: Path, shard: tuple[int, int]) -> None:
+    """Forget the points of one shard.
+
+    Raises:
+        JournalBusyError: If another process writes it.
+    """
+    with _locked(folder / _shard_name(shard), wait=False) as file:
+        file.truncate(0)
+
+
+def remove(folder: Path, *, wait: bool = False) -> None:
+    """Delete a journal that nobody writes; of a folder that holds anything else, only what is a journal's.
+
+    Raises:
+        JournalBusyError: If a process writes one of its shards, unless this is to `wait` for it; then all is kept.
+    """
+    if not folder.is_dir():
+        return
+    files = [folder / "plan.lock", *shard_files(folder)]
+    with contextlib.ExitStack() as held:
+        for path in files:
+            held.enter_context(_locked(path, wait=wait or path.name == "plan.lock"))
+        for path in [folder / "plan.json", *files]:
+            path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -188,12 +211,18 @@ def _shard_name(shard: tuple[int, int]) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
-    with path.open("ab+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalBusyError(f"another process writes {path}: wait for it, or give it another shard") from error
-        yield file  # closing unlocks
+    while True:
+        with path.open("ab+") as file:  # closing unlocks
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                told = f"another process writes {path}: wait for it, or take another shard or --out"
+                raise JournalBusyError(told) from error
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    yield file
+                    return
+            # deleted by whoever held the lock until now
 
 
 def _read(path: Path) -> tuple[dict[int, Kept], int]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cli
-from landscape import journal
+from landscape import journal, survey
 from landscape.evaluator import Evaluator
 from landscape.results import load, load_file
 
@@ -61,6 +61,21 @@ def test_two_processes_share_a_surface(measure, whole, tmp_path):
     measure("--devices", "cpu,cpu")
     assert_same(load(tmp_path / "surface.npz"), whole)
     assert not (tmp_path / "surface.npz.journal").exists()
+    assert "--force replaces it" in measure("--devices", "cpu,cpu", code=6).err
+    measure("--devices", "cpu", "--force", "--extent", 0.5)
+    assert load(tmp_path / "surface.npz")[0].settings["extent"] == 0.5
+
+
+def test_devices_go_on_with_a_begun_journal_only_when_told_to(measure, whole, tmp_path):
+    measure("--shard", "2/2")
+    assert "holds a surface that was not finished" in measure("--devices", "cpu,cpu", code=6).err
+    assert "was begun with other shards" in measure("--devices", "cpu", "--resume", code=3).err
+    measure("--devices", "cpu,cpu", "--resume")
+    assert_same(load(tmp_path / "surface.npz"), whole)
+
+
+def test_devices_take_no_shard(measure):
+    assert "--devices makes shards of its own" in measure("--devices", "cpu", "--shard", "1/2", code=2).err
 
 
 @pytest.mark.parametrize("devices", ["gpu", "0;1", ""])
@@ -180,12 +195,57 @@ def test_a_killed_process_loses_no_finished_block(measure, whole, trained, tmp_p
 def test_a_journal_of_other_work_is_refused_with_what_differs(measure, tmp_path):
     measure("--shard", "1/2")
     done = measure("--shard", "2/2", "--seed", 1, code=3)
-    assert "surface.npz.journal is of other settings: seed. --force starts anew" in done.err
+    assert "surface.npz.journal is of other settings: seed. landscape surface --force starts anew" in done.err
     assert "was begun with other shards (1-of-2)" in measure("--shard", "1/3", code=3).err
     assert "holds a surface that was not finished" in measure("--shard", "1/2", code=6).err
     measure("--shard", "1/2", "--resume")
     measure("--force")
     assert (tmp_path / "surface.npz").exists()
+
+
+def test_force_takes_nothing_from_a_process_that_writes(measure, tmp_path):
+    measure("--shard", "1/2")
+    folder = tmp_path / "surface.npz.journal"
+    with journal.opened(folder, (1, 2), 2):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        for options in ((), ("--shard", "1/2"), ("--shard", "1/3"), ("--shard", "2/2", "--seed", 1)):
+            assert "another process writes" in measure(*options, "--force", code=6).err
+        assert "another process writes" in measure("--devices", "cpu", "--force", code=6).err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    measure("--force")
+
+
+def test_a_process_whose_journal_was_begun_anew_says_so(measure, tmp_path, monkeypatch):
+    real = survey.run_shard
+
+    def late(folder, *arguments, **options):
+        monkeypatch.undo()
+        measure("--shard", "2/2", "--seed", 1, "--force")  # another process, faster
+        return real(folder, *arguments, **options)
+
+    monkeypatch.setattr(survey, "run_shard", late)
+    assert "surface.npz.journal anew meanwhile" in measure("--shard", "1/2", code=6).err
+
+
+def test_force_resets_its_own_shard_and_another_plan_the_whole_journal(measure, tmp_path):
+    folder = tmp_path / "surface.npz.journal"
+
+    def begun():
+        return {path.name: len(path.read_bytes()) for path in journal.shard_files(folder)}
+
+    for shard in ("1/3", "2/3"):
+        measure("--shard", shard)
+    before = begun()
+    measure("--shard", "1/3", "--force")
+    assert begun().keys() == before.keys()
+    assert sum(len(one.points) for one in journal.merged(folder, 2)) == 34
+    measure("--shard", "1/2", "--force")
+    assert list(begun()) == ["1-of-2.jsonl"]
+    measure("--shard", "2/2", "--force", "--extent", 0.5)
+    assert list(begun()) == ["2-of-2.jsonl"]
+    (folder / "plan.json").write_text("{}")
+    measure("--shard", "1/2", "--force")
+    assert list(begun()) == ["1-of-2.jsonl"]
 
 
 def test_two_writers_of_one_shard_are_refused(measure, tmp_path):

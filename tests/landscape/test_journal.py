@@ -1,3 +1,4 @@
+import fcntl
 import json
 import math
 import subprocess
@@ -78,6 +79,34 @@ def test_a_shard_has_one_writer_and_another_shard_another(folder):
         pass
     with opened(folder, (1, 2), 1):
         pass
+
+
+def test_a_journal_that_is_written_is_not_removed(folder):
+    with opened(folder, (2, 2), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+        with pytest.raises(JournalBusyError, match=r"another process writes .*2-of-2.jsonl"):
+            journal.remove(folder)
+        with pytest.raises(JournalBusyError, match=r"another process writes .*2-of-2.jsonl"):
+            journal.reset(folder, (2, 2))
+    assert list(merged(folder, 1)[0].points) == [0]
+    journal.reset(folder, (2, 2))
+    assert not merged(folder, 1)[0].points
+    journal.remove(folder)
+    assert not folder.exists()
+
+
+def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(folder, monkeypatch):
+    real = fcntl.flock
+
+    def deletes_first(file, how):
+        monkeypatch.undo()
+        (folder / "1-of-1.jsonl").unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", deletes_first)
+    with opened(folder, (1, 1), 1) as (memory,):
+        memory.add({0: SUMS}, 64)
+    assert list(merged(folder, 1)[0].points) == [0]
 
 
 def test_a_writer_that_was_killed_leaves_its_lines_and_no_lock(folder):
