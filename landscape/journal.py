@@ -181,7 +181,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """A shard from "i/n", or from a SLURM job array's variables where `text` is "slurm".
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or the array has gaps.
 
     Example:
         >>> parse_shard("2/3", {})
@@ -197,7 +197,12 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
             raise ValueError(f"shard slurm needs a job array (sbatch --array): {', '.join(missing)} is not set")
         task, first, count = (int(environment[name]) for name in names)
         step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
-        return (task - first) // step + 1, count
+        last = int(environment.get("SLURM_ARRAY_TASK_MAX") or first + (count - 1) * step)
+        index, beside = divmod(task - first, step)
+        if last != first + (count - 1) * step or beside or not 0 <= index < count:
+            tasks = f"task {task} of {count}, from {first} to {last} by {step}"
+            raise ValueError(f"shard slurm needs an array without gaps, got {tasks}: use --array=1-{count}")
+        return index + 1, count
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     shard = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= shard[0] <= shard[1]:

@@ -174,3 +174,17 @@ def test_slurm_without_a_job_array_is_refused():
         parse_shard("slurm", {"SLURM_ARRAY_TASK_ID": "3"})
     every_second = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
     assert parse_shard("slurm", {**every_second, "SLURM_ARRAY_TASK_STEP": "2"}) == (3, 4)
+    assert parse_shard("slurm", {**every_second, "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_MAX": "7"}) == (3, 4)
+
+
+@pytest.mark.parametrize(("task", "last", "step"), [(7, 7, 1), (1, 7, 1), (2, 5, 2), (0, 3, 1), (3, 7, None)])
+def test_a_slurm_array_with_gaps_is_refused(task, last, step):
+    array = {"ID": task, "MIN": 1, "COUNT": 3, "MAX": last, "STEP": step}
+    environment = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items() if value is not None}
+    with pytest.raises(ValueError, match=f"an array without gaps, got task {task} of 3, .*: use --array=1-3"):
+        parse_shard("slurm", environment)
+
+
+def test_a_slurm_task_beyond_its_array_is_refused_without_its_last():
+    with pytest.raises(ValueError, match="an array without gaps"):
+        parse_shard("slurm", {f"SLURM_ARRAY_TASK_{n}": v for n, v in {"ID": "7", "MIN": "1", "COUNT": "3"}.items()})
