@@ -25,8 +25,11 @@ from landscape.grid import coarse_grids
 from landscape.journal import JournalBusyError, JournalError
 from landscape.objective import Objective
 from landscape.plane import Interval, Plane
-from landscape.results import MISSING, Json, Line, Metric, Record, Surface, Trajectory
+from landscape.results import MAX_BYTES, MISSING, Json, Line, Metric, Record, Surface, Trajectory
 from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
+
+_GRIDS = ("loss", "standard_error", "accuracy", "status")  # what a surface has at each point
+_LARGEST = 0.9  # of what a results file may unpack to: the rest is for plan, settings, trajectories
 
 R = TypeVar("R", Surface, Line)
 Progress = Callable[[str, int, int], None]  # label, points done, points in all
@@ -59,9 +62,11 @@ def plan_all(
 
     Raises:
         JournalError: If the journal is of other work; the message names what differs.
+        ValueError: As `landscape.surface.plan_surface`, or if the results would be too large to be read back.
     """
     if (folder / "plan.json").exists():
         return read_all(folder, decided)
+    _refuse_too_large(subjects, steps, paired)
     records: list[Json] = []
     chosen = engine()
     for one in subjects:
@@ -168,6 +173,19 @@ def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface 
     return cast(Record, content["decided"]), found
 
 
+def _refuse_too_large(subjects: Sequence[Subject], steps: int, paired: int) -> None:
+    """Before anything is measured: a results file that `load` would refuse is not begun."""
+    size = 0
+    for one in subjects:
+        of_a_point = len(_GRIDS) * 8 + 2 * 8 * len(one.objective.metrics) + paired * one.objective.theta.element_size()
+        size += max(steps, 0) ** len(one.plane.axes) * of_a_point
+    if size > _LARGEST * MAX_BYTES:
+        raise ValueError(
+            f"the results would take {size / 2**20:,.0f} MiB, more than the {_LARGEST * MAX_BYTES / 2**20:,.0f} of a "
+            "file that is read back: use a smaller --paired, --steps or --planes, or fewer checkpoints to a command"
+        )
+
+
 def _early(whole: R) -> R:
     """The finest grid in a surface or line of which no point is missing; of a whole one, itself."""
     steps, num_axes = len(whole.x), whole.loss.ndim
@@ -179,7 +197,7 @@ def _early(whole: R) -> R:
             break
     else:
         return whole
-    arrays = {name: getattr(whole, name)[places] for name in ("loss", "standard_error", "accuracy", "status")}
+    arrays = {name: getattr(whole, name)[places] for name in _GRIDS}
     metrics = {
         name: Metric(mean=one.mean[places], standard_error=one.standard_error[places])
         for name, one in whole.metrics.items()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -277,6 +278,19 @@ def test_slurm_gives_the_shard(measure, tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     measure("--shard", "slurm")
     assert (tmp_path / "surface.npz.journal" / "3-of-4.jsonl").exists()
+
+
+def test_results_too_large_to_be_read_back_are_refused_before_anything_is_measured(measure, tmp_path, monkeypatch):
+    limit = 2 * 25 * (4 * 8 + 100 * 4) / 0.9
+    monkeypatch.setattr(survey, "MAX_BYTES", limit)
+    measure("--paired", 100, "--max-nonfinite", 0.2, out="fits.npz")
+    with zipfile.ZipFile(tmp_path / "fits.npz") as archive:
+        arrays = sum(info.file_size - 128 for info in archive.infolist() if info.filename[0].isdigit())
+    assert arrays < limit
+    done = measure("--paired", 101, code=2)
+    assert "more than the 0 of a file that is read back: use a smaller --paired, --steps or --planes" in done.err
+    assert "file that is read back" in measure("--steps", 100001, "--paired", 2, code=2).err
+    assert [path.name for path in tmp_path.iterdir()] == ["fits.npz"]
 
 
 @pytest.mark.parametrize("mode", ["recalibrated", "train"])
