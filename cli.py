@@ -16,6 +16,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import platform
@@ -2091,6 +2092,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
     as_json = "--json" in words
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a compiler: that there is no GPU
     previous = signal.signal(signal.SIGTERM, _terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
     rank, size = 0, 1
@@ -2176,6 +2178,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         "ParametersDifferError",
     ):
         return 3, message, ""
+    if kind == "CompilerError":
+        return 5, message, "Install a C++ compiler (CXX names it), or go on where the plan was made"
     if kind == "LibraryError":
         return 5, message, ""
     if kind == "ToldError":

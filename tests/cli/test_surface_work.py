@@ -1,5 +1,6 @@
 """Surfaces that are resumed, sharded and merged."""
 
+import logging
 import os
 import resource
 import signal
@@ -7,9 +8,11 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import cli
 from landscape import journal, survey
@@ -331,6 +334,23 @@ def test_examples_are_drawn_by_the_seed_and_hashed(landscape, trained, tmp_path)
     done = landscape("surface", trained / "sgd", "--split", "test", "--examples", 361, "--out", tmp_path / "s.npz")
     assert done.code == 2
     assert "--examples is 361, but the test part has 360" in done.err
+
+
+def test_a_compiled_plan_is_refused_where_nothing_compiles(measure, tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.evaluator._try_compiling", lambda _, engine: (replace(engine, compiled=True), {}))
+    monkeypatch.setattr("landscape.evaluator._COMPILE_FLOPS", {"cpu": 0.0})
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    done = measure("--shard", "1/2", "--device", "cpu", code=5)
+    torch.compiler.reset()
+    words = (
+        "the plan compiles the forward pass, and there is no working compiler here: InvalidCxxCompiler: No working C++"
+    )
+    assert f"landscape: {words}" in done.err
+    assert "Install a C++ compiler (CXX names it)" in done.err
+    assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)
+    assert len(done.err.splitlines()) == 1
 
 
 def test_tuning_measures_the_same_surface(landscape, trained, tmp_path):
