@@ -4,33 +4,36 @@ A folder OUT.journal beside the results file OUT:
 
     plan.json          written before the first point, whole: all that decides the numbers, the engine included
     1-of-3.jsonl       one file for each shard, append-only; a line: CRC-32 of the rest, a space, and
-                       {"surface": 0, "micro_batch": 64, "points": {"12": [eight sums]}}
+                       {"surface": 0, "micro_batch": 64, "points": {"12": the point's row in base64}}
 
 Each line is on the disk before the next points are measured. A torn last line (the power went) is dropped, a damaged
-one in the middle is an error. One process at a time writes a shard. Numbers are written so that they are read back bit
-for bit; those that are not finite are strings.
+one in the middle is an error. One process at a time writes a shard. A row is eight sums, two for each metric, and the
+losses that are kept, as little-endian float64: read back bit for bit, and no larger in memory than on the disk.
 
 Legend: a shard is one of n workers, 1 to n; a surface is one of those of a command, 0 to m - 1.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from landscape.results import Json, Record, write_atomically
+import numpy as np
+import numpy.typing as npt
 
-FORMAT = 1
-Sums = Sequence[float]
+from landscape.results import Record, write_atomically
+
+FORMAT = 2
+Row = npt.NDArray[np.float64]
 
 
 class JournalError(ValueError):
@@ -45,7 +48,7 @@ class JournalBusyError(RuntimeError):
 class Kept:
     """Points of one surface with their sums, and the micro-batches that they were measured with."""
 
-    points: dict[int, Sums] = field(default_factory=dict)
+    points: dict[int, Row] = field(default_factory=dict)
     micro_batches: list[int] = field(default_factory=list)
 
 
@@ -57,16 +60,16 @@ class ShardFile:
     surface: int
     kept: Kept
 
-    def known(self) -> Mapping[int, Sums]:
+    def known(self) -> Mapping[int, Row]:
         """The points that were there when the shard was opened."""
         return self.kept.points
 
-    def add(self, points: Mapping[int, Sums], micro_batch: int) -> None:
+    def add(self, points: Mapping[int, Row], micro_batch: int) -> None:
         """Append a line; it is on the disk when this returns."""
         body: Record = {
             "surface": self.surface,
             "micro_batch": micro_batch,
-            "points": {str(point): [_written(value) for value in sums] for point, sums in points.items()},
+            "points": {str(point): _written(row) for point, row in points.items()},
         }
         text = json.dumps(body, allow_nan=False).encode()
         self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
@@ -103,6 +106,8 @@ def read_plan(folder: Path) -> Record:
         raise JournalError(f"{path} is not the plan of a journal: landscape surface --force starts anew")
     if content["format"] > FORMAT:
         raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")
+    if content["format"] < FORMAT:
+        raise JournalError(f"{path} was made by an older landscape: go on with that, or surface --force starts anew")
     return cast(Record, content["plan"])
 
 
@@ -133,8 +138,8 @@ def merged(folder: Path, num_surfaces: int) -> list[Kept]:
         for surface, kept in _read(path)[0].items():
             if surface >= num_surfaces:
                 raise JournalError(f"{path} has points of surface {surface}, and the plan has {num_surfaces}")
-            for point, sums in kept.points.items():
-                if not _same(found[surface].points.setdefault(point, sums), sums):
+            for point, row in kept.points.items():
+                if not np.array_equal(found[surface].points.setdefault(point, row), row, equal_nan=True):
                     raise JournalError(
                         f"{path} has other numbers for point {point} than another shard: "
                         "landscape surface --force starts anew"
@@ -233,33 +238,34 @@ def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
 def _read(path: Path) -> tuple[dict[int, Kept], int]:
     """What is kept of each surface, and how many bytes of whole lines there are."""
     found: dict[int, Kept] = {}
-    whole, lines = 0, path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        body = _body(line)
-        if body is None and number == len(lines) - 1:
-            break
-        if body is None:
-            raise JournalError(f"{path}: line {number} is damaged. Delete the file to measure its points again")
-        kept = found.setdefault(body["surface"], Kept())
-        kept.points.update({int(point): [float(v) for v in sums] for point, sums in body["points"].items()})
-        if body["micro_batch"] not in kept.micro_batches:
-            kept.micro_batches.append(body["micro_batch"])
-        whole += len(line) + 1
+    whole = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            body = _body(line) if line.endswith(b"\n") else None
+            if body is None and not file.read(1):
+                break
+            if body is None:
+                raise JournalError(f"{path}: line {number} is damaged. Delete the file to measure its points again")
+            kept = found.setdefault(body["surface"], Kept())
+            kept.points.update({int(point): _read_row(text) for point, text in body["points"].items()})
+            if body["micro_batch"] not in kept.micro_batches:
+                kept.micro_batches.append(body["micro_batch"])
+            whole += len(line)
     return found, whole
 
 
 def _body(line: bytes) -> dict[str, Any] | None:
     """What a line holds, if its checksum is right; then it is as we wrote it."""
-    check, _, text = line.partition(b" ")
+    check, _, text = line.rstrip(b"\n").partition(b" ")
     with contextlib.suppress(ValueError):
         if int(check, 16) == zlib.crc32(text):
             return cast(dict[str, Any], json.loads(text))
     return None
 
 
-def _written(value: float) -> Json:
-    return value if math.isfinite(value) else str(value)
+def _written(row: Row) -> str:
+    return base64.b64encode(row.astype("<f8").tobytes()).decode()
 
 
-def _same(a: Sums, b: Sums) -> bool:
-    return all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+def _read_row(text: str) -> Row:
+    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64)

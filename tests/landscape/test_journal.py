@@ -3,13 +3,15 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from landscape import journal
 from landscape.journal import JournalBusyError, JournalError, folder_of, merged, opened, parse_shard, read_plan
 
-SUMS = [0.1, 1 / 3, 1e-300, math.nan, math.inf, -math.inf, 21.0, -0.0]
+SUMS = np.array([0.1, 1 / 3, 1e-300, math.nan, math.inf, -math.inf, 21.0, -0.0])
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def folder(tmp_path):
 
 
 def same(a, b):
-    return [repr(value) for value in a] == [repr(value) for value in b]
+    return a.dtype == b.dtype == np.float64 and a.tobytes() == b.tobytes()
 
 
 def test_numbers_come_back_bit_for_bit(folder):
@@ -55,7 +57,7 @@ def test_a_last_line_whose_content_is_damaged_is_dropped_too(folder):
     with opened(folder, (1, 1), 1) as (memory,):
         memory.add({0: SUMS}, 64)
     path = folder / "1-of-1.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"21.0", b"22.0"))
+    path.write_bytes(path.read_bytes().replace(b"AAAA", b"AAAB"))
     with opened(folder, (1, 1), 1) as (memory,):
         assert memory.known() == {}
 
@@ -66,7 +68,7 @@ def test_a_damaged_line_in_the_middle_is_refused_with_its_number(folder):
             memory.add({point: SUMS}, 64)
     path = folder / "1-of-1.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1].replace(b"21.0", b"22.0") + lines[2])
+    path.write_bytes(lines[0] + lines[1].replace(b"AAAA", b"AAAB") + lines[2])
     with pytest.raises(JournalError, match="line 2 is damaged"), opened(folder, (1, 1), 1):
         pass
     with pytest.raises(JournalError, match="line 2 is damaged"):
@@ -111,14 +113,15 @@ def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(folder, monkeypatch
 
 def test_a_writer_that_was_killed_leaves_its_lines_and_no_lock(folder):
     script = (
-        "import os, sys; from pathlib import Path; from landscape.journal import opened\n"
+        "import os, sys, numpy; from pathlib import Path; from landscape.journal import opened\n"
         "with opened(Path(sys.argv[1]), (1, 1), 1) as (memory,):\n"
-        "    memory.add({7: [1.0] * 8}, 64); os.kill(os.getpid(), 9)\n"
+        "    memory.add({7: numpy.ones(8)}, 64); os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
     assert done.returncode == -9
     with opened(folder, (1, 1), 1) as (memory,):
-        assert memory.known() == {7: [1.0] * 8}
+        assert list(memory.known()) == [7]
+        assert same(memory.known()[7], np.ones(8))
 
 
 def test_the_first_plan_stays(folder):
@@ -132,7 +135,7 @@ def test_shards_that_disagree_are_refused(folder):
         memory.add({0: SUMS}, 64)
     assert same(merged(folder, 1)[0].points[0], SUMS)
     with opened(folder, (2, 2), 1) as (memory,):
-        memory.add({0: [0.2, *SUMS[1:]]}, 32)
+        memory.add({0: np.array([0.2, *SUMS[1:]])}, 32)
     with pytest.raises(JournalError, match="other numbers for point 0"):
         merged(folder, 1)
     with pytest.raises(JournalError, match=r"points of surface 0, and the plan has 0"):
@@ -147,9 +150,29 @@ def test_what_is_no_plan_is_refused(folder, content):
 
 
 def test_a_plan_of_a_newer_format_is_refused(folder):
-    (folder / "plan.json").write_text(json.dumps({"format": 2, "plan": {}}))
-    with pytest.raises(JournalError, match="format 2, made by a newer landscape"):
+    (folder / "plan.json").write_text(json.dumps({"format": 3, "plan": {}}))
+    with pytest.raises(JournalError, match="format 3, made by a newer landscape"):
         read_plan(folder)
+
+
+def test_a_plan_of_an_older_format_is_refused(folder):
+    (folder / "plan.json").write_text(json.dumps({"format": 1, "plan": {}}))
+    with pytest.raises(JournalError, match="an older landscape: go on with that, or surface --force starts anew"):
+        read_plan(folder)
+
+
+def test_a_row_takes_its_numbers_in_memory_and_little_more_on_the_disk(folder):
+    rows = {point: np.random.default_rng(point).normal(size=1024) for point in range(50)}
+    with opened(folder, (1, 1), 1) as (memory,):
+        for point, row in rows.items():
+            memory.add({point: row}, 64)
+    assert (folder / "1-of-1.jsonl").stat().st_size < 1.4 * 50 * 1024 * 8
+    tracemalloc.start()
+    (found,) = merged(folder, 1)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1.2 * 50 * 1024 * 8
+    assert all(same(found.points[point], row) for point, row in rows.items())
 
 
 def test_removing_leaves_what_is_not_the_journals(folder):
