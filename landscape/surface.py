@@ -288,8 +288,9 @@ def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interva
     for low, high in found:
         if not (low < high and -largest <= low and high <= largest):
             raise ValueError(f"an interval must go from a lower to a higher finite number, got {low} to {high}")
-    if steps < 2 and any(low != -high for low, high in found):
-        raise ValueError(f"an interval takes at least 2 steps, got {steps}")
+    least = 2 if any(low != -high for low, high in found) else 1
+    if steps < least:
+        raise ValueError(f"steps must be at least {least} for an interval, got {steps}")
     return found
 
 

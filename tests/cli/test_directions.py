@@ -157,6 +157,7 @@ def test_explain_prints_the_filters_and_measures_nothing(landscape, landscape_js
         (["sgd"], ["--trajectory", "x"], 2, "x is not the folder of a run"),
         (["sgd"], ["--extent", "nan"], 2, "extent must be finite"),
         (["sgd"], ["--interval", "1", "0"], 2, "from a lower to a higher"),
+        (["sgd"], ["--interval", "-1", "1", "--steps", "-4"], 2, "steps must be at least 1 for an interval, got -4"),
         (
             ["other"],
             ["--directions", "pca"],
