@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -64,6 +65,7 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -1164,7 +1166,11 @@ def _merged(
     out.parent.mkdir(parents=True, exist_ok=True)
     early: Record = {_EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
-    save(results, out, plan={**plan, **early}, run=run)
+    try:
+        save(results, out, plan={**plan, **early}, run=run)
+    except OSError as error:
+        error.filename = error.filename or str(out)
+        raise
     if not partial:
         journal.remove(folder, wait=True)
     console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
@@ -2127,6 +2133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         if code in (130, 143) and words[0] == "surface":
             hint = "measured points are kept: --resume goes on"
+        if words[:1] == ["surface"] and getattr(error, "errno", None) in _NO_ROOM:
+            hint = "make room; measured points are kept: --resume goes on"
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"

@@ -72,9 +72,11 @@ class ShardFile:
             "points": {str(point): _written(row) for point, row in points.items()},
         }
         text = json.dumps(body, allow_nan=False).encode()
-        self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
+        with _naming(Path(self.file.name)):
+            while line:
+                line = line[self.file.write(line) :]
+            os.fsync(self.file.fileno())
 
 
 def folder_of(out: Path) -> Path:
@@ -88,7 +90,8 @@ def write_plan(folder: Path, plan: Record) -> Record:
     text = json.dumps({"format": FORMAT, "plan": plan}, indent=1).encode()
     with _locked(folder / "plan.lock", wait=True):
         if not (folder / "plan.json").exists():
-            write_atomically(folder / "plan.json", lambda file: file.write(text))
+            with _naming(folder / "plan.json"):
+                write_atomically(folder / "plan.json", lambda file: file.write(text))
     return read_plan(folder)
 
 
@@ -222,7 +225,7 @@ def _shard_name(shard: tuple[int, int]) -> str:
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
     while True:
-        with path.open("ab+") as file:  # closing unlocks
+        with path.open("ab+", buffering=0) as file:  # closing unlocks, and has nothing left to write
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -233,6 +236,16 @@ def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
                     yield file
                     return
             # deleted by whoever held the lock until now
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it stopped."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _read(path: Path) -> tuple[dict[int, Kept], int]:
