@@ -651,10 +651,10 @@ def surface(
     "--to", "kind", required=True, type=click.Choice(["csv", "json", "vtk", "png", "svg", "pdf"]), help="The format."
 )
 @click.option("--relief", is_flag=True, help="Pictures in three dimensions, in the place of contours.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: FILE with the other suffix]")
+@click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
-def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, console: _Console) -> Record:
+def export(file: Path, kind: str, relief: bool, out: str | None, force: bool, console: _Console) -> Record:
     """Write results for other programs: tables, ParaView, pictures for paper.
 
     \b
@@ -668,11 +668,14 @@ def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, c
     if not file.exists():
         raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
     results = load_file(file).results
+    stem = file if out is None else Path(out)
+    if out is not None and (out.endswith(os.sep) or stem.is_dir()):
+        stem /= file.name
     with _as_usage_error():
         if kind in PICTURES:
-            written = export_picture(results, out or file, kind=kind, relief=relief)
+            written = export_picture(results, stem, kind=kind, relief=relief)
         else:
-            written = TABLES[kind](results, out or file)
+            written = TABLES[kind](results, stem)
     for path in written:
         if path.exists() and not force:
             raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
