@@ -231,11 +231,15 @@ def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
             except BlockingIOError as error:
                 told = f"another process writes {path}: wait for it, or take another shard or --out"
                 raise JournalBusyError(told) from error
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    yield file
-                    return
-            # deleted by whoever held the lock until now
+            if _is_at(path, file):  # or else whoever held the lock until now has deleted it
+                yield file
+                return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 @contextlib.contextmanager

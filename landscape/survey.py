@@ -112,7 +112,7 @@ def start_anew(folder: Path, decided: Record, shard: tuple[int, int] = (1, 1)) -
     """
     others = [path for path in journal.shard_files(folder) if not path.stem.endswith(f"-of-{shard[1]}")]
     with contextlib.suppress(JournalError):
-        if shard[1] > 1 and not others and read_all(folder, decided):
+        if shard[1] > 1 and not others and read_all(folder, decided):  # a damaged plan is none
             journal.reset(folder, shard)
             return
     journal.remove(folder)

@@ -111,6 +111,11 @@ def test_a_lock_on_a_file_that_was_deleted_meanwhile_is_none(folder, monkeypatch
     assert list(merged(folder, 1)[0].points) == [0]
 
 
+def test_an_error_of_the_writer_is_its_own(folder):
+    with pytest.raises(FileNotFoundError, match="data"), opened(folder, (1, 1), 1):
+        raise FileNotFoundError("data")
+
+
 def test_a_writer_that_was_killed_leaves_its_lines_and_no_lock(folder):
     script = (
         "import os, sys, numpy; from pathlib import Path; from landscape.journal import opened\n"
