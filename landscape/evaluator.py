@@ -355,7 +355,7 @@ def _compiled(objective: Objective, engine: Engine) -> Forward:
         try:
             found: tuple[Tensor, Tensor] = (compiled if whole else plain)(params, buffers, batch)
         except TorchDynamoException as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = " ".join(str(error).strip().split("\n\n")[0].split())[:200]
             raise CompilerError(
                 f"the plan compiles the forward pass, and there is no working compiler here: {reason}"
             ) from error

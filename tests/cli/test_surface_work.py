@@ -350,19 +350,18 @@ def test_examples_are_drawn_by_the_seed_and_hashed(landscape, trained, tmp_path)
     assert "--examples is 361, but the test part has 360" in done.err
 
 
-def test_a_compiled_plan_is_refused_where_nothing_compiles(measure, tmp_path, monkeypatch):
+def test_a_compiled_plan_is_refused_where_nothing_compiles(measure, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(*_):
+        raise TorchDynamoException("InvalidCxxCompiler: No working C++\ncompiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
     monkeypatch.setattr("landscape.evaluator._try_compiling", lambda _, engine: (replace(engine, compiled=True), {}))
     monkeypatch.setattr("landscape.evaluator._COMPILE_FLOPS", {"cpu": 0.0})
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
     done = measure("--shard", "1/2", "--device", "cpu", code=5)
-    torch.compiler.reset()
-    words = (
-        "the plan compiles the forward pass, and there is no working compiler here: InvalidCxxCompiler: No working C++"
-    )
-    assert f"landscape: {words}" in done.err
-    assert "Install a C++ compiler (CXX names it)" in done.err
+    words = "the plan compiles the forward pass, and there is no working compiler here: InvalidCxxCompiler: No working"
+    assert f"landscape: {words} C++ compiler found. Install a C++ compiler (CXX names it)" in done.err
     assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)
     assert len(done.err.splitlines()) == 1
 
