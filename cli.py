@@ -12,10 +12,12 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import errno
 import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import platform
@@ -63,6 +65,7 @@ BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 NUMBER_FAILED = 4
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -547,6 +550,7 @@ def _look_options(command: Command) -> Command:
     help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
 )
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
+@click.option("--of-devices", is_flag=True, hidden=True)  # a process of --devices, which has looked at the results file
 @_output_options("surface.npz beside the checkpoints")
 def surface(
     checkpoints: tuple[Path, ...],
@@ -568,6 +572,7 @@ def surface(
     shard: str | None,
     max_nonfinite: float,
     devices: str | None,
+    of_devices: bool,
     output: _Output,
     console: _Console,
 ) -> Record:
@@ -604,8 +609,11 @@ def surface(
         },
         **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
+    if devices is not None and shard is not None:
+        raise click.UsageError("--devices makes shards of its own: leave out --shard")
     work = _Work.of("surface", checkpoints, split, device, options, output)
-    if (done := work.done(output)) is not None:
+    done = None if of_devices else work.done(output)
+    if done is not None:
         return _told(work.out, done, console, there=True)
     _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
     if devices is not None:
@@ -637,7 +645,7 @@ def surface(
             shard_of,
             progress=lambda label, done, total: count(f"surface {label}", "points", done, total),
         )
-    if shard_of != (1, 1):
+    if shard_of != (1, 1) or of_devices:
         console.say(f"shard {shard_of[0]}/{shard_of[1]} is measured")
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
         return {"journal": str(folder), "shard": list(shard_of)}
@@ -650,10 +658,10 @@ def surface(
     "--to", "kind", required=True, type=click.Choice(["csv", "json", "vtk", "png", "svg", "pdf"]), help="The format."
 )
 @click.option("--relief", is_flag=True, help="Pictures in three dimensions, in the place of contours.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: FILE with the other suffix]")
+@click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
-def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, console: _Console) -> Record:
+def export(file: Path, kind: str, relief: bool, out: str | None, force: bool, console: _Console) -> Record:
     """Write results for other programs: tables, ParaView, pictures for paper.
 
     \b
@@ -667,11 +675,14 @@ def export(file: Path, kind: str, relief: bool, out: Path | None, force: bool, c
     if not file.exists():
         raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
     results = load_file(file).results
+    stem = file if out is None else Path(out)
+    if out is not None and (out.endswith(os.sep) or stem.is_dir()):
+        stem /= file.name
     with _as_usage_error():
         if kind in PICTURES:
-            written = export_picture(results, out or file, kind=kind, relief=relief)
+            written = export_picture(results, stem, kind=kind, relief=relief)
         else:
-            written = TABLES[kind](results, out or file)
+            written = TABLES[kind](results, stem)
     for path in written:
         if path.exists() and not force:
             raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
@@ -1096,13 +1107,13 @@ class _Work:
 
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
         """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal
+        from landscape import journal, survey
 
         folder = journal.folder_of(self.out)
         begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
         others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force and shard == (1, 1):
-            journal.remove(folder)
+        if output.force:
+            survey.start_anew(folder, self.plan, shard)
         elif others:
             raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
         elif begun.exists() and not output.resume:
@@ -1169,9 +1180,13 @@ def _merged(
     out.parent.mkdir(parents=True, exist_ok=True)
     early: Record = {_EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
-    save(results, out, plan={**plan, **early}, run=run)
+    try:
+        save(results, out, plan={**plan, **early}, run=run)
+    except OSError as error:
+        error.filename = error.filename or str(out)
+        raise
     if not partial:
-        journal.remove(folder)
+        journal.remove(folder, wait=True)
     console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
     return _told(out, results, console)
 
@@ -1203,14 +1218,15 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
-    if output.force:
-        work.journal(output, (1, 1))
+    for index in range(1 if output.force else len(names)):
+        work.journal(output, (index + 1, 1 if output.force else len(names)))
     words = _without(_words(), {"--devices": 1, "--force": 0, "--resume": 0, "--json": 0, "--quiet": 0, "--debug": 0})
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
         device, visible = ("cpu", "") if name == "cpu" else ("cuda", name)
         own = ["--shard", f"{index}/{len(names)}", "--resume", "--device", device, "--out", str(work.out), "--quiet"]
+        own.append("--of-devices")
         command = [sys.executable, str(Path(__file__).resolve()), *words, *own]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
@@ -2112,6 +2128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
     as_json = "--json" in words
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a compiler: that there is no GPU
     previous = signal.signal(signal.SIGTERM, _terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
     rank, size = 0, 1
@@ -2146,6 +2163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         if code in (130, 143) and words[0] == "surface":
             hint = "measured points are kept: --resume goes on"
+        if words[:1] == ["surface"] and getattr(error, "errno", None) in _NO_ROOM:
+            hint = "make room; measured points are kept: --resume goes on"
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
@@ -2197,6 +2216,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         "ParametersDifferError",
     ):
         return 3, message, ""
+    if kind == "CompilerError":
+        return 5, message, "Install a C++ compiler (CXX names it), or go on where the plan was made"
     if kind == "LibraryError":
         return 5, message, ""
     if kind == "ToldError":

@@ -121,6 +121,8 @@ def line_between(
     require_same_parameters(objective, other, names)
     places = [(0.0,), (1.0,)]
     axes = _difference(other, objective)[None]
+    if not axes.any():
+        raise ValueError(f"{names[0]} and {names[1]} have equal parameters: there is no line between them")
     settings: Record = {"directions": "between", "unit": f"distance from {names[0]} to {names[1]}"}
     return _between(objective, [objective, other], axes, settings, names, places, layers)
 

@@ -45,6 +45,10 @@ _COMPILE_SECONDS = 300.0  # what a surface must take before compiling, of half a
 _COMPILE_FLOPS = {"cpu": 5e13, "cuda": 5e15}  # about that, without a clock
 
 
+class CompilerError(RuntimeError):
+    """The engine is compiled, and the forward pass cannot be compiled here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """How a point is evaluated: all that decides the last bits of its loss.
@@ -344,10 +348,17 @@ def _eager(objective: Objective) -> Forward:
 def _compiled(objective: Objective, engine: Engine) -> Forward:
     plain = _eager(objective)
     compiled = torch.compile(plain, dynamic=False)
+    from torch._dynamo.exc import TorchDynamoException  # of the compiler, not of what it compiled; slow to import
 
     def forward(params: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         whole = count(batch) == engine.micro_batch  # a short last one would be compiled for itself
-        found: tuple[Tensor, Tensor] = (compiled if whole else plain)(params, buffers, batch)
+        try:
+            found: tuple[Tensor, Tensor] = (compiled if whole else plain)(params, buffers, batch)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).strip().split("\n\n")[0].split())[:200]
+            raise CompilerError(
+                f"the plan compiles the forward pass, and there is no working compiler here: {reason}"
+            ) from error
         return found
 
     return forward

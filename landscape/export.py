@@ -38,14 +38,23 @@ if TYPE_CHECKING:
 
 
 def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
-    """A table for each result, as files beside `stem`: a row for each point, eigenvalue or epoch; full precision."""
-    return {path: _csv(result).encode() for path, result in _named(results, stem, "csv")}
+    """A table for each result, as files beside `stem`: a row for each point, eigenvalue or epoch; full precision.
+
+    The run on a surface is a second table, a row for each of its checkpoints.
+    """
+    written: dict[Path, bytes] = {}
+    for path, result in _named(results, stem, "csv"):
+        written[path] = _csv(result).encode()
+        if isinstance(result, Surface) and result.trajectory is not None:
+            run = taken_apart(result.trajectory)[0]
+            written[path.with_name(f"{path.stem}-trajectory.csv")] = _table(run).encode()
+    return written
 
 
 def export_json(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
     """All results in one document: type, checkpoint, settings, checks, and every array as nested lists."""
     document = {"results": [_document(result) for result in results]}
-    return {stem.with_suffix(".json"): json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()}
+    return {_file(stem, "json"): json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()}
 
 
 def export_vtk(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
@@ -115,8 +124,7 @@ def export_picture(
         for name, draw in drawn.items():
             file = io.BytesIO()
             draw(results, **({"width": width} if width else {})).savefig(file, format=kind, dpi=300, metadata=undated)
-            path = stem if len(drawn) == 1 else stem.with_name(f"{stem.stem}-{name}{stem.suffix}")
-            files[path.with_suffix(f".{kind}")] = file.getvalue()
+            files[_file(stem, kind, *([name] if len(drawn) > 1 else []))] = file.getvalue()
     return files
 
 
@@ -132,18 +140,24 @@ TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
 def _named(results: Sequence[Result], stem: Path, suffix: str) -> Iterator[tuple[Path, Result]]:
     """A file for each result; one by itself has the stem's name."""
     if len(results) == 1:
-        yield stem.with_suffix(f".{suffix}"), results[0]
+        yield _file(stem, suffix), results[0]
         return
     for index, result in enumerate(results):
         label = re.sub(r"[^\w.+-]+", "_", str(result.checkpoint.get("label") or "")).strip("._")
-        parts = [stem.stem, str(index), type(result).__name__.lower(), *([label] if label else [])]
-        yield stem.with_name(f"{'-'.join(parts)}.{suffix}"), result
+        parts = [str(index), type(result).__name__.lower(), *([label] if label else [])]
+        yield _file(stem, suffix, *parts), result
+
+
+def _file(stem: Path, suffix: str, *parts: str) -> Path:
+    """`stem` with parts and a suffix, which takes the place of that of a results file or another format."""
+    known = stem.suffix.lower() in (f".{one}" for one in ("npz", *TABLES, *PICTURES))
+    return stem.with_name(f"{'-'.join([stem.stem if known else stem.name, *parts])}.{suffix}")
 
 
 def _csv(result: Result) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     if isinstance(result, Surface):
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
         arrays = _on_grid(result)
         writer.writerow(("x", "y", *arrays))
         for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
@@ -154,6 +168,12 @@ def _csv(result: Result) -> str:
         columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
         columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
+    return _table(columns)
+
+
+def _table(columns: Arrays) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([value.item() for value in row] for row in zip(*columns.values(), strict=True))
     return file.getvalue()

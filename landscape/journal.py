@@ -4,33 +4,36 @@ A folder OUT.journal beside the results file OUT:
 
     plan.json          written before the first point, whole: all that decides the numbers, the engine included
     1-of-3.jsonl       one file for each shard, append-only; a line: CRC-32 of the rest, a space, and
-                       {"surface": 0, "micro_batch": 64, "points": {"12": [eight sums]}}
+                       {"surface": 0, "micro_batch": 64, "points": {"12": the point's row in base64}}
 
 Each line is on the disk before the next points are measured. A torn last line (the power went) is dropped, a damaged
-one in the middle is an error. One process at a time writes a shard. Numbers are written so that they are read back bit
-for bit; those that are not finite are strings.
+one in the middle is an error. One process at a time writes a shard. A row is eight sums, two for each metric, and the
+losses that are kept, as little-endian float64: read back bit for bit, and no larger in memory than on the disk.
 
 Legend: a shard is one of n workers, 1 to n; a surface is one of those of a command, 0 to m - 1.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from landscape.results import Json, Record, write_atomically
+import numpy as np
+import numpy.typing as npt
 
-FORMAT = 1
-Sums = Sequence[float]
+from landscape.results import Record, write_atomically
+
+FORMAT = 2
+Row = npt.NDArray[np.float64]
 
 
 class JournalError(ValueError):
@@ -45,7 +48,7 @@ class JournalBusyError(RuntimeError):
 class Kept:
     """Points of one surface with their sums, and the micro-batches that they were measured with."""
 
-    points: dict[int, Sums] = field(default_factory=dict)
+    points: dict[int, Row] = field(default_factory=dict)
     micro_batches: list[int] = field(default_factory=list)
 
 
@@ -57,21 +60,23 @@ class ShardFile:
     surface: int
     kept: Kept
 
-    def known(self) -> Mapping[int, Sums]:
+    def known(self) -> Mapping[int, Row]:
         """The points that were there when the shard was opened."""
         return self.kept.points
 
-    def add(self, points: Mapping[int, Sums], micro_batch: int) -> None:
+    def add(self, points: Mapping[int, Row], micro_batch: int) -> None:
         """Append a line; it is on the disk when this returns."""
         body: Record = {
             "surface": self.surface,
             "micro_batch": micro_batch,
-            "points": {str(point): [_written(value) for value in sums] for point, sums in points.items()},
+            "points": {str(point): _written(row) for point, row in points.items()},
         }
         text = json.dumps(body, allow_nan=False).encode()
-        self.file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
+        with _naming(Path(self.file.name)):
+            while line:
+                line = line[self.file.write(line) :]
+            os.fsync(self.file.fileno())
 
 
 def folder_of(out: Path) -> Path:
@@ -85,7 +90,8 @@ def write_plan(folder: Path, plan: Record) -> Record:
     text = json.dumps({"format": FORMAT, "plan": plan}, indent=1).encode()
     with _locked(folder / "plan.lock", wait=True):
         if not (folder / "plan.json").exists():
-            write_atomically(folder / "plan.json", lambda file: file.write(text))
+            with _naming(folder / "plan.json"):
+                write_atomically(folder / "plan.json", lambda file: file.write(text))
     return read_plan(folder)
 
 
@@ -100,9 +106,11 @@ def read_plan(folder: Path) -> Record:
         content = json.loads(path.read_text())
     known = isinstance(content, dict) and type(content.get("format")) is int and isinstance(content.get("plan"), dict)
     if content is None or not known:
-        raise JournalError(f"{path} is not the plan of a journal: --force starts anew")
+        raise JournalError(f"{path} is not the plan of a journal: landscape surface --force starts anew")
     if content["format"] > FORMAT:
         raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")
+    if content["format"] < FORMAT:
+        raise JournalError(f"{path} was made by an older landscape: go on with that, or surface --force starts anew")
     return cast(Record, content["plan"])
 
 
@@ -133,9 +141,12 @@ def merged(folder: Path, num_surfaces: int) -> list[Kept]:
         for surface, kept in _read(path)[0].items():
             if surface >= num_surfaces:
                 raise JournalError(f"{path} has points of surface {surface}, and the plan has {num_surfaces}")
-            for point, sums in kept.points.items():
-                if not _same(found[surface].points.setdefault(point, sums), sums):
-                    raise JournalError(f"{path} has other numbers for point {point} than another shard: --force anew")
+            for point, row in kept.points.items():
+                if not np.array_equal(found[surface].points.setdefault(point, row), row, equal_nan=True):
+                    raise JournalError(
+                        f"{path} has other numbers for point {point} than another shard: "
+                        "landscape surface --force starts anew"
+                    )
             new = [size for size in kept.micro_batches if size not in found[surface].micro_batches]
             found[surface].micro_batches.extend(new)
     return found
@@ -146,10 +157,30 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if re.fullmatch(r"\d+-of-\d+\.jsonl", path.name))
 
 
-def remove(folder: Path) -> None:
-    """Delete a journal; of a folder that holds anything else, only what is a journal's."""
-    for path in [*shard_files(folder), folder / "plan.json", folder / "plan.lock"]:
-        path.unlink(missing_ok=True)
+def reset(folder: Path, shard: tuple[int, int]) -> None:
+    """Forget the points of one shard.
+
+    Raises:
+        JournalBusyError: If another process writes it.
+    """
+    with _locked(folder / _shard_name(shard), wait=False) as file:
+        file.truncate(0)
+
+
+def remove(folder: Path, *, wait: bool = False) -> None:
+    """Delete a journal that nobody writes; of a folder that holds anything else, only what is a journal's.
+
+    Raises:
+        JournalBusyError: If a process writes one of its shards, unless this is to `wait` for it; then all is kept.
+    """
+    if not folder.is_dir():
+        return
+    files = [folder / "plan.lock", *shard_files(folder)]
+    with contextlib.ExitStack() as held:
+        for path in files:
+            held.enter_context(_locked(path, wait=wait or path.name == "plan.lock"))
+        for path in [folder / "plan.json", *files]:
+            path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -158,7 +189,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """A shard from "i/n", or from a SLURM job array's variables where `text` is "slurm".
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or the array has gaps.
 
     Example:
         >>> parse_shard("2/3", {})
@@ -174,7 +205,12 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
             raise ValueError(f"shard slurm needs a job array (sbatch --array): {', '.join(missing)} is not set")
         task, first, count = (int(environment[name]) for name in names)
         step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
-        return (task - first) // step + 1, count
+        last = int(environment.get("SLURM_ARRAY_TASK_MAX") or first + (count - 1) * step)
+        index, beside = divmod(task - first, step)
+        if last != first + (count - 1) * step or beside or not 0 <= index < count:
+            tasks = f"task {task} of {count}, from {first} to {last} by {step}"
+            raise ValueError(f"shard slurm needs an array without gaps, got {tasks}: use --array=1-{count}")
+        return index + 1, count
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     shard = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= shard[0] <= shard[1]:
@@ -188,44 +224,65 @@ def _shard_name(shard: tuple[int, int]) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
-    with path.open("ab+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalBusyError(f"another process writes {path}: wait for it, or give it another shard") from error
-        yield file  # closing unlocks
+    while True:
+        with path.open("ab+", buffering=0) as file:  # closing unlocks, and has nothing left to write
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                told = f"another process writes {path}: wait for it, or take another shard or --out"
+                raise JournalBusyError(told) from error
+            if _is_at(path, file):  # or else whoever held the lock until now has deleted it
+                yield file
+                return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it stopped."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _read(path: Path) -> tuple[dict[int, Kept], int]:
     """What is kept of each surface, and how many bytes of whole lines there are."""
     found: dict[int, Kept] = {}
-    whole, lines = 0, path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        body = _body(line)
-        if body is None and number == len(lines) - 1:
-            break
-        if body is None:
-            raise JournalError(f"{path}: line {number} is damaged. Delete the file to measure its points again")
-        kept = found.setdefault(body["surface"], Kept())
-        kept.points.update({int(point): [float(v) for v in sums] for point, sums in body["points"].items()})
-        if body["micro_batch"] not in kept.micro_batches:
-            kept.micro_batches.append(body["micro_batch"])
-        whole += len(line) + 1
+    whole = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            body = _body(line) if line.endswith(b"\n") else None
+            if body is None and not file.read(1):
+                break
+            if body is None:
+                raise JournalError(f"{path}: line {number} is damaged. Delete the file to measure its points again")
+            kept = found.setdefault(body["surface"], Kept())
+            kept.points.update({int(point): _read_row(text) for point, text in body["points"].items()})
+            if body["micro_batch"] not in kept.micro_batches:
+                kept.micro_batches.append(body["micro_batch"])
+            whole += len(line)
     return found, whole
 
 
 def _body(line: bytes) -> dict[str, Any] | None:
     """What a line holds, if its checksum is right; then it is as we wrote it."""
-    check, _, text = line.partition(b" ")
+    check, _, text = line.rstrip(b"\n").partition(b" ")
     with contextlib.suppress(ValueError):
         if int(check, 16) == zlib.crc32(text):
             return cast(dict[str, Any], json.loads(text))
     return None
 
 
-def _written(value: float) -> Json:
-    return value if math.isfinite(value) else str(value)
+def _written(row: Row) -> str:
+    return base64.b64encode(row.astype("<f8").tobytes()).decode()
 
 
-def _same(a: Sums, b: Sums) -> bool:
-    return all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+def _read_row(text: str) -> Row:
+    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64)

@@ -64,7 +64,7 @@ _PAIRING_SEED = 0
 _SECONDS_OF_A_BLOCK = 2.0
 
 
-Sums = Sequence[float]  # of landscape.objective, and then the losses of the examples that are kept
+Sums = npt.NDArray[np.float64]  # of landscape.objective, and then the losses of the examples that are kept
 
 
 class StatisticsWarning(UserWarning):
@@ -233,7 +233,7 @@ def measure(
         cells = [np.unravel_index(point, (plan.steps,) * num_axes) for point in block]
         places = [[float(at[i]) for at, i in zip(axes, cell, strict=True)] for cell in cells]
         try:
-            rows = evaluator.sums(plane.centre, plane.axes, places).tolist()
+            rows = evaluator.sums(plane.centre, plane.axes, places).numpy(force=True)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             evaluator = prepare(objective, backed_off(objective, evaluator.engine), plan.examples)
@@ -241,7 +241,7 @@ def measure(
             continue
         new = dict(zip(block, rows, strict=True))
         if (centre := new.get(-1 if middle is None else middle)) is not None:
-            _refuse_noise(objective, plan, centre[0] / centre[1])
+            _refuse_noise(objective, plan, float(centre[0]) / float(centre[1]))
         found |= new
         if memory is not None:
             memory.add(new, evaluator.engine.micro_batch)
@@ -288,8 +288,9 @@ def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interva
     for low, high in found:
         if not (low < high and -largest <= low and high <= largest):
             raise ValueError(f"an interval must go from a lower to a higher finite number, got {low} to {high}")
-    if steps < 2 and any(low != -high for low, high in found):
-        raise ValueError(f"an interval takes at least 2 steps, got {steps}")
+    least = 2 if any(low != -high for low, high in found) else 1
+    if steps < least:
+        raise ValueError(f"steps must be at least {least} for an interval, got {steps}")
     return found
 
 

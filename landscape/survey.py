@@ -9,7 +9,9 @@ With the same plan the points have the same bits whoever measures them, so 1, 3 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,14 @@ import numpy as np
 from landscape import journal
 from landscape.evaluator import Engine
 from landscape.grid import coarse_grids
-from landscape.journal import JournalError
+from landscape.journal import JournalBusyError, JournalError
 from landscape.objective import Objective
 from landscape.plane import Interval, Plane
-from landscape.results import MISSING, Json, Line, Metric, Record, Surface, Trajectory
+from landscape.results import MAX_BYTES, MISSING, Json, Line, Metric, Record, Surface, Trajectory
 from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
+
+_GRIDS = ("loss", "standard_error", "accuracy", "status")  # what a surface has at each point
+_LARGEST = 0.9  # of what a results file may unpack to: the rest is for plan, settings, trajectories
 
 R = TypeVar("R", Surface, Line)
 Progress = Callable[[str, int, int], None]  # label, points done, points in all
@@ -57,9 +62,11 @@ def plan_all(
 
     Raises:
         JournalError: If the journal is of other work; the message names what differs.
+        ValueError: As `landscape.surface.plan_surface`, or if the results would be too large to be read back.
     """
     if (folder / "plan.json").exists():
         return read_all(folder, decided)
+    _refuse_too_large(subjects, steps, paired)
     records: list[Json] = []
     chosen = engine()
     for one in subjects:
@@ -86,13 +93,29 @@ def read_all(folder: Path, decided: Record | None = None) -> list[SurfacePlan]:
     if decided is not None:
         differing = [name for name in sorted({*decided, *there}) if decided.get(name) != there.get(name)]
         if differing:
-            raise JournalError(f"{folder} is of other settings: {', '.join(differing)}. --force starts anew")
+            raise JournalError(
+                f"{folder} is of other settings: {', '.join(differing)}. landscape surface --force starts anew"
+            )
     try:
         return [_plan(cast(dict[str, Any], record)) for record in cast(list[Json], content["surfaces"])]
     except (KeyError, TypeError, ValueError) as error:
         raise JournalError(
-            f"{folder / 'plan.json'} is not a plan of surfaces ({error}): --force starts anew"
+            f"{folder / 'plan.json'} is not a plan of surfaces ({error}): landscape surface --force starts anew"
         ) from error
+
+
+def start_anew(folder: Path, decided: Record, shard: tuple[int, int] = (1, 1)) -> None:
+    """Forget the points of one shard, of several for this work; of other work, or other shards, the whole journal.
+
+    Raises:
+        JournalBusyError: If another process writes what is to be forgotten; then nothing is.
+    """
+    others = [path for path in journal.shard_files(folder) if not path.stem.endswith(f"-of-{shard[1]}")]
+    with contextlib.suppress(JournalError):
+        if shard[1] > 1 and not others and read_all(folder, decided):  # a damaged plan is none
+            journal.reset(folder, shard)
+            return
+    journal.remove(folder)
 
 
 def run_shard(
@@ -106,10 +129,12 @@ def run_shard(
     """Measure the points of one shard that its file does not hold yet.
 
     Raises:
-        JournalBusyError: If another process writes this shard.
+        JournalBusyError: If another process writes this shard, or began the journal anew with another plan.
         JournalError: If its file is damaged.
     """
     with journal.opened(folder, shard, len(plans)) as memories:
+        if _text(read_all(folder)) != _text(plans):
+            raise JournalBusyError(f"another process began {folder} anew meanwhile: wait for it")
         for one, plan, memory in zip(subjects, plans, memories, strict=True):
             points = coarse_to_fine(plan.steps, len(plan.intervals))[shard[0] - 1 :: shard[1]]
             told = None if progress is None else _labelled(progress, one.label)
@@ -148,6 +173,19 @@ def merge(folder: Path, *, partial: bool = False) -> tuple[Record, list[Surface 
     return cast(Record, content["decided"]), found
 
 
+def _refuse_too_large(subjects: Sequence[Subject], steps: int, paired: int) -> None:
+    """Before anything is measured: a results file that `load` would refuse is not begun."""
+    size = 0
+    for one in subjects:
+        of_a_point = len(_GRIDS) * 8 + 2 * 8 * len(one.objective.metrics) + paired * one.objective.theta.element_size()
+        size += max(steps, 0) ** len(one.plane.axes) * of_a_point
+    if size > _LARGEST * MAX_BYTES:
+        raise ValueError(
+            f"the results would take {size / 2**20:,.0f} MiB, more than the {_LARGEST * MAX_BYTES / 2**20:,.0f} of a "
+            "file that is read back: use a smaller --paired, --steps or --planes, or fewer checkpoints to a command"
+        )
+
+
 def _early(whole: R) -> R:
     """The finest grid in a surface or line of which no point is missing; of a whole one, itself."""
     steps, num_axes = len(whole.x), whole.loss.ndim
@@ -159,7 +197,7 @@ def _early(whole: R) -> R:
             break
     else:
         return whole
-    arrays = {name: getattr(whole, name)[places] for name in ("loss", "standard_error", "accuracy", "status")}
+    arrays = {name: getattr(whole, name)[places] for name in _GRIDS}
     metrics = {
         name: Metric(mean=one.mean[places], standard_error=one.standard_error[places])
         for name, one in whole.metrics.items()
@@ -179,6 +217,10 @@ def _record(plan: SurfacePlan) -> Record:
     intervals = [list(interval) for interval in plan.intervals]
     sequences = {name: list(values[name]) for name in ("metrics", "examples", "denominators")}
     return {**values, **sequences, "intervals": intervals, "engine": plan.engine.record()}
+
+
+def _text(plans: Sequence[SurfacePlan]) -> str:
+    return json.dumps([_record(plan) for plan in plans])  # in which a NaN equals itself
 
 
 def _plan(record: dict[str, Any]) -> SurfacePlan:

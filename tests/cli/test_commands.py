@@ -115,6 +115,22 @@ def test_report_joins_what_the_folders_hold(landscape, runs):
     assert "plotly" in page
 
 
+def test_export_writes_beside_the_file_or_where_it_is_told(landscape, trained, tmp_path):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    words = ("surface", trained / "sgd", trained / "sam", "--split", "test", "--steps", 3)
+    assert landscape(*words, "--out", tmp_path / "s.npz").code == 0
+    for out in ((), ("--out", folder), ("--out", f"{tmp_path / 'new'}/"), ("--out", tmp_path / "fig.v2")):
+        done = landscape("export", tmp_path / "s.npz", "--to", "csv", *out)
+        assert done.code == 0, done.err
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv"))
+    stems = ("fig.v2", "new/s", "s", "there/s")
+    assert names == [f"{stem}-{n}-surface-{label}.csv" for stem in stems for n, label in enumerate(("sgd", "sam"))]
+    done = landscape("export", tmp_path / "s.npz", "--to", "csv", "--out", folder)
+    assert done.code == 6
+    assert f"{folder / 's-0-surface-sgd.csv'} exists" in done.err
+
+
 def test_the_page_spells_a_switch_as_the_command_line_takes_it(landscape, tmp_path):
     landscape("train", "--epochs", 1, "--nesterov", "--out", tmp_path / "run")
     landscape("surface", tmp_path / "run", "--steps", 1)

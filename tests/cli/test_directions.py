@@ -148,7 +148,12 @@ def test_explain_prints_the_filters_and_measures_nothing(landscape, landscape_js
         (["sgd"], ["--directions", "pac"], 2, "no kind and no file 'pac'; did you mean pca?"),
         (["sgd"], ["--directions", "between"], 2, "takes two checkpoints or three, got 1"),
         (["sgd", "sam", "sgd/epoch-0001.pt"], ["--directions", "between", "--line"], 2, "takes two, got 3"),
-        (["sgd", "sgd/epoch-0003.pt"], ["--directions", "between"], 2, "no parameter moves"),
+        (
+            ["sgd", "sgd/epoch-0003.pt"],
+            ["--directions", "between"],
+            2,
+            "epoch-0003.pt have equal parameters",
+        ),
         (["sgd"], ["--rho", "0.1"], 2, "--rho is of --directions sam"),
         (["sgd"], ["--directions", "gradient", "--output-dim", "Linear=1"], 2, "are of random directions"),
         (["sgd"], ["--output-dim", "Linear"], 2, "takes NAME=DIM"),
@@ -157,6 +162,7 @@ def test_explain_prints_the_filters_and_measures_nothing(landscape, landscape_js
         (["sgd"], ["--trajectory", "x"], 2, "x is not the folder of a run"),
         (["sgd"], ["--extent", "nan"], 2, "extent must be finite"),
         (["sgd"], ["--interval", "1", "0"], 2, "from a lower to a higher"),
+        (["sgd"], ["--interval", "-1", "1", "--steps", "-4"], 2, "steps must be at least 1 for an interval, got -4"),
         (
             ["other"],
             ["--directions", "pca"],

@@ -1,17 +1,22 @@
 """Surfaces that are resumed, sharded and merged."""
 
+import errno
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import cli
-from landscape import journal
+from landscape import journal, survey
 from landscape.evaluator import Evaluator
 from landscape.results import load, load_file
 
@@ -61,6 +66,21 @@ def test_two_processes_share_a_surface(measure, whole, tmp_path):
     measure("--devices", "cpu,cpu")
     assert_same(load(tmp_path / "surface.npz"), whole)
     assert not (tmp_path / "surface.npz.journal").exists()
+    assert "--force replaces it" in measure("--devices", "cpu,cpu", code=6).err
+    measure("--devices", "cpu", "--force", "--extent", 0.5)
+    assert load(tmp_path / "surface.npz")[0].settings["extent"] == 0.5
+
+
+def test_devices_go_on_with_a_begun_journal_only_when_told_to(measure, whole, tmp_path):
+    measure("--shard", "2/2")
+    assert "holds a surface that was not finished" in measure("--devices", "cpu,cpu", code=6).err
+    assert "was begun with other shards" in measure("--devices", "cpu", "--resume", code=3).err
+    measure("--devices", "cpu,cpu", "--resume")
+    assert_same(load(tmp_path / "surface.npz"), whole)
+
+
+def test_devices_take_no_shard(measure):
+    assert "--devices makes shards of its own" in measure("--devices", "cpu", "--shard", "1/2", code=2).err
 
 
 @pytest.mark.parametrize("devices", ["gpu", "0;1", ""])
@@ -125,10 +145,23 @@ def test_a_full_disk_loses_no_finished_block(measure, whole, tmp_path, monkeypat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(done.err.splitlines()) == 1
+    assert "2-of-2.jsonl: File too large. make room; measured points are kept: --resume goes on" in done.err
     other = tmp_path / "surface.npz.journal/2-of-2.jsonl"
     assert not other.read_bytes().endswith(b"\n")  # a torn line
     measure("--shard", "2/2", "--resume")
     assert cli.main(["merge", str(tmp_path / "surface.npz")]) == 0
+    assert_same(load(tmp_path / "surface.npz"), whole)
+
+
+def test_a_results_file_that_a_full_disk_stops_is_named_and_made_by_resume(measure, whole, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "save", full)
+    done = measure(code=5)
+    assert f"{tmp_path / 'surface.npz'}: No space left on device. make room; measured points are kept" in done.err
+    monkeypatch.undo()
+    measure("--resume")
     assert_same(load(tmp_path / "surface.npz"), whole)
 
 
@@ -180,12 +213,57 @@ def test_a_killed_process_loses_no_finished_block(measure, whole, trained, tmp_p
 def test_a_journal_of_other_work_is_refused_with_what_differs(measure, tmp_path):
     measure("--shard", "1/2")
     done = measure("--shard", "2/2", "--seed", 1, code=3)
-    assert "surface.npz.journal is of other settings: seed. --force starts anew" in done.err
+    assert "surface.npz.journal is of other settings: seed. landscape surface --force starts anew" in done.err
     assert "was begun with other shards (1-of-2)" in measure("--shard", "1/3", code=3).err
     assert "holds a surface that was not finished" in measure("--shard", "1/2", code=6).err
     measure("--shard", "1/2", "--resume")
     measure("--force")
     assert (tmp_path / "surface.npz").exists()
+
+
+def test_force_takes_nothing_from_a_process_that_writes(measure, tmp_path):
+    measure("--shard", "1/2")
+    folder = tmp_path / "surface.npz.journal"
+    with journal.opened(folder, (1, 2), 2):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        for options in ((), ("--shard", "1/2"), ("--shard", "1/3"), ("--shard", "2/2", "--seed", 1)):
+            assert "another process writes" in measure(*options, "--force", code=6).err
+        assert "another process writes" in measure("--devices", "cpu", "--force", code=6).err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    measure("--force")
+
+
+def test_a_process_whose_journal_was_begun_anew_says_so(measure, tmp_path, monkeypatch):
+    real = survey.run_shard
+
+    def late(folder, *arguments, **options):
+        monkeypatch.undo()
+        measure("--shard", "2/2", "--seed", 1, "--force")  # another process, faster
+        return real(folder, *arguments, **options)
+
+    monkeypatch.setattr(survey, "run_shard", late)
+    assert "surface.npz.journal anew meanwhile" in measure("--shard", "1/2", code=6).err
+
+
+def test_force_resets_its_own_shard_and_another_plan_the_whole_journal(measure, tmp_path):
+    folder = tmp_path / "surface.npz.journal"
+
+    def begun():
+        return {path.name: len(path.read_bytes()) for path in journal.shard_files(folder)}
+
+    for shard in ("1/3", "2/3"):
+        measure("--shard", shard)
+    before = begun()
+    measure("--shard", "1/3", "--force")
+    assert begun().keys() == before.keys()
+    assert sum(len(one.points) for one in journal.merged(folder, 2)) == 34
+    measure("--shard", "1/2", "--force")
+    assert list(begun()) == ["1-of-2.jsonl"]
+    measure("--shard", "2/2", "--force", "--extent", 0.5)
+    assert list(begun()) == ["2-of-2.jsonl"]
+    (folder / "plan.json").write_text("{}")
+    measure("--shard", "1/2", "--force")
+    assert list(begun()) == ["1-of-2.jsonl"]
 
 
 def test_two_writers_of_one_shard_are_refused(measure, tmp_path):
@@ -217,6 +295,19 @@ def test_slurm_gives_the_shard(measure, tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     measure("--shard", "slurm")
     assert (tmp_path / "surface.npz.journal" / "3-of-4.jsonl").exists()
+
+
+def test_results_too_large_to_be_read_back_are_refused_before_anything_is_measured(measure, tmp_path, monkeypatch):
+    limit = 2 * 25 * (4 * 8 + 100 * 4) / 0.9
+    monkeypatch.setattr(survey, "MAX_BYTES", limit)
+    measure("--paired", 100, "--max-nonfinite", 0.2, out="fits.npz")
+    with zipfile.ZipFile(tmp_path / "fits.npz") as archive:
+        arrays = sum(info.file_size - 128 for info in archive.infolist() if info.filename[0].isdigit())
+    assert arrays < limit
+    done = measure("--paired", 101, code=2)
+    assert "more than the 0 of a file that is read back: use a smaller --paired, --steps or --planes" in done.err
+    assert "file that is read back" in measure("--steps", 100001, "--paired", 2, code=2).err
+    assert [path.name for path in tmp_path.iterdir()] == ["fits.npz"]
 
 
 @pytest.mark.parametrize("mode", ["recalibrated", "train"])
@@ -257,6 +348,22 @@ def test_examples_are_drawn_by_the_seed_and_hashed(landscape, trained, tmp_path)
     done = landscape("surface", trained / "sgd", "--split", "test", "--examples", 361, "--out", tmp_path / "s.npz")
     assert done.code == 2
     assert "--examples is 361, but the test part has 360" in done.err
+
+
+def test_a_compiled_plan_is_refused_where_nothing_compiles(measure, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(*_):
+        raise TorchDynamoException("InvalidCxxCompiler: No working C++\ncompiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr("landscape.evaluator._try_compiling", lambda _, engine: (replace(engine, compiled=True), {}))
+    monkeypatch.setattr("landscape.evaluator._COMPILE_FLOPS", {"cpu": 0.0})
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    done = measure("--shard", "1/2", "--device", "cpu", code=5)
+    words = "the plan compiles the forward pass, and there is no working compiler here: InvalidCxxCompiler: No working"
+    assert f"landscape: {words} C++ compiler found. Install a C++ compiler (CXX names it)" in done.err
+    assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)
+    assert len(done.err.splitlines()) == 1
 
 
 def test_tuning_measures_the_same_surface(landscape, trained, tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -97,7 +98,7 @@ def test_json_is_strict_and_has_everything(tmp_path):
     assert "vectors" not in second
 
 
-def test_a_trajectory_is_in_json_beside_its_surface(tmp_path):
+def test_a_trajectory_is_in_json_and_csv_beside_its_surface(tmp_path):
     at = np.array([0.0, 0.25])
     run = Trajectory(
         epoch=np.array([1, 2]),
@@ -114,6 +115,28 @@ def test_a_trajectory_is_in_json_beside_its_surface(tmp_path):
     assert found["trajectory"] == {"explained_variance": 0.5}
     assert (found["trajectory.x"], found["trajectory.plane_loss"]) == ([0.0, 0.25], [None, 1.0])
     assert found["x"] == [-1.0, 0.0, 1.0]
+    one, two = surface(trajectory=run), surface("b", trajectory=run)
+    assert [path.name for path in export.export_csv([one], tmp_path / "s.npz")] == ["s.csv", "s-trajectory.csv"]
+    written = export.export_csv([one, two], tmp_path / "s.npz")
+    assert list(written)[3] == tmp_path / "s-1-surface-b-trajectory.csv"
+    table = rows(written[tmp_path / "s-1-surface-b-trajectory.csv"])
+    assert [(row["epoch"], row["x"], row["y"], row["plane_loss"]) for row in table] == [
+        ("1", "0.0", "-0.0", "nan"),
+        ("2", "0.25", "-0.25", "1.0"),
+    ]
+
+
+def test_a_stem_keeps_a_dot_that_is_no_formats(tmp_path):
+    def names(write, stem, *results):
+        return [path.name for path in write(results, tmp_path / stem)]
+
+    for stem, name in {"fig.v2": "fig.v2", "fig.npz": "fig", "fig.v2.JSON": "fig.v2", "fig.csv": "fig"}.items():
+        assert names(export.export_json, stem, surface()) == [f"{name}.json"]
+        assert names(export.export_vtk, stem, surface()) == [f"{name}.vtk"]
+        assert names(export.export_csv, stem, surface(), pairs())[1] == f"{name}-1-eigenpairs.csv"
+    picture = functools.partial(export.export_picture, kind="svg")
+    assert names(picture, "fig.v2", surface()) == ["fig.v2.svg"]
+    assert names(picture, "fig.v2", surface(), pairs()) == ["fig.v2-surface.svg", "fig.v2-spectrum.svg"]
 
 
 def test_a_density_is_the_columns_of_its_grid_and_an_estimate_one_row(tmp_path):

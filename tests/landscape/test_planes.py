@@ -80,7 +80,7 @@ def test_checkpoints_on_a_line_make_no_plane(start):
         plane_through(start, other, third)
     with pytest.raises(ValueError, match="lie on a line"):
         plane_through(start, start, third)
-    with pytest.raises(ValueError, match="no parameter moves"):
+    with pytest.raises(ValueError, match="first and second have equal parameters: there is no line between them"):
         line_between(start, start)
 
 

@@ -199,8 +199,9 @@ def test_what_is_no_interval_is_refused():
             loss_surface(objective, plane, steps=3, interval=interval)
     with pytest.raises(ValueError, match="an extent or an interval, not both"):
         loss_surface(objective, plane, steps=3, extent=1.0, interval=(0.0, 1.0))
-    with pytest.raises(ValueError, match="an interval takes at least 2 steps, got 1"):
-        loss_surface(objective, plane, steps=1, interval=(0.0, 1.0))
+    for steps, interval, least in ((1, (0.0, 1.0), 2), (0, (0.0, 1.0), 2), (0, (-1.0, 1.0), 1), (-4, (-1.0, 1.0), 1)):
+        with pytest.raises(ValueError, match=f"steps must be at least {least} for an interval, got {steps}"):
+            loss_surface(objective, plane, steps=steps, interval=interval)
 
 
 def test_a_line_is_no_surface_and_a_plane_no_line():
