@@ -101,6 +101,7 @@ class Objective:
         if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
             found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
             raise ValueError(f"parameters must share one device and be float32 or float64, got {found}: model.float()?")
+        _refuse_rewritten_weights(self.model)
 
     @classmethod
     def from_sums(cls, model: nn.Module, sums: Sums, batches: Iterable[Batch]) -> Objective:
@@ -380,12 +381,12 @@ class Objective:
         if self.sums is not None:
             return _SumsOfBatch(self.model, self.sums)
         call = _TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
-        with self.undisturbed(), torch.no_grad():
-            state = [buffer.clone() for buffer in self.model.buffers()]
-            inputs, target = to_device(next(self.read()), self.theta.device)
-            check_reduction(self._loss, self.model(inputs), target, self.reduction)
-            for buffer, saved in zip(self.model.buffers(), state, strict=True):
-                buffer.copy_(saved)
+        if known(self._loss) is None:
+            inputs, target = to_device(self.first_batch, self.theta.device)
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            with self.undisturbed(), torch.no_grad():
+                output = functional_call(self.model, (self.named(self.theta), buffers), (inputs,))
+                check_reduction(self._loss, output, target, self.reduction)
         return call
 
 
@@ -495,6 +496,17 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
+
+
+def _refuse_rewritten_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            fix = f"weight.copy_(weight.renorm({module.norm_type:g}, 0, {module.max_norm:g}))"
+            raise ValueError(
+                f"{name or type(module).__name__} has max_norm={module.max_norm:g}: its forward pass shortens rows of "
+                f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
+                "None"
+            )
 
 
 def _content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]]:

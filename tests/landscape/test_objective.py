@@ -161,6 +161,37 @@ def test_a_module_that_writes_its_buffers_or_draws_numbers_in_eval_mode_is_put_b
     assert_same_state(before, state_of(net))
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: nn.functional.cross_entropy(o, t)])
+def test_measuring_leaves_a_graph_of_the_callers_alive(loss):
+    net, inputs, targets = build("batch_norm_net")
+    net.eval()
+    alive = nn.functional.cross_entropy(net(inputs), targets)
+    reduction = None if isinstance(loss, nn.Module) else "mean"
+    measure_everything(Objective(net, loss, in_batches(inputs, targets), reduction=reduction))
+    alive.backward()  # raises where a tensor that it needs was written
+    objective = Objective(net, loss, [(inputs, targets)], reduction=reduction)
+    torch.testing.assert_close(torch.cat([p.grad.reshape(-1) for p in net.parameters()]), objective.gradient())
+
+
+def test_a_loss_that_is_refused_leaves_buffers_as_they_were():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(5, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    _, inputs, targets = build("tied", torch.float32)
+    net = Counting()
+    before = state_of(net)
+    summed = Objective(net, nn.CrossEntropyLoss(reduction="sum").forward, [(inputs, targets)], reduction="mean")
+    with pytest.raises(ValueError, match="is not a mean"):
+        summed.evaluate()
+    assert_same_state(before, state_of(net))
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_reading_a_loader_leaves_the_random_state_as_it_was(shuffle):
     net, inputs, targets = build("batch_norm_net")
@@ -308,6 +339,22 @@ def test_half_precision_is_refused_with_the_fix():
     net, inputs, targets = build("tied")
     with pytest.raises(ValueError, match=r"must share one device and be float32 or float64, got torch.float16"):
         Objective(net.half(), nn.CrossEntropyLoss(), in_batches(inputs.half(), targets))
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_shortens_its_rows_is_refused_with_a_fix_that_keeps_the_loss(kind):
+    model = nn.Sequential(kind(7, 4, max_norm=1.0), nn.Flatten(), nn.Linear(8 if kind is nn.Embedding else 4, 3))
+    inputs, targets = torch.randint(0, 7, (6, 2)), torch.randint(0, 3, (6,))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"^0 has max_norm=1: .*weight.renorm\(2, 0, 1\)\) in torch.no_grad"):
+        Objective(model, nn.CrossEntropyLoss(), [(inputs, targets)])
+    assert model[0].weight.equal(before)
+    expected = nn.functional.cross_entropy(copy.deepcopy(model)(inputs), targets).item()
+    with torch.no_grad():
+        model[0].weight.copy_(model[0].weight.renorm(2, 0, 1))
+    model[0].max_norm = None
+    measured = Objective(model, nn.CrossEntropyLoss(), [(inputs, targets)])
+    assert measured.evaluate().loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_that_can_be_read_once_are_refused():
