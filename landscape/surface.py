@@ -122,8 +122,8 @@ def loss_surface(
 
     Raises:
         ValueError: If `plane` is a line, steps not odd and positive (an even grid has no centre; an interval may have
-            any number from 2), extent not finite and positive, interval not ascending, the engine does not suit, or
-            `paired` is out of range or the loss does not show its examples.
+            any number from 2), extent not finite and positive, interval not ascending, the plane is of another model,
+            the engine does not suit, or `paired` is out of range or the loss does not show its examples.
         NotRepeatableError: If the model draws at random in eval mode, or the data changes from pass to pass.
     """
     if len(plane.axes) != 2:
@@ -177,6 +177,7 @@ def plan_surface(
         ValueError: As `loss_surface`.
         NotRepeatableError: If the data changes from pass to pass, or the model draws at random.
     """
+    _check_plane(objective, plane)
     intervals = _intervals(plane, steps, extent, interval)
     if engine is None:
         engine = compiled_for(objective, usual(objective, Engine()), num_points=steps ** len(intervals))
@@ -217,8 +218,10 @@ def measure(
     and half of that; the second value lists the micro-batches that were used.
 
     Raises:
+        ValueError: If the plane is of another model.
         NotRepeatableError: If the centre differs from the plain loop, because the model draws at random.
     """
+    _check_plane(objective, plane)
     num_axes = len(plan.intervals)
     points = coarse_to_fine(plan.steps, num_axes) if points is None else points
     found = dict(memory.known()) if memory is not None else {}
@@ -268,6 +271,20 @@ def line_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence
     arrays = _arrays(plan, sums)
     checks = _checks(plan, arrays.loss, arrays.status, micro_batches)
     return Line(x=x, **vars(arrays), checkpoint=plan.checkpoint, settings=plan.settings, checks=checks)
+
+
+def _check_plane(objective: Objective, plane: Plane) -> None:
+    theta = objective.theta
+    for one in (plane.centre, *plane.axes):
+        if one.shape != theta.shape:
+            raise ValueError(
+                f"the plane is of {one.numel():,} parameters, this model has {theta.numel():,}: make it from this one"
+            )
+        if (one.dtype, one.device) != (theta.dtype, theta.device):
+            raise ValueError(
+                f"the plane is {one.dtype} on {one.device}, the model {theta.dtype} on {theta.device}: make it from "
+                "this model"
+            )
 
 
 def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interval | None) -> list[Interval]:

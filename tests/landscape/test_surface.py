@@ -11,7 +11,7 @@ from landscape.evaluator import Engine
 from landscape.objective import Objective
 from landscape.operators import hessian
 from landscape.results import NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY
-from landscape.surface import StatisticsWarning, grid, loss_line, loss_surface
+from landscape.surface import StatisticsWarning, grid, loss_line, loss_surface, measure, plan_surface
 
 
 def quadratic():
@@ -53,6 +53,21 @@ def test_a_plane_around_another_centre_fails_the_centre_check():
     objective, plane = quadratic()
     surface = loss_surface(objective, Plane(plane.centre + 1, plane.axes), steps=3)
     assert surface.checks["centre_ok"] is False
+
+
+def test_a_plane_of_another_network_is_refused_with_both_sizes():
+    objective, plane = quadratic()
+    other = objective_of("tied")
+    sizes = rf"the plane is of {other.theta.numel()} parameters, this model has 2: make it from this one"
+    with pytest.raises(ValueError, match=sizes):
+        loss_surface(objective, random_plane(other), steps=3)
+    with pytest.raises(ValueError, match=sizes):
+        loss_line(objective, axis_line(random_plane(other)), steps=3)
+    plan = plan_surface(objective, plane, steps=3)
+    with pytest.raises(ValueError, match=sizes):
+        measure(objective, random_plane(other), plan)
+    with pytest.raises(ValueError, match=r"the plane is torch.float32 on cpu, the model torch.float64 on cpu"):
+        loss_surface(objective, Plane(plane.centre.float(), plane.axes.float()), steps=3)
 
 
 def test_every_point_is_computed_from_the_centre():
