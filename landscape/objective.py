@@ -309,7 +309,7 @@ class Objective:
                 loss, count = self.sums(model, batch)
                 total, denominator = total + float(loss), denominator + float(count)
             else:
-                found = terms(self._loss, model(batch[0]), batch[1], reduction=self.reduction)
+                found = terms(self._loss, _tensor(model(batch[0])), batch[1], reduction=self.reduction)
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
         return total / denominator
@@ -385,7 +385,7 @@ class Objective:
             inputs, target = to_device(self.first_batch, self.theta.device)
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             with self.undisturbed(), torch.no_grad():
-                output = functional_call(self.model, (self.named(self.theta), buffers), (inputs,))
+                output = _tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
                 check_reduction(self._loss, output, target, self.reduction)
         return call
 
@@ -402,9 +402,7 @@ class _TermsOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         inputs, target = batch
-        output = self.model(inputs)
-        if output.dtype in (torch.bfloat16, torch.float16):  # under autocast; a loss of 8 bits would be none
-            output = output.float()
+        output = _whole(_tensor(self.model(inputs)))
         found = terms(self.loss[0], output, target, reduction=self.reduction)
         if not self.metrics:
             return found
@@ -427,8 +425,22 @@ class _SumsOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         loss, count = self.sums(self.model, batch)
-        denominator = torch.as_tensor(count, dtype=loss.dtype, device=loss.device).reshape(1)
-        return Terms(loss.reshape(1), denominator, per_example=False, num_examples=int(count))
+        denominator = torch.as_tensor(count, dtype=torch.float64, device=loss.device).reshape(1)
+        return Terms(_whole(loss).reshape(1), denominator, per_example=False, num_examples=int(count))
+
+
+def _whole(output: Tensor) -> Tensor:
+    """In float32 what autocast made in less: a loss of 8 bits would be none."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+def _tensor(output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model returned a {type(output).__name__}, and loss(output, target) is of a tensor: let the model "
+            "return one, or use Objective.from_sums"
+        )
+    return output
 
 
 @contextlib.contextmanager

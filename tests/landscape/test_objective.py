@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from landscape.alignment import gradient_congruence
 from landscape.directions import random_plane
+from landscape.evaluator import Engine, prepare
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import hessian
@@ -67,6 +68,38 @@ def test_sums_give_the_same_loss_and_gradient_without_a_standard_error():
     assert np.isnan(by_sums.evaluate().standard_error)
     torch.testing.assert_close(by_sums.gradient(), by_loss.gradient())
     torch.testing.assert_close(hessian(by_sums).matvec(by_sums.theta), hessian(by_loss).matvec(by_sums.theta))
+
+
+def test_sums_of_a_lower_precision_are_divided_by_their_whole_count():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(net.weight)
+
+    def sums(model, batch):
+        return model(batch).sum(), len(batch)
+
+    objective = Objective.from_sums(net, sums, [torch.ones(1000, 1), torch.ones(259, 1)])  # 8 bits do not hold 259
+    evaluator = prepare(objective, Engine(precision="bf16"))
+    (row,) = evaluator.sums(objective.theta, objective.theta[None], [[0.0]]).tolist()
+    assert row[1] == 1259
+
+    def halves(model, batch):
+        return sums(model, batch)[0].bfloat16(), torch.tensor(len(batch))
+
+    gradient = Objective.from_sums(net, halves, [torch.ones(1000, 1), torch.ones(259, 1)]).gradient()
+    assert gradient.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: nn.functional.cross_entropy(o["logits"], t)])
+def test_a_model_that_returns_no_tensor_is_refused_with_the_way_out(loss):
+    class Dict(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    net, (_, inputs, targets) = Dict(5, 3).double(), build("tied")
+    objective = Objective(net, loss, [(inputs, targets)], reduction=None if isinstance(loss, nn.Module) else "mean")
+    for measure in (objective.evaluate, objective.gradient, objective.reference_loss):
+        with pytest.raises(TypeError, match=r"the model returned a dict, .* use Objective.from_sums"):
+            measure()
 
 
 Pair = namedtuple("Pair", "x y")
