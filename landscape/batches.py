@@ -46,14 +46,16 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def laid_out(batch: Batch, layout: Layout) -> Batch:
-    """A batch whose input images are in a layout."""
+    """A batch whose images are in a layout: those of the input of a pair, or all where the caller's sums read it."""
     if layout == "contiguous":
         return batch
 
     def laid_out(tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-    return (_mapped(batch[0], laid_out), batch[1])  # the target keeps its layout: a loss may reshape it
+    if type(batch) in (tuple, list) and len(batch) == 2:
+        return (_mapped(batch[0], laid_out), batch[1])  # the target keeps its layout: a loss may reshape it
+    return _mapped(batch, laid_out)
 
 
 def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -61,6 +63,8 @@ def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         return change(batch)
     if isinstance(batch, dict):
         return {name: _mapped(value, change) for name, value in batch.items()}
+    if not isinstance(batch, tuple | list):
+        return batch
     values = [_mapped(value, change) for value in batch]
     return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 

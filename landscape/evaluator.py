@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.batches import Layout as Layout
 from landscape.batches import count, cut, has_images, laid_out, may_cut, pieces
-from landscape.objective import Batch, Objective, float32_products, sums_of, to_device
+from landscape.objective import Batch, Objective, float32_products, naming_batches_of_one, sums_of, to_device
 from landscape.results import Record
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
@@ -292,7 +292,8 @@ def _norms(model: nn.Module, *, train: bool, cumulative: bool = False) -> Iterat
             module.training = True
             if cumulative:
                 module.momentum = None
-        yield
+        with naming_batches_of_one():
+            yield
     finally:
         for module, (training, momentum) in zip(modules, before, strict=True):
             module.training, module.momentum = training, momentum
@@ -326,7 +327,7 @@ def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
         num_examples += count(batch)
         if num_examples >= CALIBRATION_EXAMPLES:
             break
-    return found
+    return [batch for batch in found if count(batch) != 1] or found  # one example has no variance
 
 
 def _eager(objective: Objective) -> Forward:

@@ -295,11 +295,13 @@ class Objective:
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
                 norm.train()
-            for batch in calibration:
-                model(to_device(batch, self.theta.device)[0])
-            for norm in norms:
-                norm.train(batch_norm == "train")
-            return self._plain_loop(model)
+            with naming_batches_of_one():
+                for batch in calibration:
+                    batch = to_device(batch, self.theta.device)
+                    _ = model(batch[0]) if self.sums is None else self.sums(model, batch)
+                for norm in norms:
+                    norm.train(batch_norm == "train")
+                return self._plain_loop(model)
 
     def _plain_loop(self, model: nn.Module) -> float:
         total, denominator = 0.0, 0.0
@@ -456,6 +458,20 @@ def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     finally:
         for backend, was in zip(backends, before, strict=True):
             backend.fp32_precision = was
+
+
+@contextlib.contextmanager
+def naming_batches_of_one() -> Iterator[None]:
+    """Inside, what torch says of BatchNorm over one value becomes an error that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "a batch of one example has no statistics for BatchNorm: give batches of at least two, the last one too, "
+            "or use batch_norm='frozen'"
+        ) from error
 
 
 def summarise(sums: Array) -> tuple[Array, Array, Array]:

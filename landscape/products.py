@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.batches import Layout, count, has_images, may_cut, pieces
 from landscape.losses import Terms
-from landscape.objective import Batch, Objective, to_device
+from landscape.objective import Batch, Objective, naming_batches_of_one, to_device
 from landscape.results import Record
 
 BatchNorm = Literal["frozen", "train"]
@@ -199,7 +199,7 @@ def quiet(objective: Objective, index: int, batch_norm: BatchNorm) -> Iterator[N
 
     The fused attention kernels have no second derivative.
     """
-    with objective.undisturbed(index), sdpa_kernel(SDPBackend.MATH):
+    with objective.undisturbed(index), sdpa_kernel(SDPBackend.MATH), naming_batches_of_one():
         if batch_norm == "train":
             for module in objective.model.modules():
                 module.training = isinstance(module, _BatchNorm)

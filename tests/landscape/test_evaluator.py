@@ -9,10 +9,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from landscape import evaluator as evaluators
-from landscape.batches import may_cut
+from landscape.batches import laid_out, may_cut
 from landscape.directions import random_plane
 from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
 from landscape.objective import NotRepeatableError, Objective, summarise
+from landscape.operators import hessian
 from landscape.surface import coarse_to_fine, loss_surface
 
 POINTS = [[0.0, 0.0], [0.3, -0.2], [-0.5, 0.4]]
@@ -74,6 +75,55 @@ def test_recalibrated_batch_norm_is_that_of_update_bn_at_every_point():
         assert loss == pytest.approx(plain, rel=1e-12)
     assert found[0] != losses(objective, Engine())[0]
     assert reference_loss(objective, Engine(batch_norm="recalibrated")) == pytest.approx(found[0], rel=1e-12)
+
+
+def summed(model, batch):
+    output = model(batch["x"])
+    return nn.functional.cross_entropy(output, batch["y"], reduction="sum"), len(batch["y"])
+
+
+@pytest.mark.parametrize("mode", ["frozen", "recalibrated", "train"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_sums_over_mappings_are_measured_in_every_way_as_a_loss_over_pairs(mode, layout):
+    pairs = objective_of("conv_net")
+    batches = [{"x": x, "y": y, "note": "of the caller's own"} for x, y in pairs.batches]
+    by_sums = Objective.from_sums(pairs.model, summed, batches)
+    engine = Engine(batch_norm=mode, layout=layout)
+    expected = losses(pairs, engine)
+    np.testing.assert_allclose(losses(by_sums, engine), expected, rtol=1e-12)
+    assert reference_loss(by_sums, engine) == pytest.approx(expected[0], rel=1e-12)
+
+
+def test_channels_last_lays_out_all_images_that_sums_read_and_loses_nothing():
+    x = torch.rand(2, 3, 4, 4)
+    batch = laid_out({"x": x, "more": [x, 1], "y": torch.zeros(2)}, "channels_last")
+    for image in (batch["x"], batch["more"][0]):
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        assert not image.is_contiguous()
+        assert image.equal(x)
+    assert batch["more"][1] == 1
+    assert len(laid_out((x, torch.zeros(2), torch.ones(2)), "channels_last")) == 3
+
+
+def test_a_last_batch_of_one_example_is_no_part_of_the_calibration():
+    objective = objective_of("batch_norm_net", sizes=(10, 10, 1))
+    model = copy.deepcopy(objective.model)
+    update_bn([batch[0] for batch in objective.batches[:2]], model)
+    plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
+    engine = Engine(batch_norm="recalibrated")
+    assert losses(objective, engine)[0] == pytest.approx(plain, rel=1e-12)
+    assert reference_loss(objective, engine) == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("train", (10, 10, 1)), ("recalibrated", (1,) * 21)])
+def test_batch_norm_over_one_example_is_refused_with_the_way_out(mode, sizes):
+    objective, engine = objective_of("batch_norm_net", sizes=sizes), Engine(batch_norm=mode)
+    way_out = "batch of one example has no statistics for BatchNorm: give batches of at least two"
+    for measure in (losses, reference_loss):
+        with pytest.raises(ValueError, match=way_out):
+            measure(objective, engine)
+    with pytest.raises(ValueError, match=way_out):
+        hessian(objective_of("batch_norm_net", sizes=(10, 10, 1)), batch_norm="train").matvec(objective.theta)
 
 
 def test_batch_norm_in_train_mode_takes_each_batch_as_it_comes():
