@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.batches import Batch, Layout, bytes_of, content, count, cut, laid_out, to_device
 from landscape.losses import (
     LossFunction,
     Reduction,
@@ -36,9 +37,10 @@ from landscape.losses import (
 )
 from landscape.results import Array, Record
 
-Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
 Metric = Callable[[Tensor, Tensor], Tensor]  # of (output, target) for each example of a batch: (B,)
+
+PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
 
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
@@ -139,9 +141,9 @@ class Objective:
         `seed` decides what the model may draw at random; nothing, in a model that can be measured.
         """
         total = torch.zeros(self.num_sums, dtype=torch.float64, device=theta.device)
-        for index, batch in enumerate(self.read()):
+        for index, piece in enumerate(self.pieces()):
             with self.undisturbed(seed + index):
-                total += sums_of(self.terms(theta, batch))
+                total += sums_of(self.terms(theta, piece))
         return total
 
     @property
@@ -153,9 +155,9 @@ class Objective:
     def example_denominators(self) -> Tensor:
         """What each example (N,) adds to the denominator of the mean, in float64. One pass over the data."""
         found = []
-        for batch in self.read():
+        for piece in self.pieces():
             with self.undisturbed():
-                found.append(self.terms(self.theta, batch).denominator.double())
+                found.append(self.terms(self.theta, piece).denominator.double())
         return torch.cat(found)
 
     def read(self) -> Iterator[Batch]:
@@ -188,22 +190,46 @@ class Objective:
         if empty:
             raise ValueError("batches is empty: nothing to measure on")
 
+    @cached_property
+    def may_cut(self) -> bool:
+        """Whether an example's loss is its own, so that batches may be cut anywhere."""
+        if self.sums is not None or not self.per_example:
+            return False
+        of_batches = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
+        return not of_batches and count(self.first_batch) > 0
+
+    def pieces(self, *, micro_batch: int | None = None, layout: Layout = "contiguous") -> Iterator[Batch]:
+        """The data of one pass on the device, `micro_batch` examples at a time (0: as they come), in a layout.
+
+        By default at most 256 where batches may be cut, so that memory does not grow with them.
+        """
+        for batch in self.read():
+            for piece in self._cut(batch, micro_batch):
+                yield laid_out(piece, layout)
+
+    def _cut(self, batch: Batch, micro_batch: int | None = None) -> Iterator[Batch]:
+        size = (PIECE if self.may_cut else 0) if micro_batch is None else micro_batch
+        yield from cut(to_device(batch, self.theta.device), size)
+
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
         total, denominator = torch.zeros_like(self.theta), 0.0
-        for gradient, count in self.batch_gradients(theta):
+        for gradient, part in self.batch_gradients(theta):
             total += gradient
-            denominator += count
+            denominator += part
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
         """For each batch: the gradient (P,) of its sum of losses, and its denominator."""
         leaf = (self.theta if theta is None else theta).detach().clone().requires_grad_()
         for index, batch in enumerate(self.read()):
-            with self.undisturbed(_SEED + index), torch.enable_grad():
-                found = self.terms(leaf, batch)
-                gradient = torch.autograd.grad(found.loss.sum(), leaf)[0]
-            yield gradient, float(found.denominator.double().sum())
+            gradient, denominator = torch.zeros_like(leaf), 0.0
+            for piece in self._cut(batch):
+                with self.undisturbed(_SEED + index), torch.enable_grad():
+                    found = self.terms(leaf, piece)
+                    gradient += torch.autograd.grad(found.loss.sum(), leaf)[0]
+                denominator += float(found.denominator.double().sum())
+            yield gradient, denominator
 
     def terms(self, theta: Tensor, batch: Batch) -> Terms:
         """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
@@ -301,17 +327,16 @@ class Objective:
                     _ = model(batch[0]) if self.sums is None else self.sums(model, batch)
                 for norm in norms:
                     norm.train(batch_norm == "train")
-                return self._plain_loop(model)
+                return self._plain_loop(model, whole=batch_norm == "train")
 
-    def _plain_loop(self, model: nn.Module) -> float:
+    def _plain_loop(self, model: nn.Module, *, whole: bool) -> float:
         total, denominator = 0.0, 0.0
-        for batch in self.read():
-            batch = to_device(batch, self.theta.device)
+        for piece in self.pieces(micro_batch=0 if whole else None):
             if self.sums is not None:
-                loss, count = self.sums(model, batch)
-                total, denominator = total + float(loss), denominator + float(count)
+                loss, number = self.sums(model, piece)
+                total, denominator = total + float(loss), denominator + float(number)
             else:
-                found = terms(self._loss, _tensor(model(batch[0])), batch[1], reduction=self.reduction)
+                found = terms(self._loss, _tensor(model(piece[0])), piece[1], reduction=self.reduction)
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
         return total / denominator
@@ -350,11 +375,11 @@ class Objective:
     def _hash_of_one_pass(self) -> str:
         digests: dict[str, tuple[object, hashlib._Hash]] = {}  # by place in a batch: where batches end does not matter
         for batch in self.read():
-            for place, kind, content in _content(batch):
+            for place, kind, found in content(batch):
                 known_kind, digest = digests.get(place, (None, hashlib.sha256(place.encode())))
                 if kind != known_kind:
                     digest.update(repr(kind).encode())
-                digest.update(content)
+                digest.update(found)
                 digests[place] = kind, digest
         return hashlib.sha256("".join(digest.hexdigest() for _, digest in digests.values()).encode()).hexdigest()
 
@@ -364,7 +389,7 @@ class Objective:
         digest = hashlib.sha256()
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_bytes(tensor))
+            digest.update(bytes_of(tensor))
         return digest.hexdigest()
 
     @cached_property
@@ -514,18 +539,6 @@ def sums_of(found: Terms) -> Tensor:
     return torch.cat([sums, torch.stack([found.metrics.sum(1), found.metrics.square().sum(1)], 1).reshape(-1)])
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch whose tensors are on `device`."""
-    if hasattr(batch, "to"):  # tensors, and the batches of tokenizers
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
-
-
 def _refuse_rewritten_weights(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
@@ -535,25 +548,3 @@ def _refuse_rewritten_weights(model: nn.Module) -> None:
                 f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
                 "None"
             )
-
-
-def _content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]]:
-    """What a batch holds: for each of its tensors the place in it, the kind (shape of an example, dtype), the bytes."""
-    if isinstance(batch, Tensor | np.ndarray):
-        yield place, (tuple(batch.shape[1:]), str(batch.dtype)), _bytes(batch)
-    elif isinstance(batch, Mapping):
-        for key in batch:
-            yield from _content(batch[key], f"{place}/{key}")
-    elif isinstance(batch, tuple | list):
-        for index, value in enumerate(batch):
-            yield from _content(value, f"{place}/{index}")
-    elif batch is None or isinstance(batch, bool | int | float | str | bytes):
-        yield place, type(batch).__name__, repr(batch).encode()
-    else:
-        raise TypeError(f"a batch holds a {type(batch).__name__}: give tensors, in tuples, lists or mappings")
-
-
-def _bytes(array: Tensor | Array) -> bytes:
-    if isinstance(array, Tensor):
-        array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return array.tobytes()

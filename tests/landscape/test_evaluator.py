@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import NETS, build, in_batches, objective_of
+from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from landscape import evaluator as evaluators
-from landscape.batches import laid_out, may_cut
-from landscape.directions import random_plane
+from landscape.batches import laid_out
+from landscape.directions import ascent_plane, random_plane
 from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
 from landscape.objective import NotRepeatableError, Objective, summarise
 from landscape.operators import hessian
@@ -192,16 +192,61 @@ def test_an_engine_names_what_it_refuses(choice, message):
 def test_batches_are_cut_only_where_examples_stand_alone():
     net, inputs, targets = build("tied")
     batches = in_batches(inputs, targets)
-    assert may_cut(Objective(net, nn.CrossEntropyLoss(), batches))
-    assert not may_cut(Objective(net, lambda o, t: nn.functional.cross_entropy(o, t), batches, reduction="mean"))
+    assert Objective(net, nn.CrossEntropyLoss(), batches).may_cut
+    assert not Objective(net, lambda o, t: nn.functional.cross_entropy(o, t), batches, reduction="mean").may_cut
     sums = Objective.from_sums(net, lambda model, batch: (model(batch[0]).sum(), len(batch[1])), batches)
-    assert not may_cut(sums)
+    assert not sums.may_cut
     of_batch = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).double()
-    assert not may_cut(Objective(of_batch, nn.CrossEntropyLoss(), batches))
+    assert not Objective(of_batch, nn.CrossEntropyLoss(), batches).may_cut
     with pytest.raises(ValueError, match="these batches cannot be cut"):
         prepare(sums, Engine(micro_batch=4))
     engine, _ = choose(sums, Engine(), num_points=9)
     assert engine == Engine()
+
+
+def one_long_batch(num_examples=600):
+    net, _, _ = build("batch_norm_net")
+    stream = torch.Generator().manual_seed(0)
+    inputs = torch.randn(num_examples, 5, generator=stream, dtype=torch.float64)
+    return Objective(net, nn.CrossEntropyLoss(), [(inputs, torch.randint(0, 3, (num_examples,), generator=stream))])
+
+
+@pytest.mark.parametrize("mode", ["frozen", "recalibrated"])
+def test_no_pass_takes_more_than_256_examples_of_a_batch_at_once(mode):
+    objective, seen = one_long_batch(), []
+    objective.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    loss_surface(objective, ascent_plane(objective), steps=3, engine=Engine(micro_batch=64, batch_norm=mode), paired=8)
+    objective.evaluate()
+    assert max(seen) == 256
+    assert sum(seen) % 600 == 0  # and each pass has them all
+
+
+def test_cutting_a_batch_changes_no_sum():
+    objective = one_long_batch()
+    theta = objective.theta.clone().requires_grad_()
+    objective.model.eval()
+    expected = whole_loss(objective)(theta)
+    assert objective.evaluate().loss == pytest.approx(expected.item(), rel=1e-13)
+    assert objective.reference_loss() == pytest.approx(expected.item(), rel=1e-13)
+    assert objective.example_denominators().tolist() == [1.0] * 600
+    ((gradient, denominator),) = objective.batch_gradients()  # one for each batch, however it is cut
+    assert denominator == 600
+    (exact,) = torch.autograd.grad(expected, theta)
+    torch.testing.assert_close(gradient / 600, exact, rtol=1e-11, atol=1e-14)
+
+
+def test_statistics_are_recalibrated_on_pieces_of_256_and_those_of_train_on_whole_batches():
+    objective = one_long_batch()
+    model = copy.deepcopy(objective.model)
+    inputs, targets = objective.batches[0]
+    update_bn(inputs.split(256), model)
+    plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
+    assert reference_loss(objective, Engine(batch_norm="recalibrated")) == pytest.approx(plain, rel=1e-12)
+    assert losses(objective, Engine(batch_norm="recalibrated"))[0] == pytest.approx(plain, rel=1e-12)
+    model = copy.deepcopy(objective.model).eval()
+    model[1].train()
+    expected = nn.functional.cross_entropy(model(inputs), targets).item()
+    assert reference_loss(objective, Engine(batch_norm="train")) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_choice_is_made_by_time_and_leaves_the_usual_one_for_a_gain(monkeypatch):
