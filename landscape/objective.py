@@ -2,8 +2,9 @@
 
 theta is flat (P,): the trainable parameters in named_parameters() order, tied ones once. The model is read, never
 written: every pass runs on theta's views in place of the parameters and on copies of the buffers, in eval mode,
-and leaves modes, gradients, buffers and the random state as they were. Every pass starts from one fixed random state,
-so that a shuffling loader gives the same order each time; what is random in the model itself is found out and refused.
+and leaves modes, gradients, buffers and the random state as they were. Every pass starts from one fixed random state
+of torch, Python and numpy, so that a shuffling loader gives the same order each time; what is random in the model
+itself is found out and refused.
 
 Legend: P parameters, N examples.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -165,24 +167,22 @@ class Objective:
         if isinstance(self.batches, list | tuple) and self.batches:
             yield from self.batches
             return
-        own = getattr(self.batches, "generator", None)
-        if not isinstance(own, torch.Generator):
-            yield from self._read_once()
-            return
-        before = own.get_state()  # a loader's own: put back, so that the next pass has this order too
+        own = _generators_of(self.batches)
+        before = [generator.get_state() for generator in own]
         try:
             yield from self._read_once()
-        finally:
-            own.set_state(before)
+        finally:  # put back, so that the next pass has this order too
+            for generator, state in zip(own, before, strict=True):
+                generator.set_state(state)
 
     def _read_once(self) -> Iterator[Batch]:
-        with self._random_state(_SEED):
-            batches, state = iter(self.batches), torch.get_rng_state()
+        with self._random_state(_SEED), _seeded_for_data(_SEED):
+            batches, drawn = iter(self.batches), _global_states()
         empty = True
         while True:
-            with self._random_state(_SEED):
-                torch.set_rng_state(state)
-                batch, state = next(batches, _END), torch.get_rng_state()
+            with self._random_state(_SEED), _seeded_for_data(_SEED):
+                _restore(drawn)
+                batch, drawn = next(batches, _END), _global_states()
             if batch is _END:
                 break
             empty = False
@@ -468,6 +468,39 @@ def _tensor(output: object) -> Tensor:
             "return one, or use Objective.from_sums"
         )
     return output
+
+
+@contextlib.contextmanager
+def _seeded_for_data(seed: int) -> Iterator[None]:
+    """Inside, Python's and numpy's global generators, which a data set may draw from, start from a seed as torch's."""
+    before = _global_states()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _global_states() -> tuple[Any, ...]:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    of_torch, of_python, of_numpy = states
+    torch.set_rng_state(of_torch)
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _generators_of(batches: object) -> list[torch.Generator]:
+    """A loader's own generator, and those of its samplers."""
+    holders = [batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    found = {
+        id(own): own for holder in holders if isinstance(own := getattr(holder, "generator", None), torch.Generator)
+    }
+    return list(found.values())
 
 
 @contextlib.contextmanager

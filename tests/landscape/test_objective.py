@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from landscape.alignment import gradient_congruence
 from landscape.directions import random_plane
@@ -288,6 +288,43 @@ def test_a_loader_with_a_generator_of_its_own_is_read_in_one_order_and_left_as_i
     assert generator.get_state().equal(before)
     first, second = ([batch[1].tolist() for batch in objective.read()] for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"sampler": s}, lambda s: {"batch_sampler": BatchSampler(s, 6, False)}])
+def test_a_sampler_with_a_generator_of_its_own_is_read_in_one_order_and_left_as_it_was(wrap):
+    net, inputs, targets = build("tied")
+    data, generator = TensorDataset(inputs, targets), torch.Generator().manual_seed(3)
+    loader = DataLoader(data, **wrap(RandomSampler(data, generator=generator)))
+    before = generator.get_state()
+    objective = Objective(net, nn.CrossEntropyLoss(), loader)
+    measure_everything(objective)
+    assert generator.get_state().equal(before)
+    first, second = (torch.cat([batch[1] for batch in objective.read()]) for _ in range(2))
+    assert first.equal(second)
+    assert not first.equal(targets)
+    next(objective.read())
+    assert generator.get_state().equal(before)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: np.random.rand()])  # noqa: NPY002
+def test_data_that_draw_from_a_global_generator_are_one_set_and_leave_it_as_it_was(draw):
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(targets)
+
+        def __getitem__(self, at):
+            return inputs[at] + draw(), targets[at]
+
+    net, inputs, targets = build("tied")
+    objective = Objective(net, nn.CrossEntropyLoss(), DataLoader(Noisy(), batch_size=6))
+    before = state_of(net)
+    measure_everything(objective)
+    assert_same_state(before, state_of(net))
+    hashed = objective.data_hash
+    draw()
+    assert Objective(net, nn.CrossEntropyLoss(), objective.batches).data_hash == hashed
+    noise = torch.cat([batch[0] for batch in objective.read()]) - inputs
+    assert len(set(noise[:, 0].tolist())) == 21  # no two examples the same
 
 
 def test_data_in_another_order_in_each_pass_is_refused():
