@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.batches import Batch, count, cut, has_images, laid_out, to_device
 from landscape.batches import Layout as Layout
-from landscape.objective import Objective, float32_products, naming_batches_of_one, sums_of
+from landscape.objective import Objective, Reference, float32_products, naming_batches_of_one, sums_of
 from landscape.results import Record
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
@@ -262,9 +262,9 @@ def backed_off(objective: Objective, engine: Engine) -> Engine:
     return replace(engine, micro_batch=size)
 
 
-def reference_loss(objective: Objective, engine: Engine) -> float:
+def reference(objective: Objective, engine: Engine) -> Reference:
     """The loss at the centre by a plain loop over a copy of the model, in full precision, with the same BatchNorm."""
-    return objective.reference_loss(
+    return objective.reference(
         batch_norm=engine.batch_norm, calibration=_calibration(objective, replace(engine, layout="contiguous"))
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -63,6 +64,18 @@ class Evaluation:
     standard_error: float
     accuracy: float
     num_examples: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The mean loss by a plain loop, and how far a rounding of the model's outputs moves it, relative to it.
+
+    That is eps sum |dL/do| |o| / L to first order, for outputs o and the loss L summed over them: little where losses
+    are large, and much where they are differences of large outputs. 0 where the loss is none of torch's own.
+    """
+
+    loss: float
+    rounding: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,9 +319,9 @@ class Objective:
         """The first batch of a pass."""
         return next(self.read())
 
-    def reference_loss(
+    def reference(
         self, *, batch_norm: Literal["frozen", "recalibrated", "train"] = "frozen", calibration: Iterable[Batch] = ()
-    ) -> float:
+    ) -> Reference:
         """Mean loss by a plain loop over the model itself: independent of everything above, to hold it against.
 
         BatchNorm uses its running statistics, those of `calibration` in their place, or those of each batch. It does
@@ -329,17 +342,29 @@ class Objective:
                     norm.train(batch_norm == "train")
                 return self._plain_loop(model, whole=batch_norm == "train")
 
-    def _plain_loop(self, model: nn.Module, *, whole: bool) -> float:
-        total, denominator = 0.0, 0.0
+    def _plain_loop(self, model: nn.Module, *, whole: bool) -> Reference:
+        total, denominator, moved = 0.0, 0.0, 0.0
         for piece in self.pieces(micro_batch=0 if whole else None):
             if self.sums is not None:
                 loss, number = self.sums(model, piece)
                 total, denominator = total + float(loss), denominator + float(number)
             else:
-                found = terms(self._loss, _tensor(model(piece[0])), piece[1], reduction=self.reduction)
+                output = _tensor(model(piece[0])).detach()
+                found = terms(self._loss, output, piece[1], reduction=self.reduction)
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
-        return total / denominator
+                moved += self._moved_by_rounding(output, piece[1])
+        rounding = moved / abs(total) if total else 0.0
+        return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
+
+    def _moved_by_rounding(self, output: Tensor, target: Tensor) -> float:
+        if not self.per_example:
+            return 0.0
+        leaf = output.clone().requires_grad_()
+        with torch.enable_grad():
+            loss = terms(self._loss, leaf, target, reduction=self.reduction).loss.sum()
+            slope = torch.autograd.grad(loss, leaf)[0]
+        return torch.finfo(output.dtype).eps * float((slope * output).abs().double().nansum())  # 0 * inf: masked
 
     def describe(self) -> Record:
         """What is measured, on which data: the part of a result's settings that the objective decides."""

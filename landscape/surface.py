@@ -33,7 +33,7 @@ from landscape.evaluator import (
     compiled_for,
     has_running_statistics,
     prepare,
-    reference_loss,
+    reference,
     usual,
 )
 from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
@@ -59,6 +59,7 @@ __all__ = [
 CENTRE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 PRECISION_TOLERANCE = {"tf32": 1e-2, "bf16": 5e-2}
 _STATISTICS = 10.0  # times that, where statistics of batches, whose rounding depends on the layout, enter the loss
+_ROUNDINGS = 10.0  # of its outputs that a network may have made by then (seen: up to 4)
 MAX_PAIRED = 1024
 _PAIRING_SEED = 0
 _SECONDS_OF_A_BLOCK = 2.0
@@ -189,18 +190,20 @@ def plan_surface(
     )
     examples = _paired_examples(objective, paired)
     pairing: Record = {"num_paired": paired, "paired_hash": _hash_of(objective, examples)} if examples else {}
+    found = reference(objective, engine)
     plan = SurfacePlan(
         steps=steps,
         intervals=intervals,
         engine=engine,
-        reference_loss=reference_loss(objective, engine),
+        reference_loss=found.loss,
         checkpoint={"hash": objective.theta_hash},
+        checks={"rounding": found.rounding},
         settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where, **pairing},
         metrics=list(objective.metrics),
         examples=examples,
         denominators=objective.example_denominators()[examples].tolist() if examples else [],
     )
-    return replace(plan, checks=_apart(objective, plane, plan))
+    return replace(plan, checks={**plan.checks, **_apart(objective, plane, plan)})
 
 
 def measure(
@@ -417,7 +420,8 @@ def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro
 def _tolerance(plan: SurfacePlan) -> float:
     lower = PRECISION_TOLERANCE.get(plan.engine.precision, 0.0)
     rounding = CENTRE_TOLERANCE[getattr(torch, str(plan.settings["dtype"]))]
-    return max(lower, rounding if plan.engine.batch_norm == "frozen" else _STATISTICS * rounding)
+    of_outputs = _ROUNDINGS * cast(float, plan.checks.get("rounding", 0.0))
+    return max(lower, of_outputs, rounding if plan.engine.batch_norm == "frozen" else _STATISTICS * rounding)
 
 
 def _relative(value: float, reference: float) -> float:

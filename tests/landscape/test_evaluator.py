@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from landscape import evaluator as evaluators
 from landscape.batches import laid_out
 from landscape.directions import ascent_plane, random_plane
-from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
+from landscape.evaluator import Engine, choose, compiled_for, prepare, reference
 from landscape.objective import NotRepeatableError, Objective, summarise
 from landscape.operators import hessian
 from landscape.surface import coarse_to_fine, loss_surface
@@ -74,7 +74,7 @@ def test_recalibrated_batch_norm_is_that_of_update_bn_at_every_point():
         plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
         assert loss == pytest.approx(plain, rel=1e-12)
     assert found[0] != losses(objective, Engine())[0]
-    assert reference_loss(objective, Engine(batch_norm="recalibrated")) == pytest.approx(found[0], rel=1e-12)
+    assert reference(objective, Engine(batch_norm="recalibrated")).loss == pytest.approx(found[0], rel=1e-12)
 
 
 def summed(model, batch):
@@ -91,7 +91,7 @@ def test_sums_over_mappings_are_measured_in_every_way_as_a_loss_over_pairs(mode,
     engine = Engine(batch_norm=mode, layout=layout)
     expected = losses(pairs, engine)
     np.testing.assert_allclose(losses(by_sums, engine), expected, rtol=1e-12)
-    assert reference_loss(by_sums, engine) == pytest.approx(expected[0], rel=1e-12)
+    assert reference(by_sums, engine).loss == pytest.approx(expected[0], rel=1e-12)
 
 
 def test_channels_last_lays_out_all_images_that_sums_read_and_loses_nothing():
@@ -112,14 +112,14 @@ def test_a_last_batch_of_one_example_is_no_part_of_the_calibration():
     plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
     engine = Engine(batch_norm="recalibrated")
     assert losses(objective, engine)[0] == pytest.approx(plain, rel=1e-12)
-    assert reference_loss(objective, engine) == pytest.approx(plain, rel=1e-12)
+    assert reference(objective, engine).loss == pytest.approx(plain, rel=1e-12)
 
 
 @pytest.mark.parametrize(("mode", "sizes"), [("train", (10, 10, 1)), ("recalibrated", (1,) * 21)])
 def test_batch_norm_over_one_example_is_refused_with_the_way_out(mode, sizes):
     objective, engine = objective_of("batch_norm_net", sizes=sizes), Engine(batch_norm=mode)
     way_out = "batch of one example has no statistics for BatchNorm: give batches of at least two"
-    for measure in (losses, reference_loss):
+    for measure in (losses, reference):
         with pytest.raises(ValueError, match=way_out):
             measure(objective, engine)
     with pytest.raises(ValueError, match=way_out):
@@ -135,7 +135,7 @@ def test_batch_norm_in_train_mode_takes_each_batch_as_it_comes():
         total = sum(float(nn.functional.cross_entropy(model(x), y, reduction="sum")) for x, y in objective.batches)
     found = losses(objective, Engine(batch_norm="train"))[0]
     assert found == pytest.approx(total / 21, rel=1e-12)
-    assert reference_loss(objective, Engine(batch_norm="train")) == pytest.approx(found, rel=1e-12)
+    assert reference(objective, Engine(batch_norm="train")).loss == pytest.approx(found, rel=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["frozen", "recalibrated", "train"])
@@ -227,7 +227,7 @@ def test_cutting_a_batch_changes_no_sum():
     objective.model.eval()
     expected = whole_loss(objective)(theta)
     assert objective.evaluate().loss == pytest.approx(expected.item(), rel=1e-13)
-    assert objective.reference_loss() == pytest.approx(expected.item(), rel=1e-13)
+    assert objective.reference().loss == pytest.approx(expected.item(), rel=1e-13)
     assert objective.example_denominators().tolist() == [1.0] * 600
     ((gradient, denominator),) = objective.batch_gradients()  # one for each batch, however it is cut
     assert denominator == 600
@@ -241,12 +241,12 @@ def test_statistics_are_recalibrated_on_pieces_of_256_and_those_of_train_on_whol
     inputs, targets = objective.batches[0]
     update_bn(inputs.split(256), model)
     plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
-    assert reference_loss(objective, Engine(batch_norm="recalibrated")) == pytest.approx(plain, rel=1e-12)
+    assert reference(objective, Engine(batch_norm="recalibrated")).loss == pytest.approx(plain, rel=1e-12)
     assert losses(objective, Engine(batch_norm="recalibrated"))[0] == pytest.approx(plain, rel=1e-12)
     model = copy.deepcopy(objective.model).eval()
     model[1].train()
     expected = nn.functional.cross_entropy(model(inputs), targets).item()
-    assert reference_loss(objective, Engine(batch_norm="train")) == pytest.approx(expected, rel=1e-12)
+    assert reference(objective, Engine(batch_norm="train")).loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_choice_is_made_by_time_and_leaves_the_usual_one_for_a_gain(monkeypatch):

@@ -24,7 +24,7 @@ def test_the_loss_is_that_of_all_data_in_one_batch(name):
     objective.model.eval()
     expected = whole_loss(objective)(objective.theta).item()
     assert objective.evaluate().loss == pytest.approx(expected, rel=1e-13)
-    assert objective.reference_loss() == pytest.approx(expected, rel=1e-13)
+    assert objective.reference().loss == pytest.approx(expected, rel=1e-13)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -97,7 +97,7 @@ def test_a_model_that_returns_no_tensor_is_refused_with_the_way_out(loss):
 
     net, (_, inputs, targets) = Dict(5, 3).double(), build("tied")
     objective = Objective(net, loss, [(inputs, targets)], reduction=None if isinstance(loss, nn.Module) else "mean")
-    for measure in (objective.evaluate, objective.gradient, objective.reference_loss):
+    for measure in (objective.evaluate, objective.gradient, objective.reference):
         with pytest.raises(TypeError, match=r"the model returned a dict, .* use Objective.from_sums"):
             measure()
 
@@ -109,7 +109,7 @@ def measure_everything(objective):
     loss_surface(objective, random_plane(objective), steps=3)
     top_eigenpairs(hessian(objective), k=2)
     gradient_congruence(objective, objective)
-    objective.reference_loss()
+    objective.reference()
 
 
 def state_of(model):
