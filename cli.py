@@ -74,6 +74,7 @@ _CONTENT_ERRORS = (
 _ALONG_A_RUN: dict[str, Any] = {
     **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
     **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
+    **{"data_error": False, "per_layer": False},
 }
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -172,6 +173,8 @@ class _Asked:
     engine: ProductEngine
     layers: tuple[str, ...]
     batch_norm: Literal["frozen", "train"]
+    data_error: bool
+    per_layer: bool
     cross_check: bool
     save_vectors: bool
     seed: int
@@ -195,6 +198,10 @@ class _Asked:
             raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
         if self.engine != "retained" and self.operator != "hessian":
             raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
+        if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
+            raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
+        if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
+            raise click.UsageError("--data-error is of the largest eigenvalues, in eval mode")
         if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
             raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
@@ -751,6 +758,10 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     show_default=True,
     help="Running statistics as they are, or those of each batch.",
 )
+@click.option(
+    "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
+)
+@click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
@@ -1234,6 +1245,8 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
     from landscape.lanczos import top_eigenpairs
+    from landscape.operators import per_layer
+    from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
     operator = _operator(objective, asked)
@@ -1264,6 +1277,13 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
         if asked.trace:
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
+    if asked.data_error:
+        others.append(data_error(objective, pairs, operator_of=lambda some: _operator(some, asked), seed=asked.seed))
+    if asked.per_layer:
+        for block in per_layer(objective).values():
+            most = min(asked.top, block.size)
+            found_in = top_eigenpairs(block, most, tolerance=asked.tolerance, seed=asked.seed)
+            others.append(dataclasses.replace(found_in, vectors=None))
     if asked.cross_check:
         from landscape.crosscheck import pyhessian_check
 
@@ -1311,11 +1331,13 @@ def _followed(
 
 def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     from landscape import operators
-    from landscape.plane import layer_mask
+    from landscape.plane import layer_mask, layers_of
 
     if asked.operator == "hessian":
-        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm)
-    elif asked.operator == "gauss-newton":
+        names = layers_of(objective, asked.layers) if asked.layers else None
+        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm, only=names)
+        return dataclasses.replace(found, settings={**found.settings, **_layers_record(asked.layers)})
+    if asked.operator == "gauss-newton":
         found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
     else:
         kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
@@ -1323,7 +1345,11 @@ def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     if not asked.layers:
         return found
     chosen = operators.block(found, layer_mask(objective, asked.layers))
-    return dataclasses.replace(chosen, settings={**chosen.settings, "layers": list(asked.layers)})
+    return dataclasses.replace(chosen, settings={**chosen.settings, **_layers_record(asked.layers)})
+
+
+def _layers_record(layers: Sequence[str]) -> Record:
+    return {"layers": list(layers)} if layers else {}
 
 
 def _subjects(
@@ -1344,6 +1370,7 @@ def _subjects(
     others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
     by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
     names, states = [other.label for other in work.opened], [state for _, state in run]
+    run_name = "" if not run or look.line else (look.trajectory or _folder_of(work.opened[0].path)).name
     found: list[Subject] = []
     for one, objective in measured:
         for index in range(num_planes):
@@ -1363,7 +1390,7 @@ def _subjects(
                     objective=objective,
                     plane=plane,
                     checkpoint=one.record(),
-                    settings=_described(one, split),
+                    settings={**_described(one, split), **({"trajectory_of": run_name} if run_name else {})},
                     trajectory=functools.partial(_projected, objective, plane, one, run)
                     if look.trajectory is not None or (run and not look.line)
                     else None,

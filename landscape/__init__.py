@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian
+    from landscape.operators import SymmetricOperator, fisher, gauss_newton, hessian, per_layer
     from landscape.paired import paired_difference, paired_rise
     from landscape.report import write_report
     from landscape.results import (
         Congruence,
         CongruenceTrace,
         CurvatureTrace,
+        DataSpread,
         Density,
         Eigenpairs,
         Estimate,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         load,
         save,
     )
+    from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
     from landscape.surface import loss_line, loss_surface
     from landscape.trajectory import pca_plane, project_run
@@ -67,6 +69,7 @@ _HOME = {
     "hessian": "operators",
     "gauss_newton": "operators",
     "fisher": "operators",
+    "per_layer": "operators",
     "top_eigenpairs": "lanczos",
     "spectral_density": "spectrum",
     "trace": "spectrum",
@@ -74,6 +77,7 @@ _HOME = {
     "effective_rank": "spectrum",
     "Curvature": "budget",
     "curvature": "budget",
+    "data_error": "sampling",
     "curvature_trace": "following",
     "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
@@ -84,6 +88,7 @@ _HOME = {
     "Trajectory": "results",
     "Eigenpairs": "results",
     "Density": "results",
+    "DataSpread": "results",
     "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
@@ -97,6 +102,7 @@ __all__ = [
     "CongruenceTrace",
     "Curvature",
     "CurvatureTrace",
+    "DataSpread",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -111,6 +117,7 @@ __all__ = [
     "axis_line",
     "curvature",
     "curvature_trace",
+    "data_error",
     "effective_rank",
     "eigenvector_plane",
     "figures",
@@ -127,6 +134,7 @@ __all__ = [
     "paired_difference",
     "paired_rise",
     "pca_plane",
+    "per_layer",
     "plane_through",
     "project_run",
     "random_line",

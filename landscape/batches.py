@@ -36,8 +36,12 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
         yield batch
         return
     for start in range(0, count(batch), size):
-        rows = slice(start, start + size)
-        yield _mapped(batch, operator.itemgetter(rows))
+        yield rows(batch, slice(start, start + size))
+
+
+def rows(batch: Batch, which: slice | Tensor) -> Batch:
+    """Some examples of a batch: a slice of them, or those where `which` (B,) is true."""
+    return _mapped(batch, operator.itemgetter(which))
 
 
 def laid_out(batch: Batch, layout: Layout) -> Batch:

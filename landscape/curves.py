@@ -16,7 +16,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import ends, landmarks, measured, nearest, quadratic_models
+from landscape.readings import ends, landmarks, measured, nearest, places_on_axis, quadratic_models
 from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
 from landscape.view import Scale, View, log_ticks, loss_view, tick_label
 
@@ -32,13 +32,13 @@ def line(lines: Sequence[Line], *, scale: Scale = "auto", known: Mapping[str, St
         style, loss, error = known[checkpoint_key(one)], measured(one), one.standard_error
         drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
         floor = 10**view.low if view.log else -np.inf
-        _add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
-        _add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+        add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
+        add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
         _add_own_losses(figure, one, style, log=view.log)
     for name, at in dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)):
         figure.add_vline(x=at, line={"dash": "dot", "color": "#888888", "width": 1}, annotation_text=as_text(name))
     unit = str(lines[0].settings.get("unit") or "") if lines else ""
-    _side_by_side(figure, [with_unit("x", unit)], ["mean loss"])
+    side_by_side(figure, [with_unit("x", unit)], ["mean loss"])
     own = [end["own_loss"] for one in lines for end in ends(one)]
     _loss_axis(figure, view, also=[math.log10(loss) if view.log else loss for loss in own if loss > 0 or not view.log])
     figure.update_layout(hovermode="x")
@@ -69,11 +69,11 @@ def slices(
         for n, (at, loss, error) in enumerate(cuts):
             drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
             floor = 10**view.low if view.log else -np.inf
-            _add_band(figure, n, style, at, np.maximum(loss - error, floor), loss + error, drawable)
-            _add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+            add_band(figure, n, style, at, np.maximum(loss - error, floor), loss + error, drawable)
+            add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
     unit = str(surfaces[0].settings.get("unit") or "") if surfaces else ""
     titles = [_cut_title("x", "y", unit, offsets[0]), _cut_title("y", "x", unit, offsets[1])]
-    _side_by_side(figure, titles, ["mean loss", "mean loss"])
+    side_by_side(figure, titles, ["mean loss", "mean loss"])
     _loss_axis(figure, view)
     figure.update_layout(hovermode="x")
     return figure
@@ -95,37 +95,39 @@ def trajectory(
     for style, run in seen:
         at = run.epoch.astype(float)
         low = np.maximum(run.loss - run.standard_error, np.nanmin(losses) if log else -np.inf)
-        _add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
+        add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
         plain, dashed = replace(style, dash="solid"), replace(style, dash="dash")
         own, plane = f"{style.name}, its own loss", f"{style.name}, the plane's loss there"
         none = np.zeros_like(at)
-        _add_line(figure, 0, plain, at, run.loss, run.standard_error, digits=".5g", size=5, name=own)
-        _add_line(figure, 0, dashed, at, run.plane_loss, none, digits=".5g", size=5, name=plane, exact=True)
-        _add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
-    _side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
+        add_line(figure, 0, plain, at, run.loss, run.standard_error, digits=".5g", size=5, name=own)
+        add_line(figure, 0, dashed, at, run.plane_loss, none, digits=".5g", size=5, name=plane, exact=True)
+        add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
+    side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
     figure.update_layout(hovermode="x")
     if log:
-        figure.update_yaxes(selector={"anchor": "x"}, **_log_axis(losses[np.isfinite(losses)]))
+        figure.update_yaxes(selector={"anchor": "x"}, **log_axis(losses[np.isfinite(losses)]))
     return figure
 
 
 def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
-    """The top eigenvalues of each checkpoint, largest first, with bars of the residual; log axis if all are positive.
+    """The eigenvalues of each checkpoint, largest first, with bars of the residual; log axis if all are positive.
 
-    An open marker has not converged; a name with "may have missed some" is of a run that is not complete.
+    Those of the other end are numbered from there: -1 is the smallest. An open marker has not converged; a name with
+    "may have missed some" is of a run that is not complete.
     """
     known = known or styles(pairs)
     kinds = list(dict.fromkeys(spectrum_kind(one) for one in pairs))
     figure = go.Figure(layout=layout("Top eigenvalues with their residuals", height=400))
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
     log = finite.size > 0 and bool(finite.min() > 0)
+    at, ticks, labels = places_on_axis(pairs)
     for n, one in enumerate(pairs):
         style = known[checkpoint_key(one)]
         name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
         name += "" if one.complete else ", may have missed some"
         shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
         figure.add_scatter(
-            x=np.arange(1, len(one.values) + 1) + shift,
+            x=np.array(at[n]) + shift,
             y=one.values,
             error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
             customdata=np.stack([one.residuals, one.converged.astype(float)], axis=-1),
@@ -140,35 +142,44 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
             },
             hovertemplate="λ %{y:.5g} ± %{customdata[0]:.1g}<br>%{text}",
         )
-    most = max((len(one.values) for one in pairs), default=1)
-    figure.update_xaxes(title="eigenvalue, largest first", range=[0.4, most + 0.6], tickvals=list(range(1, most + 1)))
+    figure.update_xaxes(title="eigenvalue, largest first", tickvals=ticks, ticktext=labels)
+    figure.update_xaxes(range=[min([*ticks, 1]) - 0.6, max([*ticks, 1]) + 0.6])
     axis: dict[str, Any] = {"title": f"eigenvalue of the mean loss{', log scale' if log else ''}"}
     if log:
-        axis |= _log_axis(finite)
+        axis |= log_axis(finite)
     figure.update_yaxes(**axis)
     return figure
 
 
 def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] | None = None) -> go.Figure:
-    """The cosine between the two gradients before a step, after it, and the change, per epoch, ± standard error."""
+    """The cosine between the two gradients before a step, after it, and the change, per epoch, ± standard error.
+
+    Where learning rates are known, the change is also drawn divided by them: a step changes less where it is short.
+    """
     known = known or styles(traces)
     figure = go.Figure(layout=layout("Gradient congruence along training", height=360))
+    titles = ["cosine before a step", "cosine after it", "change (after − before)"]
+    rated = any((trace.learning_rate > 0).any() for trace in traces)
     for trace in traces:
         style = known[checkpoint_key(trace)]
+        rate = np.where(trace.learning_rate > 0, trace.learning_rate, np.nan)
         panels = [
             (trace.cosine_b, trace.cosine_b_standard_error),
             (trace.cosine_a, trace.cosine_a_standard_error),
             (trace.change, trace.change_standard_error),
+            *([(trace.change / rate, trace.change_standard_error / rate)] if rated else []),
         ]
         for n, (value, error) in enumerate(panels):
             at = trace.epoch.astype(float)
             probed = np.isfinite(value)  # epochs between probes are no gap in the record: join what was measured
-            _add_band(figure, n, style, at, value - error, value + error, probed)
+            add_band(figure, n, style, at, value - error, value + error, probed)
             size = 5 if probed.sum() < 15 else None
-            _add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
-    _side_by_side(figure, ["epoch"] * 3, ["cosine before a step", "cosine after it", "change (after − before)"])
+            add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
+    titles += ["change / learning rate"] if rated else []
+    side_by_side(figure, ["epoch"] * len(titles), titles)
     figure.update_layout(hovermode="x", yaxis2_matches="y")
-    figure.update_yaxes(selector={"anchor": "x3"}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
+    for anchor in ("x3", "x4"):
+        figure.update_yaxes(selector={"anchor": anchor}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
     return figure
 
 
@@ -199,7 +210,8 @@ def with_unit(name: str, unit: str) -> str:
     return f"{name} ({as_text(unit)})" if unit else name
 
 
-def _side_by_side(figure: go.Figure, xtitles: Sequence[str], ytitles: Sequence[str]) -> None:
+def side_by_side(figure: go.Figure, xtitles: Sequence[str], ytitles: Sequence[str]) -> None:
+    """Panels with these titles of their axes, in a row."""
     count = len(xtitles)
     gap = 0.09
     width = (1 - gap * (count - 1)) / count
@@ -219,7 +231,7 @@ def _panel(n: int, style: Style, name: str = "") -> dict[str, str]:
     return {"xaxis": f"x{number}", "yaxis": f"y{number}", "legendgroup": name, "name": as_text(name)}
 
 
-def _log_axis(values: Array) -> dict[str, Any]:
+def log_axis(values: Array) -> dict[str, Any]:
     """A log axis that holds `values`, with round ticks."""
     low, high = (math.log10(value) for value in (values.min(), values.max()))
     pad = max(0.08 * (high - low), 0.08)
@@ -282,7 +294,7 @@ def _add_models(figure: go.Figure, surfaces: Sequence[Surface], known: Mapping[s
             )
 
 
-def _add_line(
+def add_line(
     figure: go.Figure,
     n: int,
     style: Style,
@@ -295,6 +307,7 @@ def _add_line(
     name: str = "",
     exact: bool = False,
 ) -> None:
+    """A curve of one checkpoint in the n-th panel; its hover has the error, or says that it is `exact`."""
     figure.add_scatter(
         x=at,
         y=value,
@@ -308,7 +321,7 @@ def _add_line(
     )
 
 
-def _add_band(
+def add_band(
     figure: go.Figure, n: int, style: Style, at: Array, low: Array, high: Array, known: npt.NDArray[np.bool_]
 ) -> None:
     """One closed outline per run of neighbouring known points, in one trace."""

@@ -3,7 +3,7 @@
 H v = d/dtheta (grad L(theta) . v) for a loss L. Double backward differentiates the gradient's graph once more
 (Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147) and keeps the graphs that the memory holds: a product then costs about
 two gradients, and about three where the graph is built anew. Forward over reverse pushes v through the
-gradient as a tangent, with less memory and nothing to keep; compiled, it is one kernel schedule, which pays on GPUs.
+gradient as a tangent, with less memory and nothing to keep; compiled, it is one schedule of fused kernels.
 Finite differences of the gradient,
 
     H v = (grad L(theta + h v/||v||) - grad L(theta - h v/||v||)) ||v|| / (2 h) + O(h^2),
@@ -61,17 +61,23 @@ _PRODUCTS = 100  # of a usual run
 _COMPILE_SECONDS = 600.0  # what such a run must take before compiling, of about a minute, is tried
 _KINKS = (  # how the names of autograd's nodes begin
     *("Relu", "LeakyRelu", "Prelu", "Rrelu", "Threshold", "Hardtanh", "Hardswish", "Hardsigmoid", "Clamp", "Abs"),
-    *("Max", "AdaptiveMax", "FractionalMax", "Min", "Amax", "Amin"),
+    *("Max", "AdaptiveMax", "FractionalMax", "Min", "Amax", "Amin", "Hardshrink", "Softshrink"),
 )
 
 
 def hessian_sum(
-    objective: Objective, engine: ProductEngine, *, cutting: Cutting, memory_bytes: int
+    objective: Objective,
+    engine: ProductEngine,
+    *,
+    cutting: Cutting,
+    memory_bytes: int,
+    only: frozenset[str] | None = None,
 ) -> tuple[DataSum, Record]:
     """The Hessian's products by an engine, with the settings that say which; the sum's checks say more.
 
     "retained" keeps the graphs that `memory_bytes` hold and is the fastest nearly everywhere; "timed" looks for a
     faster one. "compiled" falls back to it, with the reason, where compiling fails or a product comes out otherwise.
+    Where `only` some parameters matter, what is found at the others is left open.
 
     Raises:
         ValueError: If the engine is unknown, has no rule for the network, or would cross kinks unasked.
@@ -80,20 +86,21 @@ def hessian_sum(
         raise ValueError(f"engine must be one of {get_args(ProductEngine)}, got {engine!r}")
     if engine == "recomputed":
         memory_bytes = 0
-    usual = DataSum(objective, DoubleBackward(objective, leaves_of(objective)), cutting, memory_bytes)
+    rule = DoubleBackward(objective, leaves_of(objective))
+    usual = DataSum(objective, rule, cutting, memory_bytes)
     forward = replace(usual, rule=ForwardOverReverse(objective))
     if engine == "timed":
         return _fastest(usual, forward)
     if engine == "compiled":
-        found, reason = _compiled_sum(usual)
-        return (
-            (usual, {"engine": "retained", "engine_reason": reason}) if found is None else (found, {"engine": engine})
-        )
+        compiled_sum, reason = _compiled_sum(usual)
+        if compiled_sum is None:
+            return usual, {"engine": "retained", "engine_reason": reason}
+        return compiled_sum, {"engine": engine}
     if engine == "forward-over-reverse":
         _seconds(forward)  # raises where there is no rule
         return forward, {"engine": engine}
     if engine.startswith("finite-differences"):
-        step = finite_difference_step(objective)
+        step = finite_difference_step(objective.theta.dtype)
         if engine == "finite-differences" and (kinks := _kinks(objective, cutting)):
             raise ValueError(
                 f"finite differences would count the kinks of this network ({', '.join(kinks)}), which its Hessian "
@@ -101,12 +108,16 @@ def hessian_sum(
             )
         found = replace(usual, rule=FiniteDifferences(objective, step), checks={"exact": False})
         return found, {"engine": engine, "finite_difference_step": step}
-    return usual, {"engine": engine}
+    return replace(usual, rule=replace(rule, only=only)), {"engine": engine}
 
 
-def finite_difference_step(objective: Objective) -> float:
-    """The step that balances rounding, eps/h, against the curvature's own change, h^2: the cube root of eps."""
-    return math.cbrt(torch.finfo(objective.theta.dtype).eps) * (1 + float(objective.theta.double().norm()))
+def finite_difference_step(dtype: torch.dtype) -> float:
+    """The step that balances rounding, eps/h, against the curvature's own change, h^2: the cube root of eps.
+
+    A length in parameter space, not a share of theta's: on a ResNet-20 with GELU in float32 products along random and
+    top directions are then within 0.3 %, where a step of a share of ||theta|| is off by a third along the top one.
+    """
+    return math.cbrt(torch.finfo(dtype).eps)
 
 
 def _fastest(usual: DataSum, forward: DataSum) -> tuple[DataSum, Record]:
@@ -177,10 +188,11 @@ def _kinks(objective: Objective, cutting: Cutting) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class DoubleBackward:
-    """The gradient of a piece with its graph, differentiated once more."""
+    """The gradient with its graph, differentiated once more: of all parameters, or those `only`."""
 
     objective: Objective
     leaves: Params
+    only: frozenset[str] | None = None
     kept: bool = True
 
     def graph(self, piece: Piece) -> list[Tensor | None]:
@@ -196,14 +208,17 @@ class DoubleBackward:
         return gradient
 
     def product(self, graph: list[Tensor | None], v: Params) -> list[Tensor | None]:
-        """One more backward pass."""
-        pairs = [(g, along) for g, along in zip(graph, v.values(), strict=True) if g is not None and g.requires_grad]
-        if not pairs:  # a loss linear in theta
+        """One more backward pass, or the part of it that lies between the block's parameters and the loss."""
+        block = {name: leaf for name, leaf in self.leaves.items() if self.only is None or name in self.only}
+        parts = {name: g for name, g in zip(v, graph, strict=True) if name in block and g is not None}
+        parts = {name: g for name, g in parts.items() if g.requires_grad}
+        if not parts:  # a loss linear in theta
             return [None] * len(v)
-        gradients, directions = zip(*pairs, strict=True)
-        leaves = list(self.leaves.values())
+        along, leaves = [v[name] for name in parts], list(block.values())
         with explaining(self.objective):
-            return list(torch.autograd.grad(gradients, leaves, directions, retain_graph=True, allow_unused=True))
+            found = torch.autograd.grad(list(parts.values()), leaves, along, retain_graph=True, allow_unused=True)
+        by_name = dict(zip(block, found, strict=True))
+        return [by_name.get(name) for name in v]
 
 
 @dataclass(frozen=True, eq=False)

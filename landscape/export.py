@@ -19,7 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.picture import Width
-from landscape.results import CongruenceTrace, Density, Eigenpairs, Json, Line, Record, Result, Surface, taken_apart
+from landscape.results import (
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Eigenpairs,
+    Json,
+    Line,
+    Record,
+    Result,
+    Surface,
+    taken_apart,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -84,6 +95,8 @@ def export_picture(
     curves: dict[str, tuple[type, Callable[..., Figure]]] = {
         "line": (Line, picture.line_picture),
         "spectrum": (Eigenpairs, picture.spectrum_picture),
+        "density": (Density, picture.density_picture),
+        "curvature": (CurvatureTrace, picture.curvature_picture),
         "congruence": (CongruenceTrace, picture.congruence_picture),
     }
     runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]

@@ -29,19 +29,30 @@ from landscape.curves import (
 from landscape.formatting import plus_minus
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.paired import paired_difference
-from landscape.picture import congruence_picture, line_picture, overview_picture, spectrum_picture
+from landscape.picture import (
+    congruence_picture,
+    curvature_picture,
+    density_picture,
+    line_picture,
+    overview_picture,
+    spectrum_picture,
+)
 from landscape.readings import centre_cell, landmarks
 from landscape.results import (
     Array,
     Congruence,
     CongruenceTrace,
+    CurvatureTrace,
+    Density,
     Eigenpairs,
+    Estimate,
     Line,
     Result,
     Surface,
     Trajectory,
     problem_of,
 )
+from landscape.spectra import curvature_trace, density
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 
 __all__ = [
@@ -52,6 +63,8 @@ __all__ = [
     "checkpoint_key",
     "congruence",
     "contour",
+    "curvature_trace",
+    "density",
     "difference",
     "eigenvalues",
     "figure_of",
@@ -93,6 +106,10 @@ def figure_of(result: Result) -> go.Figure:
         return eigenvalues([result])
     if isinstance(result, CongruenceTrace):
         return congruence([result])
+    if isinstance(result, Density):
+        return density([result])
+    if isinstance(result, CurvatureTrace):
+        return curvature_trace([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
 
 
@@ -101,10 +118,15 @@ def html_of(result: Result) -> str:
     name = styles([result])[checkpoint_key(result)].name
     if isinstance(result, Congruence):
         return f"<p>Congruence at {html.escape(name)}: {plus_minus(result.value, result.standard_error)}</p>"
+    if isinstance(result, Estimate):
+        what = result.quantity.replace("_", " ").capitalize()
+        return f"<p>{html.escape(f'{what} at {name}')}: {plus_minus(result.value, result.standard_error)}</p>"
     pictures = {
         Surface: overview_picture,
         Line: line_picture,
         Eigenpairs: spectrum_picture,
+        Density: density_picture,
+        CurvatureTrace: curvature_picture,
         CongruenceTrace: congruence_picture,
     }
     file = io.BytesIO()
@@ -341,8 +363,9 @@ def _add_landmarks(figure: go.Figure, surface: Surface) -> None:
 def _square_axes(figure: go.Figure, surface: Surface) -> None:
     unit = str(surface.settings.get("unit") or "")
     axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "nticks": 5}
-    figure.update_xaxes(title=with_unit("x", unit), range=_span(surface.x), **axis)
-    figure.update_yaxes(title=with_unit("y", unit), range=_span(surface.y), scaleanchor="x", **axis)
+    standing = {"title_standoff": 6}  # off the labels of the ticks, however wide they are
+    figure.update_xaxes(title_text=with_unit("x", unit), range=_span(surface.x), **axis)
+    figure.update_yaxes(title_text=with_unit("y", unit), range=_span(surface.y), scaleanchor="x", **axis, **standing)
     figure.update_layout(showlegend=False)
 
 

@@ -41,10 +41,12 @@ def flatness(surfaces: Sequence[Surface]) -> Flatness:
     """The measures on all planes of one checkpoint.
 
     Raises:
-        ValueError: If the surfaces are of several checkpoints, or their grids lack the centre.
+        ValueError: If the surfaces are of several checkpoints, or their grids differ or lack the centre.
     """
     if len({str(one.checkpoint.get("hash")) for one in surfaces}) != 1:
         raise ValueError("flatness is of the surfaces of one checkpoint: give one checkpoint's, at least one")
+    if any(not np.array_equal(one.x, surfaces[0].x) or not np.array_equal(one.y, surfaces[0].y) for one in surfaces):
+        raise ValueError("flatness is over planes with one grid: measure all with equal steps and extent")
     cells = [centre_cell(one) for one in surfaces]
     if None in cells:
         raise ValueError("a grid does not hold the centre: use an odd number of steps")

@@ -9,7 +9,19 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Line, Record, Result, Surface
+from landscape.results import (
+    Congruence,
+    CongruenceTrace,
+    CurvatureTrace,
+    DataSpread,
+    Density,
+    Eigenpairs,
+    Estimate,
+    Line,
+    Record,
+    Result,
+    Surface,
+)
 
 # Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
@@ -52,6 +64,11 @@ class Checkpoint:
     surfaces: list[Surface]
     lines: list[Line]
     pairs: list[Eigenpairs]
+    layers: list[Eigenpairs]  # of the blocks of single layers
+    densities: list[Density]
+    estimates: list[Estimate]
+    data_spreads: list[DataSpread]
+    curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
     traces: list[CongruenceTrace]
 
@@ -164,10 +181,17 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(pairs: Eigenpairs) -> str:
-    """Of which operator, over which data: spectra of different kinds do not compare."""
-    parts = [str(pairs.settings[name]) for name in ("operator", "split", "labels") if pairs.settings.get(name)]
-    count = pairs.settings.get("num_examples")
+def spectrum_kind(result: Eigenpairs | Density | Estimate | CurvatureTrace) -> str:
+    """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
+    names = ("operator", "kind", "split", "labels")
+    parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
+    if isinstance(layers := result.settings.get("layers"), list):
+        parts.insert(1, f"of {' '.join(map(str, layers))}")
+    if result.settings.get("batch_norm") == "train":
+        parts.append("BatchNorm in train mode")
+    if result.settings.get("which") == "smallest":
+        parts.append("smallest eigenvalues")
+    count = result.settings.get("num_examples")
     return ", ".join([*parts, f"{count:,} examples"] if isinstance(count, int) else parts) or "unnamed operator"
 
 
@@ -183,7 +207,12 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         mine[0].checkpoint,
         [one for one in mine if isinstance(one, Surface)],
         [one for one in mine if isinstance(one, Line)],
-        [one for one in mine if isinstance(one, Eigenpairs)],
+        [one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings],
+        [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
+        [one for one in mine if isinstance(one, Density)],
+        [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, DataSpread)],
+        [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],
         [one for one in mine if isinstance(one, CongruenceTrace)],
     )

@@ -187,4 +187,5 @@ def _adjoints(
 
 
 def _listed(value: int | list[int], num_dims: int) -> list[int]:
-    return [value] * num_dims if isinstance(value, int) else list(value)
+    values = [value] if isinstance(value, int) else list(value)
+    return values * num_dims if len(values) == 1 else values

@@ -23,7 +23,9 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from landscape.operators import SymmetricOperator
-from landscape.results import Array
+from landscape.results import Array, Record
+
+SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 
 Progress = Callable[[int], None]
 Matvec = Callable[[Tensor], Tensor]
@@ -48,7 +50,16 @@ class Counted:
         self.device = self.home if device is None else torch.device(device)
 
     def __call__(self, v: Tensor) -> Tensor:  # noqa: D102 - said by the class
-        product = self.operator.matvec(v.to(self.home))
+        return self._counted(self.operator.matvec(v.to(self.home)))
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """The products with the rows of `vectors` (K, P), in one pass where the operator has one for several."""
+        if self.operator.matvecs is None:
+            return torch.stack([self(v) for v in vectors])
+        products = self.operator.matvecs(vectors.to(self.home))
+        return torch.stack([self._counted(product) for product in products])
+
+    def _counted(self, product: Tensor) -> Tensor:
         self.count += 1
         if self.progress is not None:
             self.progress(self.count)
@@ -176,6 +187,12 @@ def run_beside(vectors: Tensor, matvec: Counted, steps: int, random: torch.Gener
         w, _ = orthogonalised(basis.vectors[basis.num], vectors)
         basis.vectors[basis.num] = w / length(w)
     return basis
+
+
+def symmetry_checks(asymmetry: float, scale: float, dtype: torch.dtype) -> Record:
+    """How far from symmetric the operator was seen to be, relative to its size; NaN where that was not seen."""
+    relative = asymmetry / scale if scale else asymmetry
+    return {"symmetry": relative, "symmetric": not relative > SYMMETRY_TOLERANCE[dtype]}
 
 
 def orthogonalised(w: Tensor, v: Tensor) -> tuple[Tensor, Array]:

@@ -19,14 +19,25 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
-from landscape.krylov import Basis, Counted, Progress, extend, length, random_like, restart, run_beside, started, wait
+from landscape.krylov import (
+    Basis,
+    Counted,
+    Progress,
+    extend,
+    length,
+    random_like,
+    restart,
+    run_beside,
+    started,
+    symmetry_checks,
+    wait,
+)
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs, Record
 
 Which = Literal["largest", "smallest", "both"]
 
 COMPLETENESS_MATVECS = 20
-SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
 _MARGIN = 0.9  # the iteration stops a little below the tolerance, so that rounding does not fail the true residual
 
 
@@ -78,15 +89,16 @@ def top_eigenpairs(
     basis = started(rows, random_like(rows[0], random) if start is None else _sum_of(start, rows))
     while True:
         _iterate(basis, counted, random, ends, tolerance, max_matvecs - reserve)
-        values, vectors, residuals = _true_pairs(counted, basis.ritz_vectors(ends.of(basis.num)))
-        scale = max(np.abs(basis.ritz_values()).max(), np.abs(values).max())
-        beyond = _look_beyond(counted, vectors, random)
-        missed = beyond.missed(values, ends, tolerance * scale)
-        if missed is None or counted.count > max_matvecs - 2 * reserve:
+        scale, found = np.abs(basis.ritz_values()).max(), ends.of(basis.num)
+        rough = basis.ritz_vectors(found)
+        beyond = _look_beyond(counted, rough, random)
+        missed = beyond.missed(basis.ritz_values()[found], ends, tolerance * scale)
+        if missed is None or counted.count >= max_matvecs - reserve:
             break
         _join(basis, missed, ends)
+    values, vectors, residuals = _true_pairs(counted, rough)
+    scale = max(scale, np.abs(values).max())
     converged = residuals <= tolerance * scale
-    asymmetry = float(basis.asymmetry / scale) if scale else basis.asymmetry
     return Eigenpairs(
         values=values,
         vectors=vectors.numpy(force=True),
@@ -108,8 +120,7 @@ def top_eigenpairs(
         },
         checks={
             **operator.checks,
-            "symmetry": asymmetry,
-            "symmetric": not asymmetry > SYMMETRY_TOLERANCE[operator.dtype],
+            **symmetry_checks(basis.asymmetry, float(scale), operator.dtype),
             "orthogonality": basis.orthogonality(),
             **beyond.record(ends),
         },
@@ -186,7 +197,7 @@ def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]
     All in float64, with the Gram matrix of the vectors: in float32 the length of a long vector is off by more than the
     residual (7e-4 at P = 1e7), and an eigenvalue by as much.
     """
-    products = torch.stack([matvec(v) for v in vectors]).double()
+    products = matvec.many(vectors).double()
     vectors = vectors.double()
     projected, gram = ((vectors @ m.T).numpy(force=True) for m in (products, vectors))
     values, rotation = eigh((projected + projected.T) / 2, gram)

@@ -48,6 +48,9 @@ PIECE = 256  # at most, of the examples of a batch that go through the model at 
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
 
+_HALF = (torch.float16, torch.bfloat16)
+_STORED = "_dtype_before_float32"  # attribute of a copy in float32
+
 _END = object()
 NUM_SUMS = 8  # loss, denominator, loss^2, loss * denominator, denominator^2, examples, correct, targets
 
@@ -87,6 +90,8 @@ class Objective:
     `metrics` are measured along with the loss on surfaces and lines: each a callable of (output, target) with one value
     for each example, whose mean is taken. For other shapes of model and batch see `from_sums`.
 
+    A model of half precision is measured in a float32 copy of its weights, and settings say so.
+
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> _ = torch.nn.init.constant_(model.weight, 3.0)
@@ -111,6 +116,7 @@ class Objective:
         if unfit:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
+        object.__setattr__(self, "model", _in_float32(self.model))
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
@@ -376,6 +382,7 @@ class Objective:
             "batch_norm": "frozen",
             "mode": "eval",
             "dtype": str(self.theta.dtype).removeprefix("torch."),
+            **({"stored_dtype": str(stored)} if (stored := getattr(self.model, _STORED, None)) else {}),
             "device": self.theta.device.type,
             "threads": torch.get_num_threads(),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
@@ -442,6 +449,26 @@ class Objective:
         return call
 
 
+def _in_float32(model: nn.Module) -> nn.Module:
+    """The model itself or, where it has weights of half precision, a copy that computes in float32."""
+    halves = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype in _HALF})
+    if not halves:
+        return model
+    whole = copy.deepcopy(model).float()
+    whole.register_forward_pre_hook(lambda _, args, named: (_raised(args), _raised(named)), with_kwargs=True)
+    setattr(whole, _STORED, ", ".join(halves))
+    return whole
+
+
+def _raised(value: Batch) -> Batch:
+    """What a model is given, with its tensors of half precision in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in _HALF else value
+    if isinstance(value, dict):
+        return {name: _raised(inner) for name, inner in value.items()}
+    return type(value)(map(_raised, value)) if type(value) in (tuple, list) else value
+
+
 class _TermsOfBatch(nn.Module):
     def __init__(
         self, model: nn.Module, loss: LossFunction, reduction: Reduction | None, metrics: Mapping[str, Metric]
@@ -483,7 +510,7 @@ class _SumsOfBatch(nn.Module):
 
 def _whole(output: Tensor) -> Tensor:
     """In float32 what autocast made in less: a loss of 8 bits would be none."""
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+    return output.float() if output.dtype in _HALF else output
 
 
 def _tensor(output: object) -> Tensor:

@@ -1,24 +1,24 @@
 """The Hessian and its relatives as products with vectors: what an algorithm needs to know of a matrix, and no more.
 
 H = d^2/dtheta^2 of the mean loss over all data. How products are made: `landscape.engines` and
-`landscape.gauss_newton`.
+`landscape.linearised`.
 
 Legend: P parameters, K vectors (rows).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from landscape.engines import ProductEngine, hessian_sum
-from landscape.gauss_newton import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
+from landscape.engines import DoubleBackward, ProductEngine, hessian_sum
+from landscape.linearised import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
 from landscape.objective import Objective
-from landscape.products import BatchNorm, DataSum, leaves_of, usual_cutting, usual_memory
+from landscape.products import BatchNorm, DataSum, Kept, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
 
 
@@ -53,6 +53,7 @@ def hessian(
     memory_bytes: int | None = None,
     micro_batch: int | None = None,
     batch_norm: BatchNorm = "frozen",
+    only: Collection[str] | None = None,
 ) -> SymmetricOperator:
     """Hessian of the mean loss at `objective.theta`, over all its data, in eval mode.
 
@@ -60,18 +61,31 @@ def hessian(
     half of what is free), and about three where they do not. The default engine is the fastest for most networks, and a
     rule, so that equal runs have equal bits; "timed" looks for a faster one, and `settings` and `checks` say what was
     found. Data goes through the model `micro_batch` examples at a time, 64 on a CPU. With batch_norm="train" the
-    statistics are those of each batch, and the batches as they come are part of what is measured.
+    statistics are those of each batch, and the batches as they come are part of what is measured. `only` the parameters
+    of these names: their block, as a matrix of their size, for less where they lie near the loss.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.
         NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
-        ValueError: If parameters are not finite, the engine does not suit, or batches cannot be cut as asked.
+        ValueError: If parameters are not finite, the engine does not suit, batches cannot be cut as asked, or a name of
+            `only` is unknown.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> objective = Objective(torch.nn.Linear(2, 1, bias=False), torch.nn.MSELoss(), [(x, torch.ones(3, 1))])
+        >>> hessian(objective).matvec(torch.tensor([3.0, 3.0]))  # 2/3 x'x = diag(2/3, 16/3)
+        tensor([ 2., 16.])
     """
     loss = _checked_loss(objective)
     cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
     memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
-    found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes)
-    return _operator("hessian", objective, found, settings, loss)
+    unknown = sorted({*(only or ())} - objective.shapes.keys())
+    if unknown or (only is not None and not only):
+        raise ValueError(f"only takes names of trainable parameters, got {', '.join(unknown) or 'none'}")
+    names = None if only is None else frozenset(only)
+    found, settings = hessian_sum(objective, engine, cutting=cutting, memory_bytes=memory_bytes, only=names)
+    whole = _operator("hessian", objective, found, settings, loss)
+    return whole if names is None else block(whole, _places(objective, names))
 
 
 def gauss_newton(
@@ -165,6 +179,40 @@ def _checked_loss(objective: Objective) -> float:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(f"parameters hold NaN or infinities, there is no curvature: {shown}. Take another checkpoint")
     return objective.centre.loss
+
+
+def per_layer(
+    objective: Objective, *, memory_bytes: int | None = None, micro_batch: int | None = None
+) -> dict[str, SymmetricOperator]:
+    """For each layer the block of the Hessian that belongs to its own parameters, all from one set of graphs.
+
+    A layer is a module with trainable parameters of its own, by name, in the order of theta; a block has their size. A
+    product with a block costs less than one with the whole Hessian, where the graphs fit into `memory_bytes`: it goes
+    back from the layer to the loss, and no further; they are built once for all layers. What lies between layers is in
+    none of the blocks, so that the whole Hessian may be far from them (Granziol & Juarev 2026, arXiv:2602.00816).
+
+    Raises:
+        NotRepeatableError: If two passes over the data give different losses or batches.
+        NotTwiceDifferentiableError: At the first product, if the model or the loss has only one derivative.
+        ValueError: As in `hessian`.
+    """
+    loss = _checked_loss(objective)
+    cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm="frozen")
+    memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
+    leaves, kept = leaves_of(objective), Kept()
+    blocks = {}
+    for layer in dict.fromkeys(name.rpartition(".")[0] or name for name in objective.shapes):
+        names = frozenset(name for name in objective.shapes if (name.rpartition(".")[0] or name) == layer)
+        found = DataSum(objective, DoubleBackward(objective, leaves, names), cutting, memory_bytes)
+        found.kept = kept
+        whole = _operator("hessian", objective, found, {"engine": "retained", "layer": layer}, loss)
+        blocks[layer] = block(whole, _places(objective, names))
+    return blocks
+
+
+def _places(objective: Objective, names: Collection[str]) -> Tensor:
+    """Which entries (P,) of theta belong to some parameters."""
+    return torch.cat([torch.full((shape.numel(),), name in names) for name, shape in objective.shapes.items()])
 
 
 def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:

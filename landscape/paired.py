@@ -20,6 +20,10 @@ from landscape.readings import centre_cell, ring_mean
 from landscape.results import Array, ExampleLosses, Line, Surface
 
 R = TypeVar("R", Surface, Line)
+_WHERE = (  # what makes equal coordinates of two planes equal steps
+    *("directions", "normalization", "seed", "unit", "layers", "axes_of", "normalized_by", "output_dims"),
+    *("batch_norm", "precision"),
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,7 +41,7 @@ def paired_difference(a: R, b: R) -> Difference:
     Where surfaces are each around their own checkpoint, equal points are equal steps from it.
 
     Raises:
-        ValueError: If the losses of equal examples were not kept for both, or the grids differ.
+        ValueError: If the losses of equal examples were not kept for both, or the grids or kinds of directions differ.
     """
     of_a, of_b = _comparable(a, b)
     return _difference(of_a.loss.astype(np.float64) - of_b.loss, of_a.denominator)
@@ -61,10 +65,12 @@ def paired_rise(a: Surface, b: Surface, fraction: float) -> Difference:
 
 
 def comparable(a: Surface | Line, b: Surface | Line) -> bool:
-    """Whether the losses of equal examples were kept for both, on equal grids."""
-    same = a.settings.get("paired_hash") == b.settings.get("paired_hash")
-    kept = a.examples is not None and b.examples is not None
-    return kept and same and type(a) is type(b) and _grids_equal(a, b)
+    """Whether `paired_difference` of the two means something."""
+    try:
+        _comparable(a, b)
+    except ValueError:
+        return False
+    return True
 
 
 def _comparable(a: Surface | Line, b: Surface | Line) -> tuple[ExampleLosses, ExampleLosses]:
@@ -74,6 +80,9 @@ def _comparable(a: Surface | Line, b: Surface | Line) -> tuple[ExampleLosses, Ex
         raise ValueError("the two were measured on different examples: measure both on one part, with equal paired")
     if type(a) is not type(b) or not _grids_equal(a, b):
         raise ValueError("the two have different grids: measure both with equal steps and extent")
+    differing = [name for name in _WHERE if a.settings.get(name) != b.settings.get(name)]
+    if differing:
+        raise ValueError(f"the two lie on planes of different kinds ({', '.join(differing)}): measure both alike")
     return a.examples, b.examples
 
 

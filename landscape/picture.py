@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 
 from landscape.grouping import Style, checkpoint_key, split_order, styles
-from landscape.readings import centre, centre_cell, ends, landmarks, measured
-from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Result, Surface
+from landscape.readings import centre, centre_cell, ends, landmarks, measured, places_on_axis, stick_height
+from landscape.results import Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
 from landscape.view import CELL_COLOR, View, drawn, left_out_cells, log_ticks, loss_view, tick_label
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Width = Literal["single", "double"]
 WIDTHS = {"single": 3.25, "double": 6.75}  # inches, as in the styles of ICML and CVPR
-R = TypeVar("R", Surface, Line, Eigenpairs, CongruenceTrace)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, CurvatureTrace, CongruenceTrace)
 
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
@@ -134,9 +134,10 @@ def spectrum_picture(results: Sequence[Result], *, width: Width = "single") -> P
     known = styles(results)
     picture = _picture(_inches(width), 2.3)
     ax = picture.subplots()
+    places, ticks, labels = places_on_axis(pairs)
     for n, one in enumerate(pairs):
         style, shift = known[checkpoint_key(one)], (n - (len(pairs) - 1) / 2) * 0.5 / len(pairs)
-        at = np.arange(1, len(one.values) + 1) + shift
+        at = np.array(places[n]) + shift
         ax.errorbar(at, one.values, yerr=one.residuals, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=2)
         for done, face in ((True, style.color), (False, "none")):
             mine = one.converged == done
@@ -151,8 +152,60 @@ def spectrum_picture(results: Sequence[Result], *, width: Width = "single") -> P
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
     if finite.size and finite.min() > 0:
         _log_axis(ax)
-    ax.set_xticks(range(1, max(len(one.values) for one in pairs) + 1))
+    ax.set_xticks(ticks, labels)
     _labelled(ax, "eigenvalue, largest first", "eigenvalue of the mean loss")
+    _legend(ax)
+    return picture
+
+
+def density_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
+    """The bulk of each spectrum with its band over probes, on a log axis; sticks are eigenvalues found by themselves.
+
+    A stick is as high as the smoothing makes one eigenvalue.
+    """
+    densities = _needed(results, Density, "density_picture", "hessian CKPT --density")
+    known = styles(results)
+    picture = _picture(_inches(width), 2.3)
+    ax = picture.subplots()
+    heights = [stick_height(one) for one in densities]
+    floor = min(heights) / 10
+    for one, height in zip(densities, heights, strict=True):
+        style = known[checkpoint_key(one)]
+        low, high = np.maximum(one.low, floor), np.maximum(one.high, floor)
+        ax.fill_between(one.grid, low, high, color=style.color, alpha=0.2, linewidth=0)
+        look: dict[str, Any] = {"color": style.color, "linestyle": _DASHES[style.dash], "linewidth": 1}
+        ax.plot(one.grid, np.where(one.mean > floor, one.mean, np.nan), label=_name(style), **look)
+        ax.vlines(one.sticks, floor, height, color=style.color, linewidth=1)
+        level = np.full(one.sticks.shape, height)
+        ax.errorbar(
+            one.sticks, level, xerr=one.stick_residuals, fmt=_MARKS[style.symbol], color=style.color, markersize=3
+        )
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=floor)
+    _labelled(ax, "eigenvalue of the mean loss", "density")
+    _legend(ax)
+    return picture
+
+
+def curvature_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
+    """The largest eigenvalues along a run, and dotted the largest curvature that is stable, by full-batch theory."""
+    traces = _needed(results, CurvatureTrace, "curvature_picture", "hessian RUN")
+    known = styles(results)
+    picture = _picture(_inches(width), 2.3)
+    ax = picture.subplots()
+    for one in traces:
+        style, at = known[checkpoint_key(one)], one.epoch.astype(float)
+        for k in range(one.values.shape[1]):
+            hidden = "" if k == 0 else "_"  # one entry of the legend for all of a run
+            _curve(ax, at, one.values[:, k], one.residuals[:, k], style, mark=k == 0, label=hidden)
+    values = np.concatenate([one.values[np.isfinite(one.values)] for one in traces])
+    if values.size:
+        pad = 0.08 * float(np.ptp(values)) or 1.0
+        ax.set_ylim(values.min() - pad, values.max() + pad)
+    for one in traces:
+        if np.isfinite(one.stability_limit).any():
+            ax.plot(one.epoch, one.stability_limit, ":", color="#6b6b6b", linewidth=1, scaley=False)
+    _labelled(ax, "epoch", "largest eigenvalues")
     _legend(ax)
     return picture
 

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from landscape.krylov import Counted, length, orthogonalised, random_like, run_beside, stream
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs
+
+_AT_ONCE = 8  # probes whose products share a pass, where the operator has one for several
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +46,26 @@ def known_pairs(operator: SymmetricOperator, pairs: Eigenpairs | None) -> KnownP
     empty = torch.empty(0, operator.size, dtype=operator.dtype)
     if pairs is None:
         return KnownPairs(np.empty(0), np.empty(0), empty)
+    kept = np.flatnonzero(pairs.converged)
+    vectors = torch.as_tensor(vectors_of(operator, pairs)[kept]).to(empty)
+    return KnownPairs(pairs.values[kept], pairs.residuals[kept], vectors)
+
+
+def vectors_of(operator: SymmetricOperator, pairs: Eigenpairs) -> npt.NDArray[np.floating]:
+    """The vectors (K, P) of pairs that are the operator's.
+
+    Raises:
+        ValueError: If they have no vectors, or are those of another operator.
+    """
     if pairs.vectors is None:
         raise ValueError("these pairs were kept without their vectors: take them from top_eigenpairs itself")
-    hashes = [one.get("hash") for one in (pairs.checkpoint, operator.checkpoint)]
-    if pairs.vectors.shape[1] != operator.size or (None not in hashes and hashes[0] != hashes[1]):
-        raise ValueError("these pairs are of another operator: its size or its checkpoint differs")
-    kept = np.flatnonzero(pairs.converged)
-    return KnownPairs(pairs.values[kept], pairs.residuals[kept], torch.as_tensor(pairs.vectors[kept]).to(empty))
+    differing = [] if pairs.vectors.shape[1] == operator.size else ["size"]
+    for name in ("hash", "operator", "data_hash", "num_kept"):
+        found = [{**one.checkpoint, **one.settings}.get(name) for one in (pairs, operator)]
+        differing += [name] if None not in found and found[0] != found[1] else []
+    if differing:
+        raise ValueError(f"these pairs are of another operator, they differ in: {', '.join(differing)}")
+    return pairs.vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +79,7 @@ class Probes:
     nodes: Array  # (V, M)
     weights: Array  # (V, M)
     num_matvecs: int  # of the probes alone
+    asymmetry: float = float("nan")  # the largest that the Lanczos runs saw
 
     @property
     def operator(self) -> SymmetricOperator:
@@ -80,25 +97,29 @@ def lanczos_probes(counted: Counted, known: KnownPairs, num_probes: int, num_ste
     vectors, random, before = known.vectors.to(counted.device), stream(seed, "density"), counted.count
     num_left = counted.operator.size - known.num
     num_steps, num_probes = min(num_steps, num_left), num_probes if num_left else 0
-    moments = np.empty((num_probes, 2))
+    moments, asymmetry = np.empty((num_probes, 2)), float("nan")
     nodes, weights = np.empty((num_probes, num_steps)), np.zeros((num_probes, num_steps))
     for place in range(num_probes):
         basis = run_beside(vectors, counted, num_steps, random)
         column = basis.matrix[: basis.held, 0]  # the product with the probe, as the basis sees it
         moments[place] = column[0], column @ column
+        asymmetry = float(np.fmax(asymmetry, basis.asymmetry))
         found, share = basis.quadrature()
         nodes[place] = np.pad(found, (0, num_steps - basis.num), mode="edge")
         weights[place, : basis.num] = share
-    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, counted.count - before)
+    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, counted.count - before, asymmetry)
 
 
 def product_probes(counted: Counted, known: KnownPairs, num_probes: int, seed: int) -> Probes:
     """Probes of one product each."""
     vectors, before = known.vectors.to(counted.device), counted.count
     moments = np.empty((num_probes if counted.operator.size > known.num else 0, 2))
-    for place, v in enumerate(_unit_probes(counted, vectors, len(moments), stream(seed, "trace"))):
-        w, _ = orthogonalised(counted(v), vectors)
-        moments[place] = dot(v, w), dot(w, w)
+    random = stream(seed, "trace")
+    for first in range(0, len(moments), _AT_ONCE):
+        probes = torch.stack([*unit_probes(vectors, min(_AT_ONCE, len(moments) - first), random)])
+        for place, (v, product) in enumerate(zip(probes, counted.many(probes), strict=True), start=first):
+            w, _ = orthogonalised(product, vectors)
+            moments[place] = dot(v, w), dot(w, w)
     none = np.empty((len(moments), 0))
     return Probes(counted, known, moments[:, 0], moments[:, 1], none, none, counted.count - before)
 
@@ -114,16 +135,17 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     """
     vectors, num_left = known.vectors.to(counted.device), counted.operator.size - known.num
     num_probes = min(num_probes, num_left)
-    probes = torch.stack([*_unit_probes(counted, vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
-    products = torch.stack([orthogonalised(counted(o), vectors)[0] for o in probes])
+    probes = torch.stack([*unit_probes(vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
+    products = torch.stack([orthogonalised(y, vectors)[0] for y in counted.many(probes)])
+    curvatures = np.array([dot(o, y) for o, y in zip(probes, products, strict=True)])
     basis, triangle = torch.linalg.qr(products.T)
-    images = torch.stack([counted(u) for u in basis.T])
+    del products  # as long as the model, each of them
     seen = _Seen(
         num_left,
-        projected=_products(basis.T, images),
+        projected=_products(basis.T, counted.many(basis.T)),
         probes=_products(basis.T, probes),
         products=np.asarray(triangle.double().numpy(force=True)),
-        curvatures=np.array([dot(o, y) for o, y in zip(probes, products, strict=True)]),
+        curvatures=curvatures,
     )
     value = seen.xtrace()
     without = np.array([seen.without(place).xtrace() for place in range(num_probes if num_probes > 1 else 0)])
@@ -178,7 +200,8 @@ def _products(left: Tensor, right: Tensor) -> Array:
     return np.asarray(total.numpy(force=True))
 
 
-def _unit_probes(counted: Counted, vectors: Tensor, num: int, random: torch.Generator) -> Iterator[Tensor]:
+def unit_probes(vectors: Tensor, num: int, random: torch.Generator) -> Iterator[Tensor]:
+    """Random unit vectors (P,) orthogonal to `vectors` (K, P)."""
     for _ in range(num):
-        v, _ = orthogonalised(random_like(counted.rows(1)[0], random), vectors)
+        v, _ = orthogonalised(random_like(vectors.new_empty(vectors.shape[1]), random), vectors)
         yield v / length(v)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -100,6 +99,15 @@ def usual_memory(objective: Objective) -> int:
 
 
 @dataclass(eq=False)
+class Kept:
+    """The graphs of the first pieces, how many of them the memory holds (if known), and whether these are all."""
+
+    graphs: list[Graph] = field(default_factory=list, repr=False)
+    room: int | None = None
+    whole: bool = False
+
+
+@dataclass(eq=False)
 class DataSum:
     """The sum over all pieces of the data of a rule's products, divided by the denominator of the mean.
 
@@ -112,8 +120,7 @@ class DataSum:
     cutting: Cutting
     memory_bytes: int
     checks: Record = field(default_factory=dict)
-    graphs: list[Graph] = field(default_factory=list, init=False, repr=False)  # of the first pieces
-    whole: bool = field(default=False, init=False)  # whether these are all
+    kept: Kept = field(default_factory=Kept, init=False)  # of this sum alone, or shared with others of the same rule
 
     def matvec(self, v: Tensor) -> Tensor:
         """The product with one vector (P,)."""
@@ -140,20 +147,20 @@ class DataSum:
         return total
 
     def _graphs(self) -> Iterator[Graph]:
-        if self.whole:
-            yield from self.graphs
+        kept, index = self.kept, -1
+        if kept.whole:
+            yield from kept.graphs
             return
-        index = -1
         for index, piece in enumerate(self.pieces()):
-            if index < len(self.graphs):
-                yield self.graphs[index]
+            if index < len(kept.graphs):
+                yield kept.graphs[index]
                 continue
             with quiet(self.objective, index, self.cutting.batch_norm):
                 graph = self.rule.graph(piece)
             if index < self.num_kept:
-                self.graphs.append(graph)
+                kept.graphs.append(graph)
             yield graph
-        self.whole = len(self.graphs) == index + 1
+        kept.whole = len(kept.graphs) == index + 1
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -164,13 +171,15 @@ class DataSum:
                 total += float(terms_at(self.objective, params, piece.batch).loss.double().sum())
         return total / self.objective.denominator
 
-    @cached_property
+    @property
     def num_kept(self) -> int:
         """As many graphs as the memory holds."""
         if not self.rule.kept or not self.memory_bytes:
             return 0
-        with quiet(self.objective, 0, self.cutting.batch_norm):
-            return self.memory_bytes // max(_graph_bytes(self.rule, next(self.pieces())), 1)
+        if self.kept.room is None:
+            with quiet(self.objective, 0, self.cutting.batch_norm):
+                self.kept.room = self.memory_bytes // max(_graph_bytes(self.rule, next(self.pieces())), 1)
+        return self.kept.room
 
     def pieces(self) -> Iterator[Piece]:
         """The data, cut as it is used."""
@@ -181,9 +190,9 @@ class DataSum:
 
     def _back_off(self) -> None:
         torch.cuda.empty_cache()
-        self.memory_bytes, self.num_kept, self.whole = 0, 0, False
-        if self.graphs:
-            self.graphs.clear()
+        self.kept.room, self.kept.whole = 0, False
+        if self.kept.graphs:
+            self.kept.graphs.clear()
             self.checks["out_of_memory"] = "no graphs are kept"
             return
         size = (self.cutting.micro_batch or count(self.objective.first_batch)) // 2

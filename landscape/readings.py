@@ -6,6 +6,7 @@ Legend: n examples, p a fraction of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -13,6 +14,10 @@ import numpy as np
 
 from landscape.grouping import Checkpoint
 from landscape.results import OK, Array, CongruenceTrace, Density, Eigenpairs, Line, Result, Surface
+
+QUANTITIES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
+
+_SAME_LOSS = 1e-3  # relative: rounding is far below, the statistics of another checkpoint far above
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,21 @@ def centre(surface: Surface | Line | None) -> Centre:
 def barrier(line: Line) -> float | None:
     """The highest loss between two checkpoints above the straight line from one's to the other's; None without two.
 
+    None too where BatchNorm keeps the first one's statistics, so that the other's loss on the line is not its own: such
+    a line does not lead to it. Recalibrated it does.
+
     (Frankle et al. 2020, arXiv:1912.05671, section 3.) At the points that were measured, and of both ends as they are
     on the line.
     """
     ends = line.checks.get("landmarks")
     if not isinstance(ends, list) or len(ends) != 1 or not isinstance(ends[0], dict):
         return None
-    start, end = centre(line).loss, ends[0]["loss_on_plane"]
+    start, end, own = centre(line).loss, ends[0]["loss_on_plane"], ends[0]["own_loss"]
     assert isinstance(end, int | float)
+    assert isinstance(own, int | float)
+    frozen = line.settings.get("batch_norm", "frozen") == "frozen"
+    if frozen and not abs(end - own) <= _SAME_LOSS * abs(own):
+        return None
     inside = (line.x > 0) & (line.x < 1)  # at the ends it is 0 by definition
     with np.errstate(invalid="ignore"):  # a loss that is not finite makes the barrier unknown
         rises = (line.loss - (start + line.x * (end - start)))[inside]
@@ -188,15 +200,18 @@ def ring_rise(surface: Surface, fraction: float) -> float:
 def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
     """The mean of `values` (S, S, ...) on that ring; NaN where the grid has none."""
     half = len(surface.x) // 2
-    low, high = math.floor(fraction * half), math.ceil(fraction * half)
-    whole = centre_cell(surface) == (half, half) and surface.loss.shape == (2 * half + 1, 2 * half + 1)
-    if low < 1 or not whole:  # between the centre and the first ring nothing is known
+    if centre_cell(surface) != (half, half) or surface.loss.shape != (2 * half + 1, 2 * half + 1):
+        return np.full(values.shape[2:], np.nan)
+    at = np.abs(surface.x[half:] / surface.x[-1]) if half else np.zeros(1)  # of each ring, in extents: an early grid
+    high = int(np.searchsorted(at, fraction - 1e-9))  # is not quite regular
+    low = high if abs(at[high] - fraction) <= 1e-9 else high - 1
+    if low < 1:  # between the centre and the first ring nothing is known
         return np.full(values.shape[2:], np.nan)
     offsets = np.abs(np.arange(2 * half + 1) - half)
     ring = np.maximum.outer(offsets, offsets)
     below, above = (values[ring == distance].mean(axis=0) for distance in (low, high))
-    share = fraction * half - low
-    return np.asarray(below if low == high else (1 - share) * below + share * above)
+    share = (fraction - at[low]) / (at[high] - at[low]) if low < high else 0.0
+    return np.asarray((1 - share) * below + share * above if low < high else below)
 
 
 def rise_distance(surface: Surface, rise: float) -> float:
@@ -207,6 +222,33 @@ def rise_distance(surface: Surface, rise: float) -> float:
     i, j = cell
     sides = ((surface.x[i:], surface.loss[i:, j]), (-surface.x[i::-1], surface.loss[i::-1, j]))
     return float(np.min([crossing(at, loss, loss[0] + rise) for at, loss in sides]))  # NaN if a side is unknown
+
+
+def stick_height(density: Density) -> float:
+    """As high as the kernel that smooths the bulk makes one eigenvalue."""
+    width = math.sqrt(2 * math.pi) * density.kernel_width
+    return 1 / (density.size * width) if width > 0 else 1 / density.size
+
+
+def places(pairs: Eigenpairs) -> list[int]:
+    """The place of each eigenvalue, from 1 for the largest; at the other end from -1 for the smallest."""
+    count, which, k = len(pairs.values), pairs.settings.get("which"), pairs.settings.get("k")
+    largest = 0 if which == "smallest" else k if which == "both" and isinstance(k, int) else count
+    return [n + 1 if n < largest else n - count for n in range(count)]
+
+
+def places_on_axis(pairs: Sequence[Eigenpairs]) -> tuple[list[list[int]], list[int], list[str]]:
+    """Where on one axis the eigenvalues of each lie, and its ticks with their labels; a gap parts the two ends."""
+    ranks = [place for one in pairs for place in places(one)]
+    most, low = max([*ranks, 0]), -min([*ranks, 0])
+    at = [[place if place > 0 else most + 2 + low + place for place in places(one)] for one in pairs]
+    ticks = [*range(1, most + 1), *range(most + 2, most + 2 + low)]
+    return at, ticks, [str(tick) if tick <= most else f"−{most + 2 + low - tick}" for tick in ticks]
+
+
+def largest(pairs: Eigenpairs) -> float:
+    """The largest eigenvalue; NaN where only the smallest ones were sought."""
+    return float(pairs.values[0]) if 1 in places(pairs) else math.nan
 
 
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:

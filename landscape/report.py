@@ -14,6 +14,7 @@ from pathlib import Path
 import plotly.offline
 
 from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
+from landscape.page.curvature import density_section, following_section
 from landscape.page.differences import differences_section
 from landscape.page.lines import lines_section
 from landscape.page.markup import escape
@@ -62,6 +63,8 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
         lines=lines_section(lines, known),
         differences=differences_section(difference_sets(planes, splits), known),
         spectrum=spectrum_section(measured),
+        density=density_section(measured),
+        following=following_section(measured),
         congruence=congruence_section(measured),
         table=table_section(measured),
         provenance=provenance(results, known),

@@ -216,6 +216,9 @@ class CurvatureTrace:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    plot = _plot
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Density:
@@ -245,6 +248,9 @@ class Density:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
 
+    plot = _plot
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate:
@@ -264,6 +270,43 @@ class Estimate:
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
+
+    _repr_html_ = _html
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DataSpread:
+    """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
+
+    `standard_error` is that of each of the K `values` at its fixed vector, from the spread over random parts, a lower
+    bound.
+    The largest eigenvalue of a sample is too large on average: `subset_values` are those of disjoint subsets, each of
+    `subset_sizes` examples (what the mean divides by), the whole sample last, and `bias` is what a + c / N through them
+    leaves at the whole sample. `num_matvecs` counts products in units of one over all data.
+    """
+
+    values: Array  # (K,)
+    standard_error: Array  # (K,)
+    trace: float
+    trace_standard_error: float
+    subset_sizes: Array  # (T,)
+    subset_values: Array  # (T,)
+    bias: float
+    num_examples: float
+    num_parts: int
+    num_matvecs: int
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+    def examples_for(self, relative_error: float) -> float:
+        """How many examples bring standard error and bias of the largest eigenvalue below this share of it."""
+        wanted = relative_error * abs(float(self.values[0]))
+        if not wanted:
+            return float("nan")
+        error, bias = float(self.standard_error[0]), abs(self.bias)
+        return float(np.ceil(self.num_examples * max((error / wanted) ** 2, bias / wanted)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -309,7 +352,7 @@ class CongruenceTrace:
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line
-Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | Congruence | CongruenceTrace
+Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | DataSpread | Congruence | CongruenceTrace
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
@@ -317,6 +360,7 @@ _TYPES: dict[str, type[Result]] = {
     "CurvatureTrace": CurvatureTrace,
     "Density": Density,
     "Estimate": Estimate,
+    "DataSpread": DataSpread,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
 }
@@ -352,9 +396,9 @@ def problem_of(result: Result) -> str:
         if result.num_nonfinite > (allowed if isinstance(allowed, int | float) else 0.1) * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
+    if isinstance(result, Eigenpairs | Density) and not result.checks.get("symmetric", True):
+        return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if isinstance(result, Eigenpairs):
-        if not result.checks.get("symmetric", True):
-            return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
@@ -591,6 +635,11 @@ def _check_shapes(result: Result) -> None:
             **dict.fromkeys(("grid", "mean", "low", "high"), (len(result.grid),)),
             **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
             **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
+        }
+    elif isinstance(result, DataSpread):
+        expected = {
+            **dict.fromkeys(("values", "standard_error"), (len(result.values),)),
+            **dict.fromkeys(("subset_sizes", "subset_values"), (len(result.subset_sizes),)),
         }
     else:
         expected = {name: (len(next(iter(arrays.values()))),) for name in arrays}

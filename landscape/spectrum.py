@@ -24,7 +24,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from landscape.krylov import Counted, Progress, length
+from landscape.krylov import Counted, Progress, length, symmetry_checks
 from landscape.operators import SymmetricOperator
 from landscape.probes import Probes, dot, known_pairs, lanczos_probes, product_probes, xtrace_samples
 from landscape.results import Array, Density, Eigenpairs, Estimate, Record
@@ -86,8 +86,8 @@ def trace(
 
     hutchinson: one sample of v'Av for each product (Girard 1989; Hutchinson 1989), the default with pairs. xtrace: the
     trace on the range of half as many products, and that of the rest from each probe in turn (Epperly, Tropp & Webber
-    2024, arXiv:2301.07825), with a jackknife error; it finds outliers by itself and holds 2 num_matvecs vectors, the
-    default without pairs. Where P is no more than num_matvecs the diagonal is measured instead, and the error is 0.
+    2024, arXiv:2301.07825), with a jackknife error; it finds outliers by itself, and holds up to 2 num_matvecs vectors,
+    the default without pairs. Where P is no more than num_matvecs the diagonal is measured instead, and the error is 0.
 
     Raises:
         ValueError: If method is unknown, num_matvecs below 1 (2 for xtrace), or pairs have no vectors or belong to
@@ -176,6 +176,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
     each = each.reshape(-1, len(grid)) * (probes.num_left / operator.size)
     half = stdtrit(len(each) - 1, (1 + _CONFIDENCE) / 2) * _standard_error(each) if probes.num_left else 0.0
     mean = each.mean(0) if probes.num_left else np.zeros_like(grid)
+    largest = float(np.abs([*probes.nodes.ravel(), *known.values]).max())
     return Density(
         grid=grid,
         mean=mean,
@@ -199,7 +200,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
             "num_deflated": known.num,
             "confidence": _CONFIDENCE,
         },
-        checks=operator.checks,
+        checks={**operator.checks, **symmetry_checks(probes.asymmetry, largest, operator.dtype)},
     )
 
 

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
 
@@ -24,13 +24,16 @@ from landscape.readings import (
     centre,
     centre_cell,
     mean_over_epochs,
+    quadratic_models,
     ring_rise,
 )
 from landscape.results import (
+    MISSING,
     Array,
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
+    DataSpread,
     Density,
     Eigenpairs,
     Estimate,
@@ -41,7 +44,7 @@ from landscape.results import (
     Trajectory,
 )
 
-R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, Congruence)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *_paired([r for r in results if isinstance(r, Surface)]),
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
-        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if isinstance(r, Eigenpairs)])),
+        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if _of_a_model(r)])),
+        *_layer_tables([r for r in results if isinstance(r, Eigenpairs) and "layer" in r.settings]),
+        *(data_spread_table(same) for same in _on_same_data([r for r in results if isinstance(r, DataSpread)])),
         *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
         *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
         *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
@@ -79,8 +84,13 @@ def tables(results: Sequence[Result]) -> list[Table]:
 
 
 def _surfaces(surfaces: Sequence[Surface]) -> Table:
-    several = len({checkpoint_key(one) for one in surfaces}) < len(surfaces)
+    several = len({_subject(one) for one in surfaces}) < len(surfaces)
     return flatness_table(surfaces) if several else surface_table(surfaces)
+
+
+def _subject(surface: Surface) -> tuple[str, str]:
+    """Whose surface it is: two files may hold equal weights."""
+    return _label(surface), checkpoint_key(surface)
 
 
 def _paired(surfaces: Sequence[Surface]) -> list[Table]:
@@ -92,7 +102,7 @@ def _paired(surfaces: Sequence[Surface]) -> list[Table]:
             groups.append([one])
         else:
             group.append(one)
-    return [paired_table(group) for group in groups if len({checkpoint_key(one) for one in group}) == len(group) > 1]
+    return [paired_table(group) for group in groups if len({_subject(one) for one in group}) == len(group) > 1]
 
 
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
@@ -156,18 +166,18 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
     ]
     ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
     rise = "rise is the mean loss above the centre's on the square ring at half and at the whole extent"
-    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_axes_notes(surfaces)]
-    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points, "
-    title += f"{_reach(settings)}, {_data(settings)}"
+    notes = [*([rise] if ringed else []), _centre_note(surfaces), *_missing_notes(surfaces), *_axes_notes(surfaces)]
+    title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points"
+    title += f"{_early(settings)}, {_reach(settings)}, {_data(settings)}{_mode(settings)}"
     header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
     return Table(title, header, rows, notes, records)
 
 
 def flatness_table(surfaces: Sequence[Surface]) -> Table:
     """For each checkpoint how flat the loss is on several planes: mean and standard deviation over the planes."""
-    by_checkpoint: dict[str, list[Surface]] = {}
+    by_checkpoint: dict[tuple[str, str], list[Surface]] = {}
     for one in surfaces:
-        by_checkpoint.setdefault(checkpoint_key(one), []).append(one)
+        by_checkpoint.setdefault(_subject(one), []).append(one)
     found = [(mine[0], flatness(mine)) for mine in by_checkpoint.values()]
     names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
     rows = [
@@ -179,7 +189,7 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
     planes = " or ".join(map(str, sorted(counts)))
     title = (
         f"Flatness on {planes} {settings.get('directions')} planes, {settings.get('unit')}, "
-        f"extent {settings.get('extent')}, {_data(settings)}"
+        f"extent {settings.get('extent')}, {_data(settings)}{_mode(settings)}"
     )
     header = ["", "loss", "curvature", *(f"radius +{rise:g}" for rise in RISES), "rise, half", "rise, edge"]
     agree = all(one.checks.get("centre_ok") for one in surfaces)
@@ -217,6 +227,7 @@ def paired_table(surfaces: Sequence[Surface]) -> Table:
             record |= {name: value, f"{name}_standard_error": error}
         records.append(record)
     title = f"Differences to {_label(first)}, {first.settings.get('num_paired'):,} of the {_data(first.settings)}"
+    title += f", seed {first.settings['seed']}" if "seed" in first.settings else ""
     notes = ["± is one standard error of the difference on the same examples; below 0: lower, or rising less"]
     return Table(title, ["", "loss", "rise, half", "rise, edge"], rows, notes, records)
 
@@ -255,11 +266,18 @@ def line_table(lines: Sequence[Line]) -> Table:
         ]
         for r in records
     ]
-    notes = [_centre_note(lines), *_axes_notes(lines)]
+    notes = [_centre_note(lines), *_missing_notes(lines), *_axes_notes(lines)]
+    if any(r["barrier"] is None and one.checks.get("landmarks") for r, one in zip(records, lines, strict=True)):
+        notes.append(
+            "no barrier: the line does not end at the other checkpoint's loss. --batch-norm recalibrated mends it"
+        )
     if between:
         notes.append("barrier is the highest loss above the straight line from one checkpoint's loss to the other's")
     header = ["", "loss", "accuracy", "lowest", "at", "highest", "at", *(["barrier"] if between else []), "not finite"]
-    title = f"Loss on {_where('line', settings)}, {settings.get('steps')} points, {_reach(settings)}, {_data(settings)}"
+    title = (
+        f"Loss on {_where('line', settings)}, {settings.get('steps')} points{_early(settings)}, {_reach(settings)}, "
+    )
+    title += f"{_data(settings)}{_mode(settings)}"
     return Table(title, header, rows, notes, records)
 
 
@@ -278,10 +296,13 @@ def trajectory_table(surface: Surface, found: Trajectory) -> Table:
         for r in records
     ]
     share = f"{100 * found.explained_variance:.3g} % of its squared distances from the centre lie in it"
-    title = f"A run seen from the plane of {_label(surface)}; {share}"
+    run, mode = surface.settings.get("trajectory_of"), surface.settings.get("batch_norm")
+    title = f"{'A run' if run is None else f'The run {run}'} seen from the plane of {_label(surface)}; {share}"
+    statistics = {"recalibrated": "recalibrated statistics", "train": "the statistics of each batch"}
     notes = [
-        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's.",
-        "Where the two differ at distance 0, it is by BatchNorm: the plane has the running statistics of its centre",
+        "distance is the checkpoint's from the plane; contours show the plane's loss at (x, y), not the checkpoint's. "
+        "Where the two differ at distance 0, it is by BatchNorm: the plane has "
+        f"{statistics.get(str(mode), 'the running statistics of its centre')}, the checkpoint its own running ones",
     ]
     return Table(title, ["epoch", "x", "y", "distance", "loss", "plane's loss"], rows, notes, records)
 
@@ -380,6 +401,75 @@ def density_table(results: Sequence[Density]) -> Table:
     return Table(title, header, rows, notes, records)
 
 
+def _of_a_model(result: Result) -> TypeGuard[Eigenpairs]:
+    """Whether it is eigenvalues, and not those of one layer's block."""
+    return isinstance(result, Eigenpairs) and "layer" not in result.settings
+
+
+def _layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
+    """For each checkpoint the largest eigenvalue of each layer's block."""
+    found = []
+    for key in dict.fromkeys(checkpoint_key(r) for r in results):
+        mine = [r for r in results if checkpoint_key(r) == key]
+        records: list[Record] = [
+            {"layer": r.settings["layer"], **_eigenpairs_record(r, float(r.values[0]))} for r in mine
+        ]
+        rows = [
+            [
+                str(r.settings["layer"]),
+                f"{int(str(r.settings.get('num_kept', 0))):,}",
+                plus_minus(float(r.values[0]), float(r.residuals[0])) + _flag(r),
+                short(float(r.values[-1])),
+                str(r.num_matvecs),
+            ]
+            for r in mine
+        ]
+        title = f"Each layer's own block at {_label(mine[0])}: {_operator_title(mine[0].settings, whole=True)}"
+        head = ["layer", "parameters", "lambda_1", f"lambda_{max(len(r.values) for r in mine)}", "products"]
+        note = "what lies between layers is in none of the blocks: the whole has a lambda_1 at least as large as each"
+        found.append(Table(title, head, rows, [_verdict(mine), note], records))
+    return found
+
+
+def data_spread_table(results: Sequence[DataSpread]) -> Table:
+    """What the largest eigenvalue and the trace owe to the sample of examples."""
+    rows: list[list[str]] = []
+    records: list[Record] = []
+    for one in results:
+        wanted = one.examples_for(0.05)
+        records.append(
+            {
+                "checkpoint": _label(one),
+                "values": one.values.tolist(),
+                "standard_error": one.standard_error.tolist(),
+                "bias": one.bias,
+                "trace": one.trace,
+                "trace_standard_error": one.trace_standard_error,
+                "examples_for_5_percent": wanted,
+                "subset_sizes": one.subset_sizes.tolist(),
+                "subset_values": one.subset_values.tolist(),
+                "num_matvecs": one.num_matvecs,
+            }
+        )
+        rows.append(
+            [
+                _label(one),
+                plus_minus(float(one.values[0]), float(one.standard_error[0])),
+                signed(one.bias, math.nan),
+                plus_minus(one.trace, one.trace_standard_error),
+                f"{wanted:,.0f}" if math.isfinite(wanted) else "",
+                str(one.num_matvecs),
+            ]
+        )
+    notes = [
+        "± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. bias: by how "
+        "much the lambda_1 of so few examples is too large on average, from halves and quarters of them. for 5 %: "
+        "examples that bring both below 5 % of lambda_1",
+    ]
+    title = f"What these numbers owe to the sample: {_operator_title(results[0].settings)}"
+    return Table(title, ["", "lambda_1", "bias", "trace", "for 5 %", "products"], rows, notes, records)
+
+
 def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     """Trace, Frobenius norm and effective rank of each checkpoint, with their standard errors over random probes."""
     names = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / lambda_1"}
@@ -403,7 +493,7 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
 
 
-def _operator_title(settings: Record) -> str:
+def _operator_title(settings: Record, *, whole: bool = False) -> str:
     """What is known of the operator; of a bare matvec, nothing is."""
     parameters, parts = (
         settings.get("num_parameters"),
@@ -418,7 +508,7 @@ def _operator_title(settings: Record) -> str:
     layers, kept = settings.get("layers"), settings.get("num_kept")
     if isinstance(layers, list):
         parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
-    elif isinstance(parameters, int):
+    elif isinstance(parameters, int) and not whole:
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
     return ", ".join(parts)
 
@@ -525,6 +615,9 @@ def _line_record(line: Line) -> Record:
     finite = np.where(np.isfinite(line.loss), line.loss, np.nan)
     known = bool(np.isfinite(finite).any())
     low, high = (int(np.nanargmin(finite)), int(np.nanargmax(finite))) if known else (0, 0)
+    lowest, lowest_at = float(finite[low]), float(line.x[low])
+    if not at.loss >= lowest and math.isfinite(at.loss):  # a grid need not hold the centre
+        lowest, lowest_at = at.loss, 0.0
     return {
         "checkpoint": _label(line),
         "split": line.settings.get("split"),
@@ -532,8 +625,8 @@ def _line_record(line: Line) -> Record:
         "loss_standard_error": at.error,
         "accuracy": at.accuracy,
         "accuracy_standard_error": at.accuracy_error,
-        "lowest": float(finite[low]),
-        "lowest_at": float(line.x[low]),
+        "lowest": lowest,
+        "lowest_at": lowest_at,
         "highest": float(finite[high]),
         "highest_at": float(line.x[high]),
         **_metrics_record(line),
@@ -566,7 +659,35 @@ def _centre_note(results: Sequence[Surface | Line]) -> str:
     worst = max((_number(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
-    return f"the centre {verb} the checkpoint's loss (relative difference {worst:.1g})"
+    own = {
+        "recalibrated": "a plain loop with recalibrated statistics",
+        "train": "a plain loop with the statistics of each batch",
+    }
+    what = own.get(str(results[0].settings.get("batch_norm")), "the checkpoint's loss")
+    return f"the centre {verb} {what} (relative difference {worst:.1g})"
+
+
+def _mode(settings: Record) -> str:
+    """How the loss was measured, where it was not in the usual way."""
+    statistics = {"recalibrated": ", BatchNorm recalibrated at each point", "train": ", BatchNorm in train mode"}
+    precision = settings.get("precision", "fp32")
+    told = statistics.get(str(settings.get("batch_norm")), "")
+    return told + ("" if precision == "fp32" else f", forward pass in {precision}")
+
+
+def _early(settings: Record) -> str:
+    whole = settings.get("early_of")
+    return f" (early, of {whole} along an axis)" if whole else ""
+
+
+def _missing_notes(results: Sequence[Surface | Line]) -> list[str]:
+    """How many points there are, where some are not measured yet."""
+    there = [int((one.status != MISSING).sum()) for one in results]
+    return [
+        f"{_label(one)}: {count:,} of {one.status.size:,} points are measured yet"
+        for one, count in zip(results, there, strict=True)
+        if count < one.status.size
+    ]
 
 
 def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
@@ -585,12 +706,27 @@ def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
         notes.append(
             f"the eigenvalues of the {settings.get('operator')} at {_label(results[0])}, along the axes: {told}"
         )
+        notes += _finite_step_notes([one for one in results if isinstance(one, Surface)])
     for one in results:
         ends = one.checks.get("landmarks")
         for end in ends if isinstance(ends, list) else []:
             assert isinstance(end, dict)
             on_it, own = _number(end["loss_on_plane"]), _number(end["own_loss"])
             notes.append(f"at {end['name']} the loss is {short(on_it)} here, its own {short(own)}")
+    return notes
+
+
+def _finite_step_notes(surfaces: Sequence[Surface]) -> list[str]:
+    """The curvature of the grid along eigenvectors: it holds the kinks of a network, which eigenvalues do not."""
+    notes = []
+    for one in surfaces:
+        models = [model for model in quadratic_models(one, alone=True) if model is not None]
+        if len(models) == 2:
+            step, told = one.x[1] - one.x[0], " and ".join(short(model.second_difference) for model in models)
+            notes.append(
+                f"{_label(one)}: curvature over one step of the grid ({short(float(step))}) along them: {told}; it "
+                "holds the kinks of ReLU, which eigenvalues do not"
+            )
     return notes
 
 

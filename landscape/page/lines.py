@@ -60,6 +60,7 @@ def _statistics_note(lines: Sequence[Line]) -> str:
     if not any(ends(one) for one in lines):
         return ""
     text = " Dotted lines stand where checkpoints lie."
+    unknown = any(ends(one) and barrier(one) is None for one in lines)
     if apart:
         told = ", ".join(
             f"{end['name']} {short(end['loss_on_plane'])} on the line and {short(end['own_loss'])} by itself"
@@ -69,6 +70,7 @@ def _statistics_note(lines: Sequence[Line]) -> str:
             f" The loss of a checkpoint on the line (●) and its own (◇) differ: {told}. The parameters are the same; "
             "the difference is BatchNorm’s running statistics, which on the line are those of the centre (or "
             "recalibrated)."
+            + (" A line to another loss has no barrier: --batch-norm recalibrated mends this." if unknown else "")
         )
     return text
 

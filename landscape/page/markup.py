@@ -75,11 +75,11 @@ def picker(name: str, label: str, options: Sequence[str], chosen: int = 0) -> st
     return f'<label class="picker">{escape(label)} <select name="{name}">{inside}</select></label>'
 
 
-def clip_slider() -> str:
-    """The slider of the highest loss that is drawn: its right end is no clip."""
+def slider(name: str, label: str, low: int, high: int, at: int) -> str:
+    """A whole number, as the script of the page reads it; what it stands for is said beside it."""
     return (
-        '<fieldset><legend>Clip</legend><label>above <input type="range" name="clip" min="1" max="100" value="100">'
-        '</label><output id="clipped" class="note">nothing is clipped</output></fieldset>'
+        f'<label>{escape(label)} <input type="range" name="{name}" min="{low}" max="{high}" value="{at}"></label>'
+        f'<output id="{name}-told" class="note"></output>'
     )
 
 

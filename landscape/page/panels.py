@@ -10,22 +10,23 @@ from landscape.formatting import plus_minus, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.page.sentences import change_sentence, curvature_sentence
+from landscape.readings import places
 
 
 def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
-    """The top eigenvalues, and what is wrong with them."""
+    """The eigenvalues that were sought, and what is wrong with them."""
     pairs = [(c, one) for c in checkpoints for one in c.pairs]
     if not pairs:
         return section("Spectrum", "Curvature at the checkpoints", missing("No spectrum", "landscape hessian CKPT"))
     kinds = list(dict.fromkeys(spectrum_kind(one) for _, one in pairs))
     rows = []
     for c, one in pairs:
-        for n, (value, residual) in enumerate(zip(one.values, one.residuals, strict=True)):
+        for n, (place, value, residual) in enumerate(zip(places(one), one.values, one.residuals, strict=True)):
             rows.append(
                 [
                     c.style.name,
                     spectrum_kind(one),
-                    str(n + 1),
+                    str(place).replace("-", "−"),
                     plus_minus(value, residual),
                     "yes" if one.converged[n] else "NO",
                 ]
@@ -44,7 +45,7 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
             warnings.append(f"{c.style.name}: the loss is not repeatable, so its curvature is not either")
     lost = [c.style.name for c in checkpoints if not c.pairs]
     body = (
-        f'<p class="note">Largest eigenvalues of: {escape("; ".join(kinds))}. Bars are the residual ‖Hv − λv‖: an '
+        f'<p class="note">Eigenvalues of: {escape("; ".join(kinds))}. Bars are the residual ‖Hv − λv‖: an '
         "eigenvalue lies within it. Open markers have not converged. Curvature falls with the loss itself, so read "
         "each beside its loss.</p>"
     )
@@ -55,7 +56,7 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
         table(["checkpoint", "of", "index", "eigenvalue", "converged"], rows, text=2)
     )
     sentence = curvature_sentence(checkpoints)
-    return section("Spectrum", sentence or "Top eigenvalues; the loss they belong to was not recorded", body)
+    return section("Spectrum", sentence or "Eigenvalues; the loss they belong to was not recorded", body)
 
 
 def congruence_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -80,9 +81,10 @@ def congruence_section(checkpoints: Sequence[Checkpoint]) -> str:
     mixed = " The radii differ, so these traces do not compare." if len(radii) > 1 else ""
     body = (
         '<p class="note">Cosine between the gradient on one part of a batch and the gradient on the other part, the '
-        "latter at a point shifted uphill; before a step, after it on the same examples, and the difference. Train "
-        f"mode, mean and band of ± one standard error over the probes of an epoch.{radius}{mixed}</p>"
-        '<figure><div class="chart triple" id="congruence" role="group" aria-label="Gradient congruence per epoch">'
+        "latter at a point shifted uphill; before a step, after it on the same examples, and the difference, also "
+        "divided by the learning rate. Train mode, mean and band of ± one standard error over the probes of an "
+        f"epoch.{radius}{mixed}</p>"
+        '<figure><div class="chart fourfold" id="congruence" role="group" aria-label="Gradient congruence per epoch">'
         "</div></figure>"
     )
     body += numbers(table(["checkpoint", "epoch", "before", "after", "change", "probes"], rows))

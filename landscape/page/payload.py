@@ -38,6 +38,8 @@ def payload(
     linear_only = any((measured(one) <= 0).any() for one in surfaces)
     log = not linear_only and any(loss_view([one]).log for one in surfaces or on_lines)
     pairs = [one for c in checkpoints for one in c.pairs]
+    densities = [one for c in checkpoints for one in c.densities]
+    curvatures = [one for c in checkpoints for one in c.curvature_traces]
     traces = [one for c in checkpoints for one in c.traces]
     pictured = [(first, one) for _, first, others in difference_sets(planes, splits) for one in others]
     return {
@@ -50,6 +52,8 @@ def payload(
         "lines": [_line_payload(group, known) for group in lines],
         "differences": [_figure_json(figures.difference(one, first)) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
+        "density": _figure_json(figures.density(densities, known=known)) if densities else None,
+        "curvature-trace": _figure_json(figures.curvature_trace(curvatures, known=known)) if curvatures else None,
         "congruence": _figure_json(figures.congruence(traces, known=known)) if traces else None,
     }
 
@@ -78,7 +82,10 @@ def _family_payload(
     family: Sequence[SurfaceGroup], splits: dict[str, tuple[str, str]], known: dict[str, Style], *, log: bool
 ) -> dict[str, Any]:
     names = dict(splits.values())
+    one = next(iter(family[0].sets.values()))[0][1]
     return {
+        "x": one.x.tolist(),
+        "y": one.y.tolist(),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
         "crowded": len(family[0].columns) > MOST_COLUMNS,
         "missing": {key: no_surface(name) for key, name in splits.values()},

@@ -4,12 +4,33 @@ const idle = () => new Promise((done) => (window.requestIdleCallback ? requestId
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 let drawing = 0;
 
+function elsewhere(figure, set, p) { // the slices through another row or column than the centre's
+  const [j, i] = [Number(state[`row${p}`]), Number(state[`col${p}`])];
+  const moved = [state[`row${p}`] !== initial[`row${p}`], state[`col${p}`] !== initial[`col${p}`]];
+  if (!moved.includes(true)) return figure;
+  const copy = structuredClone(figure), panel = (trace) => (trace.xaxis === "x2" ? 1 : 0);
+  const curves = copy.data.filter((trace) => trace.mode !== "none" && !trace.meta);
+  set.surfaces.forEach((one, k) => {
+    const cuts = [[one.drawn[j], one.error[j]], [one.drawn.map((row) => row[i]), one.error.map((row) => row[i])]];
+    cuts.forEach(([loss, error], n) => {
+      const y = loss.map((v) => (Number.isNaN(onAxis(v)) ? null : v));
+      if (moved[n]) Object.assign(curves[2 * k + n], { y, customdata: error });
+    });
+  });
+  copy.data = copy.data.filter((trace) => curves.includes(trace) || !moved[panel(trace)]);
+  const { x, y } = data.planes[p];
+  [["xaxis", "y", y[j]], ["xaxis2", "x", x[i]]].forEach(([axis, across, at], n) => {
+    if (moved[n]) copy.layout[axis].title.text = copy.layout[axis].title.text.replace(/, at [xy] = .*$/, `, at ${across} = ${brief(at)}`);
+  });
+  return copy;
+}
 async function drawSlices(p) {
   const plane = data.planes[p], set = setOf({ plane, p });
   for (const [part, figures] of [["slices", set?.slices], ["run", set?.run]]) {
     const div = byId(`p${p}-${part}`);
     let figure = figures?.[state.loss];
     if (div) div.closest("figure").hidden = !figure;
+    if (figure && part === "slices") figure = elsewhere(figure, set, p);
     if (figure && plane.crowded && part === "slices") { // only what has a picture
       const shown = new Set(columns.filter((column) => column.p === p).map(nameOf));
       figure = { ...figure, data: figure.data.filter((trace) => shown.has(trace.meta?.[1] ?? trace.legendgroup)) };
@@ -25,22 +46,23 @@ async function drawCurves() {
 }
 async function drawFixed() { // without switches
   for (let n = 0; n < data.differences.length; n++) {
-    await chart(`difference-${n}`, data.differences[n], { margin: { l: 50, r: 10, t: 8, b: 96 } });
+    await chart(`difference-${n}`, data.differences[n], { margin: { l: 62, r: 10, t: 8, b: 96 } });
   }
   await chart("eigenvalues", data.eigenvalues);
-  await chart("congruence", data.congruence);
+  for (const id of ["density", "curvature-trace", "congruence"]) await chart(id, data[id]);
+  for (const id of ["curvature-trace", "congruence"]) cursor(byId(id));
+}
+function cursor(div) { // pointing at an epoch in one panel reads it in all
+  if (!div?.on || div.dataset.cursor) return;
+  div.dataset.cursor = "on";
+  const silently = true; // or it would answer itself
+  div.on("plotly_hover", (event) => Plotly.Fx.hover(div, { xval: event.points[0].x }, Object.keys(div._fullLayout._plots), silently));
 }
 async function draw(all = true) {
   const mine = ++drawing;
   const stale = () => mine !== drawing;
   document.body.dataset.drawn = "";
   showState();
-  const cut = clipLoss();
-  if (byId("clipped")) {
-    const text = cut === null ? "nothing is clipped" : `${brief(cut)}: heights, colours and axes end there; hover has the loss`;
-    byId("clipped").textContent = text;
-    document.querySelector('input[name="clip"]').setAttribute("aria-valuetext", text);
-  }
   for (const column of columns) {
     await drawContour(column);
     await idle();
@@ -103,7 +125,13 @@ document.addEventListener("change", async (event) => {
     await drawScene(column);
     await drawSlices(column.p);
     document.body.dataset.drawn = "all";
-  } else draw(false);
+  } else if (/^(row|col)\d/.test(name)) drawSlices(Number(name.slice(3)));
+  else draw(false);
+});
+document.addEventListener("input", ({ target }) => {
+  if (target.type !== "range") return;
+  state[target.name] = target.value;
+  tellSliders();
 });
 data.planes.forEach((_, p) => byId(`p${p}-play`)?.addEventListener("click", () => play(p)));
 for (const query of [dark, narrow]) query.addEventListener("change", () => draw());

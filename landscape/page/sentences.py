@@ -15,6 +15,7 @@ from landscape.grouping import Checkpoint, Style, data_identity, spectrum_kind, 
 from landscape.readings import (
     centre,
     edge_median,
+    largest,
     loss_of_spectrum,
     mean_over_epochs,
     num_examples,
@@ -95,12 +96,12 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     spectra = [(c, pairs, loss) for c, pairs, loss in _curvatures(checkpoints) if math.isfinite(loss)]
     if not spectra:
         return ""
-    ranked = sorted(spectra, key=lambda item: -item[1].values[0])
+    ranked = sorted(spectra, key=lambda item: -largest(item[1]))
     split = str(ranked[0][1].settings.get("split") or "mean")
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
         checkpoint, pairs, loss = item
-        return f"{short(float(pairs.values[0]))} at {checkpoint.style.name} ({split} loss {short(loss)})"
+        return f"{short(largest(pairs))} at {checkpoint.style.name} ({split} loss {short(loss)})"
 
     if len(ranked) == 1:
         return f"λmax is {place(ranked[0])}"
@@ -163,6 +164,9 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 
 def _curvatures(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Eigenpairs, float]]:
     """The first spectrum of each checkpoint that is of the same operator and data as the first of all."""
-    kind = next((spectrum_kind(pairs) for checkpoint in checkpoints for pairs in checkpoint.pairs), "")
-    chosen = [(c, next((p for p in c.pairs if spectrum_kind(p) == kind and len(p.values)), None)) for c in checkpoints]
+    known = [(c, p) for c in checkpoints for p in c.pairs if math.isfinite(largest(p))]
+    kind = next((spectrum_kind(p) for _, p in known), "")
+    chosen = [
+        (c, next((p for owner, p in known if owner is c and spectrum_kind(p) == kind), None)) for c in checkpoints
+    ]
     return [(c, p, loss_of_spectrum(p, c)) for c, p in chosen if p is not None]

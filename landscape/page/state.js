@@ -6,15 +6,19 @@ const PRESETS = {
   top: { eye: { x: 0, y: -0.001, z: 2.1 }, up: { x: 0, y: 1, z: 0 }, center: { x: 0, y: 0, z: 0 } },
   side: { eye: { x: 0, y: -2.1, z: 0.12 }, up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: -0.05 } },
 };
-const state = { split: data.splits[0]?.id, camera: "free", scale: "common", loss: data.loss, clip: "100" };
+const state = { split: data.splits[0]?.id, camera: "free", scale: "common", loss: data.loss };
 const choices = {
   split: data.splits.map((s) => s.id), camera: Object.keys(PRESETS), scale: ["common", "own"], loss: ["linear", "log"],
-  clip: Array.from({ length: 100 }, (_, n) => String(n + 1)),
 };
 for (const select of document.querySelectorAll(".picker select")) { // of planes, and of checkpoints
   state[select.name] = select.value;
   choices[select.name] = [...select.options].map((option) => option.value);
 }
+for (const slider of document.querySelectorAll('input[type="range"]')) { // of the clip, and of the slices
+  state[slider.name] = slider.value;
+  choices[slider.name] = Array.from({ length: slider.max - slider.min + 1 }, (_, n) => String(Number(slider.min) + n));
+}
+const initial = { ...state };
 let eye = null; // a camera turned by hand
 
 function readFragment() {
@@ -27,12 +31,25 @@ function readFragment() {
   if (data.linear_only) state.loss = "linear";
 }
 function writeFragment() {
-  const query = new URLSearchParams(state);
+  const told = Object.entries(state).filter(([name, value]) => !/^(row|col|p)\d/.test(name) || value !== initial[name]);
+  const query = new URLSearchParams(told);
   if (!state.split) query.delete("split");
   if (eye) query.set("eye", [eye.x, eye.y, eye.z].map((v) => v.toFixed(2)).join(","));
   try { history.replaceState(null, "", "#" + query); } catch { /* a page without history still works */ }
 }
+function tellSliders() { // what the places of the sliders stand for
+  const cut = clipLoss();
+  const words = { clip: cut === null ? "nothing is clipped" : `${brief(cut)}: heights, colours and axes end there; hover has the loss` };
+  data.planes.forEach((plane, p) => Object.assign(words, {
+    [`row${p}`]: brief(plane.y[Number(state[`row${p}`])]), [`col${p}`]: brief(plane.x[Number(state[`col${p}`])]),
+  }));
+  for (const slider of document.querySelectorAll('input[type="range"]')) {
+    byId(`${slider.name}-told`).textContent = words[slider.name];
+    slider.setAttribute("aria-valuetext", words[slider.name]);
+  }
+}
 function showState() {
+  tellSliders();
   for (const [name, value] of Object.entries(state)) {
     for (const input of document.querySelectorAll(`input[type="radio"][name="${name}"]`)) input.checked = input.value === value;
     for (const input of document.querySelectorAll(`select[name="${name}"], input[type="range"][name="${name}"]`)) input.value = value;
@@ -46,7 +63,7 @@ function showState() {
 
 // The loss above which heights and colours are cut; null where nothing is. Losses span decades: so does the slider.
 function clipLoss() {
-  const part = Number(state.clip) / 100;
+  const part = Number(state.clip ?? 100) / 100;
   if (!data.clip || part >= 1) return null;
   const { low, high } = data.clip;
   return low > 0 ? low * (high / low) ** part : low + (high - low) * part;

@@ -80,7 +80,7 @@ async function drawContour(column) {
   if (!one) return;
   const figure = fill(one.contour, one, viewOf(column));
   const layout = themed(figure.layout);
-  layout.margin = { l: 50, r: 10, t: 8, b: 96 };
+  layout.margin = { l: 62, r: 10, t: 8, b: 96 };
   const first = !div.data;
   await Plotly.react(div, figure.data, layout, CONFIG);
   named(div);

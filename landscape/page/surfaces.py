@@ -12,10 +12,10 @@ from landscape.flatness import RISES, flatness, mean_and_spread
 from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat, surface_command
-from landscape.page.markup import clip_slider, escape, missing, numbers, picker, radios, section, shown_for, table
+from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
 from landscape.page.payload import MOST_COLUMNS, SLOTS
 from landscape.page.sentences import slice_sentence, surface_sentence
-from landscape.readings import centre, edge_median, measured, quadratic_models, rise_distance
+from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
 
 Ids = Sequence[tuple[str, str]]  # of the data: in the page, and as it is called
@@ -39,7 +39,7 @@ def surfaces_section(
             payload["loss"],
             disabled=("log",) if payload["linear_only"] else (),
         ),
-        clip_slider() if payload["clip"] else "",
+        f"<fieldset><legend>Clip</legend>{slider('clip', 'above', 1, 100, 100)}</fieldset>" if payload["clip"] else "",
     ]
     body = f'<div class="controls">{"".join(controls)}</div>'
     if payload["linear_only"]:
@@ -92,8 +92,8 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
         f'<div class="plane">{heading}{flat}<div class="planebar">{choose}{play}</div><p class="note">{names}{shared}'
         " The marked point is the checkpoint; × (in 3-D a diamond on the floor) marks a cell left out: not finite, or "
         f"not measured.</p>{pictures}{told}"
-        f'<figure><div class="chart double" id="p{n}-slices" role="group" aria-label="Loss along the two axes"></div>'
-        f"</figure>{_runs_html(n, family)}</div>"
+        f'<figure><div class="planebar">{_cut_sliders(n, first)}</div><div class="chart double" id="p{n}-slices" '
+        f'role="group" aria-label="Loss along the two axes"></div></figure>{_runs_html(n, family)}</div>'
     )
 
 
@@ -136,10 +136,20 @@ def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
         captions += (
             f'<div class="slices" {attributes}><h3>{escape(slice_sentence(members, plane.columns, name))}</h3>'
             '<p class="note">The two lines through the centre of each slice. Bands are ± one standard error over the '
-            "examples, cut at the axis where they reach zero; points are joined by straight lines."
+            "examples, cut at the axis where they reach zero; points are joined by straight lines. Elsewhere than "
+            "through the centre the slices have neither band nor parabola: hover has the error."
             f"{escape(_model_note(members))}</p></div>"
         )
     return told + captions
+
+
+def _cut_sliders(n: int, plane: SurfaceGroup) -> str:
+    """Which row and which column of the grid the slices show: at first those through the centre."""
+    surface = next(iter(plane.sets.values()))[0][1]
+    return "".join(
+        slider(f"{name}{n}", f"Cut along {along}, at {across} =", 0, len(at) - 1, nearest(at))
+        for name, along, across, at in (("row", "x", "y", surface.y), ("col", "y", "x", surface.x))
+    )
 
 
 def _model_note(members: Sequence[tuple[int, Surface]]) -> str:

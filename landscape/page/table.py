@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from landscape.formatting import percent, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, section, table
-from landscape.readings import centre, loss_of_spectrum
+from landscape.readings import QUANTITIES, centre, largest, loss_of_spectrum, places
 from landscape.results import Eigenpairs, Record
 
 _ACTIONS = (
@@ -103,7 +103,8 @@ def _table_note(kinds: Sequence[str]) -> str:
     spectrum = f" λ are eigenvalues of: {kinds[0]}." if len(kinds) == 1 else ""
     return (
         '<p class="note">Losses and accuracies at the checkpoint itself, train with the labels as trained. ± is the '
-        "standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an eigenvalue."
+        "standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an "
+        "eigenvalue, the standard error over random probes for a trace."
         f"{escape(spectrum)}</p>"
     )
 
@@ -128,17 +129,24 @@ def _spectrum_cells(
     cells = {"spectrum of": kind} if named else {}
     loss = loss_of_spectrum(one, c)
     cells["at loss"] = "—" if math.isnan(loss) else short(loss)
-    top = float(one.values[0]) if len(one.values) else math.nan
-    reference = next((p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), None)
-    comparable = reference is not None and reference.values[0] > 0
-    cells["λmax"] = plus_minus(top, one.residuals[0]) if len(one.values) else "—"
+    top = largest(one) if len(one.values) else math.nan
+    reference = next((largest(p) for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), math.nan)
+    cells["λmax"] = plus_minus(top, one.residuals[0]) if math.isfinite(top) else "—"
     cells["ln, log10"] = f"{math.log(top):.2f}, {math.log10(top):.2f}" if top > 0 else "—"
-    cells[f"vs {checkpoints[0].style.name}"] = f"{top / reference.values[0]:.2f}" if reference and comparable else "—"
+    cells[f"vs {checkpoints[0].style.name}"] = f"{top / reference:.2f}" if reference > 0 else "—"
     state = "yes" if one.converged.all() else f"NO ({int(one.converged.sum())} of {len(one.values)})"
     cells["converged"] = state + ("" if one.complete else ", not complete")
     cells["products"] = f"{one.num_matvecs:,}"
+    at = places(one)
     for n in range(1, most):
-        cells[f"λ{chr(0x2081 + n)}"] = short(float(one.values[n])) if n < len(one.values) else "—"
+        cells[f"λ{chr(0x2081 + n)}"] = short(float(one.values[n])) if at[n : n + 1] == [n + 1] else "—"
+    if -1 in at:
+        cells["λmin"] = plus_minus(float(one.values[-1]), one.residuals[-1])
+    for estimate in c.estimates:
+        if spectrum_kind(estimate) == kind.replace(", smallest eigenvalues", ""):
+            cells[QUANTITIES.get(estimate.quantity, estimate.quantity)] = plus_minus(
+                estimate.value, estimate.standard_error
+            )
     return cells
 
 

@@ -124,3 +124,26 @@ def test_a_run_is_followed_through_training(landscape, landscape_json, tmp_path)
     assert refused.code == 2
     assert "a run is followed by the largest eigenvalues of its Hessian" in refused.err
     assert landscape("hessian", run, *SMALL, "--resume").code == 0
+
+
+def test_the_error_of_the_data_has_the_bias_beside_it(measured):
+    tables, (pairs, spread) = measured("--data-error")
+    assert spread.values == pytest.approx(pairs.values, rel=1e-3)
+    assert (spread.standard_error > 0).all()
+    assert spread.num_parts == 16
+    row = tables[1]["rows"][0]
+    assert row["bias"] == spread.bias
+    assert row["examples_for_5_percent"] == spread.examples_for(0.05)
+    assert row["subset_sizes"] == [16.0] * 4 + [32.0] * 2 + [64.0]
+
+
+def test_each_layer_has_a_block_of_its_own(measured):
+    tables, (whole, *blocks) = measured("--per-layer")
+    layers = [one.settings["layer"] for one in blocks]
+    assert layers[0] == "stem.0"
+    assert "head" in layers
+    assert all(one.values[0] <= whole.values[0] * 1.001 for one in blocks)  # Cauchy's interlacing
+    assert [row["layer"] for row in tables[1]["rows"]] == layers
+    alone = dict(zip(layers, blocks, strict=True))["head"]
+    _, (head,) = measured("--layers", "head", "--force")
+    np.testing.assert_allclose(alone.values, head.values, rtol=2e-3)

@@ -77,7 +77,7 @@ def test_pca_is_of_the_checkpoints_own_run_which_is_drawn(surface, kept):
     lines = [json.loads(line) for line in (kept / "sgd/metrics.jsonl").read_text().splitlines()]
     assert run.loss == pytest.approx([line["train_loss"] for line in lines], rel=1e-4)
     assert "the axes hold" in done.out
-    assert "A run seen from the plane of sgd; 100 %" in done.out
+    assert "The run sgd seen from the plane of sgd; 100 %" in done.out
 
 
 def test_a_trajectory_is_seen_from_any_plane(surface, kept):
@@ -85,7 +85,7 @@ def test_a_trajectory_is_seen_from_any_plane(surface, kept):
     np.testing.assert_array_equal(one.trajectory.loss, other.trajectory.loss)
     assert other.trajectory.distance[-1] == pytest.approx(0.0, abs=1e-4)
     assert one.trajectory.distance[-1] > 0.1
-    assert "A run seen from the plane of sam" in done.out
+    assert "The run sam seen from the plane of sam" in done.out
 
 
 def test_eigenvectors_are_the_first_checkpoints_and_one_displacement_for_all(surface, tmp_path):

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import landscape as ls
 
@@ -10,6 +11,7 @@ def test_the_public_names_are_these():
         "CongruenceTrace",
         "Curvature",
         "CurvatureTrace",
+        "DataSpread",
         "Density",
         "Eigenpairs",
         "Estimate",
@@ -24,6 +26,7 @@ def test_the_public_names_are_these():
         "axis_line",
         "curvature",
         "curvature_trace",
+        "data_error",
         "effective_rank",
         "eigenvector_plane",
         "figures",
@@ -40,6 +43,7 @@ def test_the_public_names_are_these():
         "paired_difference",
         "paired_rise",
         "pca_plane",
+        "per_layer",
         "plane_through",
         "project_run",
         "random_line",
@@ -61,3 +65,9 @@ def test_what_draws_and_loads_needs_no_torch():
         "bad = {'torch', 'train', 'cli'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_no_module_hides_a_public_name():
+    modules = {path.stem for path in Path(ls.__file__).parent.glob("*.py")}
+    hidden = (modules & set(ls.__all__)) - {"figures"}  # which is itself the public name
+    assert not hidden

@@ -142,6 +142,14 @@ def test_the_same_seed_gives_the_same_bits_and_the_global_random_state_is_left_a
     assert torch.get_rng_state().equal(before)
 
 
+def test_where_the_basis_is_held_and_how_much_of_it_is_the_callers_choice():
+    one, other = (curvature(counting(VALUES)[0], basis_device=device) for device in (None, "cpu"))
+    assert one.density.mean.tobytes() == other.density.mean.tobytes()
+    small = curvature(counting(VALUES)[0], basis_size=8, budget=200)
+    assert small.pairs.settings["basis_size"] == 8
+    np.testing.assert_allclose(small.pairs.values, one.pairs.values, rtol=1e-3)
+
+
 def test_all_of_it_is_saved(tmp_path):
     found = curvature(counting(VALUES)[0])
     save(found.results, tmp_path / "r.npz")

@@ -7,6 +7,7 @@ import math
 import meshio
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape import export
 from landscape.results import (
@@ -200,11 +201,11 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
     trace = CongruenceTrace(epoch=np.array([1, 2]), num_probes=np.array([3, 3]), **probes, **errors)
     row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
     line = Line(**row, status=status_of(row["x"]))
-    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, trace]
+    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, density(), along_run(), trace]
     made = [export.export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
     assert made[0] == made[1]
-    names = ["s-surface.pdf", "s-run.pdf", "s-line.pdf", "s-spectrum.pdf", "s-congruence.pdf"]
-    assert [path.name for path in made[0]] == names
+    kinds = ("surface", "run", "line", "spectrum", "density", "curvature", "congruence")
+    assert [path.name for path in made[0]] == [f"s-{name}.pdf" for name in kinds]
     for content in made[0].values():
         assert b"/FontFile2" in content  # the letters travel with it
         assert b"/MediaBox [ 0 0 234 " in content  # 3.25 inches

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape import figures, picture
+from landscape.readings import largest, places
 from landscape.results import (
     FAILED,
     MISSING,
     Congruence,
     CongruenceTrace,
     Eigenpairs,
+    Estimate,
     ExampleLosses,
     Line,
     Surface,
@@ -327,9 +330,14 @@ def test_a_line_is_told_with_its_barrier_and_the_ends_with_both_losses():
     (table,) = tables([valley()])
     assert "a line through checkpoints" in table.title
     assert table.records[0]["lowest"] == 0.5
-    assert table.records[0]["barrier"] == 0.0  # a valley: nowhere above the straight line
+    assert table.records[0]["barrier"] is None  # the line does not end at the other's own loss
     assert "at sam the loss is 1.50 here, its own 1.25" in table.notes
-    hill = Line(**{**vars(valley()), "loss": 0.5 + 2 * valley().x - valley().x ** 2})  # 1.5 at x = 1
+    recalibrated = {**valley().settings, "batch_norm": "recalibrated"}
+    (table,) = tables([Line(**{**vars(valley()), "settings": recalibrated})])
+    assert table.records[0]["barrier"] == 0.0  # a valley: nowhere above the straight line
+    hill = Line(
+        **{**vars(valley()), "settings": recalibrated, "loss": 0.5 + 2 * valley().x - valley().x ** 2}
+    )  # 1.5 at x = 1
     (table,) = tables([hill])
     assert table.records[0]["barrier"] == pytest.approx(0.25)  # x - x^2 at 1/2
     (table,) = tables([Line(**{**vars(valley()), "checks": {}})])
@@ -485,7 +493,7 @@ def test_pictures_have_the_width_of_a_column(width, inches):
     assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
 
 
-@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace()])
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), along_run()])
 def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
     assert one.plot().data
     shown = one._repr_html_()
@@ -504,6 +512,84 @@ def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
 def test_a_single_number_has_no_figure():
     one = Congruence(value=0.25, standard_error=0.01)
     assert "0.250 ± 0.010" in one._repr_html_()
+    rank = Estimate(quantity="effective_rank", value=10.28, standard_error=0.17, num_samples=4, num_matvecs=60)
+    assert "Effective rank at unnamed checkpoint: 10.28 ± 0.17" in " ".join(
+        rank._repr_html_().replace("</p>", "").split()
+    )
     assert not hasattr(one, "plot")
     with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
         figures.figure_of(one)
+
+
+def test_the_change_is_also_told_per_learning_rate_where_that_is_known():
+    one = replace(trace(change=(0.1, 0.2, 0.3)), learning_rate=np.array([0.1, 0.0, 0.5]))
+    curves = [curve for curve in figures.congruence([one]).data if curve.xaxis == "x4" and curve.mode != "none"]
+    np.testing.assert_allclose(curves[0].y, [1.0, 0.6])
+    unknown = figures.congruence([replace(one, learning_rate=np.full(3, np.nan))])
+    assert "xaxis4" not in unknown.layout
+
+
+def test_a_density_has_a_bulk_above_the_floor_and_sticks_as_high_as_one_eigenvalue():
+    figure = figures.density([density()])
+    bulk = next(one for one in figure.data if one.mode == "lines")
+    np.testing.assert_array_equal(bulk.y, [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
+    (sticks,) = (one for one in figure.data if one.meta == "sticks")
+    assert (list(sticks.x), list(sticks.error_x.array)) == ([40.0, 20.0], [0.1, 0.2])
+    np.testing.assert_allclose(sticks.y, 1 / (100 * 0.3 * np.sqrt(2 * np.pi)))
+
+
+def test_a_density_without_a_band_draws_none():
+    unknown = dict.fromkeys(("low", "high"), np.full(7, np.nan))
+    assert not [one for one in figures.density([density(**unknown)]).data if one.fill]
+    nothing = density(mean=np.full(7, np.nan), sticks=np.zeros(0), stick_residuals=np.zeros(0), **unknown)
+    assert len(figures.density([nothing]).data) == 1
+
+
+def test_curvature_along_a_run_keeps_its_axis_where_the_stability_limit_leaves_it():
+    figure = figures.curvature_trace([along_run()])
+    named = {one.name: one for one in figure.data if one.xaxis != "x2"}
+    np.testing.assert_array_equal(named["sgd, λ1"].y, [4.0, 6.0, 8.0])
+    np.testing.assert_array_equal(named["sgd, stable up to here (full-batch theory)"].y, [38.0, 38.0, np.nan])
+    assert 10 ** figure.layout.yaxis.range[1] < 38
+    sam = figures.curvature_trace([along_run(stability_limit=np.full(3, np.nan))])
+    assert not [one for one in sam.data if "theory" in str(one.name)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1, 2, 3]),
+        ({"which": "largest", "k": 3}, [1, 2, 3]),
+        ({"which": "smallest", "k": 3}, [-3, -2, -1]),
+        ({"which": "both", "k": 2}, [1, 2, -1]),
+    ],
+)
+def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
+    one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings=settings)
+    assert places(one) == expected
+    assert (largest(one) == 4.0) == (expected[0] == 1)
+    labels = dict(
+        zip(*(figures.eigenvalues([one]).layout.xaxis[name] for name in ("tickvals", "ticktext")), strict=True)
+    )
+    told = [labels[round(x)] for x in figures.eigenvalues([one]).data[0].x]
+    assert told == [str(place).replace("-", "−") for place in expected]
+
+
+def test_the_twin_of_a_density_has_its_bulk_and_its_sticks():
+    (ax,) = picture.density_picture([density()]).axes
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
+    assert [list(path.vertices[:, 0]) for path in ax.collections[1].get_paths()] == [[40.0] * 2, [20.0] * 2]
+    assert ax.get_yscale() == "log"
+
+
+def test_the_twin_of_a_runs_curvature_names_the_run_once():
+    (ax,) = picture.curvature_picture([along_run()]).axes
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [2.0, 3.0, 4.0])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sgd"]
+    assert ax.get_ylim()[1] < 10  # the stability limit does not stretch it
+
+
+def test_the_twin_of_both_ends_numbers_the_smallest_from_below():
+    one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings={"which": "both", "k": 2})
+    (ax,) = picture.spectrum_picture([one]).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "−1"]

@@ -1,11 +1,13 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from landscape.flatness import flatness, mean_and_spread
-from landscape.readings import ring_rise
-from landscape.results import Surface, status_of
+from landscape.grid import coarse_grids
+from landscape.readings import barrier, ring_rise
+from landscape.results import Line, Surface, status_of
 from landscape.tables import flatness_table, tables
 
 
@@ -88,5 +90,105 @@ def test_several_planes_of_a_checkpoint_are_one_row_with_their_spread():
 def test_surfaces_of_several_checkpoints_are_not_one_flatness():
     with pytest.raises(ValueError, match="surfaces of one checkpoint"):
         flatness([bowl(1.0, 1.0), bowl(1.0, 1.0, key="other")])
+    wider = bowl(1.0, 1.0)
+    wider = replace(wider, x=2 * wider.x)
+    with pytest.raises(ValueError, match="one grid: measure all with equal steps and extent"):
+        flatness([bowl(1.0, 1.0), wider])
     with pytest.raises(ValueError, match="does not hold the centre"):
         flatness([bowl(1.0, 1.0, steps=4)])
+
+
+def test_two_files_of_equal_weights_are_two_rows_and_not_two_planes():
+    (table,) = tables([bowl(1.0, 2.0, label="last"), bowl(1.0, 2.0, label="best")])
+    assert [row[0] for row in table.rows] == ["last", "best"]
+    assert "random plane" in table.title
+
+
+def test_the_rings_of_an_irregular_early_grid_are_by_their_distance():
+    whole = bowl(1.0, 1.0, steps=51)
+    marks = coarse_grids(51)[1]  # 0, 12, 25, 38, 50
+    early = replace(
+        whole,
+        x=whole.x[marks],
+        y=whole.y[marks],
+        **{
+            name: getattr(whole, name)[np.ix_(marks, marks)]
+            for name in ("loss", "standard_error", "accuracy", "status")
+        },
+    )
+    near, edge = ring_rise(early, 0.52), ring_rise(early, 1.0)
+    assert ring_rise(early, 0.76) == pytest.approx((near + edge) / 2)
+    ring = [early.loss[i, j] for i in range(1, 4) for j in range(1, 4) if (i, j) != (2, 2)]
+    assert near == pytest.approx(np.mean(ring) - 0.5)
+
+
+def test_a_table_says_how_the_loss_was_measured_where_that_is_not_the_usual_way():
+    def titled(**settings):
+        one = bowl(1.0, 1.0)
+        one = replace(one, settings={**one.settings, **settings})
+        return tables([one])[0]
+
+    assert "BatchNorm" not in titled(batch_norm="frozen", precision="fp32").text()
+    found = titled(batch_norm="recalibrated", precision="bf16")
+    assert "BatchNorm recalibrated at each point, forward pass in bf16" in found.title
+    assert "equals a plain loop with recalibrated statistics" in " ".join(found.notes)
+    assert "(early, of 51 along an axis)" in titled(early_of=51, steps=21).title
+    one = bowl(1.0, 1.0)
+    one.status[:4] = 0
+    assert "one: 357 of 441 points are measured yet" in " ".join(tables([one])[0].notes)
+
+
+def test_along_eigenvectors_the_curvature_of_the_grid_stands_beside_the_eigenvalues():
+    one = bowl(2.0, 1.0)
+    one = replace(
+        one,
+        settings={
+            **one.settings,
+            "directions": "eigenvectors",
+            "eigenvalues": [3.9, 2.1],
+            "operator": "hessian",
+            "axes_of": "h",
+        },
+    )
+    notes = " ".join(tables([one])[0].notes)
+    assert "along the axes: 3.90 and 2.10" in notes
+    assert "curvature over one step of the grid (0.100) along them: 4.00 and 2.00" in notes
+
+
+def line(losses, **changes):
+    x = np.linspace(-0.5, 1.5, len(losses))
+    loss = np.array(losses)
+    values = {
+        "x": x,
+        "loss": loss,
+        "standard_error": loss * 0,
+        "accuracy": loss * math.nan,
+        "status": status_of(loss),
+        "checkpoint": {"hash": "h", "label": "one"},
+        "settings": {"directions": "between", "batch_norm": "frozen"},
+        "checks": {
+            "centre_ok": True,
+            "centre_loss": 1.0,
+            "landmarks": [{"name": "two", "loss_on_plane": 2.0, "own_loss": 2.0}],
+        },
+    }
+    return Line(**(values | changes))
+
+
+def test_a_barrier_is_of_a_line_that_ends_at_the_other_checkpoints_own_loss():
+    losses = [0.5, 1.0, 3.0, 2.0, 4.0]  # at -0.5, 0, 0.5, 1, 1.5
+    assert barrier(line(losses)) == pytest.approx(1.5)
+    ends = [{"name": "two", "loss_on_plane": 2.0, "own_loss": 1.5}]
+    elsewhere = line(losses, checks={"centre_ok": True, "landmarks": ends})
+    assert barrier(elsewhere) is None
+    (table,) = tables([elsewhere])
+    assert table.records[0]["barrier"] is None
+    assert "no barrier: the line does not end at the other" in " ".join(table.notes)
+    recalibrated = replace(elsewhere, settings={"directions": "between", "batch_norm": "recalibrated"})
+    assert barrier(recalibrated) == pytest.approx(1.5)
+
+
+def test_the_lowest_loss_of_a_line_is_the_centres_where_the_grid_misses_it():
+    missed = line([2.0, 3.0, 4.0, 5.0], checks={"centre_ok": True, "centre_loss": 0.5})
+    record = tables([missed])[0].records[0]
+    assert (record["lowest"], record["lowest_at"]) == (0.5, 0.0)

@@ -63,6 +63,13 @@ def batch_norm(x, weight, bias):
     return F.batch_norm(x, mean, var, weight, bias, False, 0.1, 1e-5)
 
 
+def test_one_number_stands_for_all_dimensions():
+    def function(x, kernel):
+        return F.conv2d(x, kernel, stride=(2,), padding=[1], dilation=(1,))
+
+    assert_as_torch(function, [torch.randn(2, 3, 6, 6).double(), torch.randn(4, 3, 3, 3).double()])
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_batch_norm_in_eval_mode_after_a_convolution_has_the_second_derivative_of_torchs_own(bias):
     inputs = [torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3), *torch.randn(3, 4)]

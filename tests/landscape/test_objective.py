@@ -14,7 +14,7 @@ from landscape.directions import random_plane
 from landscape.evaluator import Engine, prepare
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import NotRepeatableError, Objective
-from landscape.operators import hessian
+from landscape.operators import gauss_newton, hessian
 from landscape.surface import loss_surface
 
 
@@ -405,10 +405,29 @@ def test_a_model_without_trainable_parameters_is_refused():
         Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
 
 
-def test_half_precision_is_refused_with_the_fix():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_measured_in_a_float32_copy_of_its_weights(dtype):
+    net, inputs, targets = build("batch_norm_net")
+    net = net.to(dtype)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs.to(dtype), targets))
+    whole = Objective(copy.deepcopy(net).float(), nn.CrossEntropyLoss(), in_batches(inputs.to(dtype).float(), targets))
+    assert objective.theta.dtype == torch.float32
+    assert objective.evaluate() == whole.evaluate()
+    assert objective.gradient().equal(whole.gradient())
+    for make in (hessian, gauss_newton):
+        assert make(objective).matvec(objective.theta).equal(make(whole).matvec(whole.theta))
+    settings = hessian(objective).settings
+    assert (settings["dtype"], settings["stored_dtype"]) == ("float32", str(dtype).removeprefix("torch."))
+    assert "stored_dtype" not in hessian(whole).settings
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    assert not net._forward_pre_hooks
+
+
+def test_weights_of_two_precisions_are_refused_with_the_fix():
     net, inputs, targets = build("tied")
-    with pytest.raises(ValueError, match=r"must share one device and be float32 or float64, got torch.float16"):
-        Objective(net.half(), nn.CrossEntropyLoss(), in_batches(inputs.half(), targets))
+    net.head.float()
+    with pytest.raises(ValueError, match=r"be float32 or float64, got torch.float32 on cpu, torch.float64"):
+        Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
 
 
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])

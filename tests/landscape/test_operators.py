@@ -4,8 +4,9 @@ from problems import NETS, build, dense_hessian, in_batches, objective_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from landscape import engines
 from landscape.objective import Objective
-from landscape.operators import hessian
+from landscape.operators import SymmetricOperator, hessian, per_layer, restricted
 
 
 def columns(operator):
@@ -67,3 +68,113 @@ def test_a_shuffling_loader_gives_the_same_product_whatever_is_kept():
         operator = hessian(Objective(build("conv_net")[0], nn.CrossEntropyLoss(), loader), memory_bytes=memory)
         torch.rand(3)
         assert (columns(operator) - truth).abs().max() <= 1e-8 * truth.abs().max()
+
+
+def entries_of(objective, layer):
+    """Which entries of theta belong to a module itself."""
+    sizes = [(name.rpartition(".")[0] == layer, shape.numel()) for name, shape in objective.shapes.items()]
+    return torch.cat([torch.full((size,), its) for its, size in sizes])
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30], ids=["recomputed", "retained"])
+@pytest.mark.parametrize("name", NETS)
+def test_the_blocks_of_the_layers_are_those_of_the_dense_hessian(name, memory):
+    objective = objective_of(name)
+    truth = dense_hessian(objective)
+    blocks = per_layer(objective, memory_bytes=memory)
+    assert sum(block.size for block in blocks.values()) == objective.theta.numel()
+    for layer, block in blocks.items():
+        inside = entries_of(objective, layer)
+        expected = truth[inside][:, inside]
+        assert (columns(block) - expected).abs().max() <= 1e-10 * truth.abs().max()
+        assert block.settings["layer"] == layer
+        assert block.loss == objective.evaluate().loss
+
+
+def test_a_layer_is_a_module_with_parameters_of_its_own_in_the_order_of_theta():
+    assert list(per_layer(objective_of("tied"))) == ["first", "second", "head"]
+    assert list(per_layer(objective_of("attention"))) == ["attention", "attention.out_proj", "head"]
+
+
+@pytest.mark.parametrize("engine", ["retained", "recomputed", "forward-over-reverse", "finite-differences"])
+def test_the_block_of_some_parameters_is_that_of_the_dense_hessian(engine):
+    objective = objective_of("attention")
+    names = ["attention.out_proj.weight", "head.bias"]
+    inside = torch.cat([torch.full((shape.numel(),), name in names) for name, shape in objective.shapes.items()])
+    expected = dense_hessian(objective)[inside][:, inside]
+    operator = hessian(objective, engine=engine, only=names)
+    tolerance = 1e-5 if engine == "finite-differences" else 1e-10
+    assert (columns(operator) - expected).abs().max() <= tolerance * expected.abs().max()
+    assert operator.shape == expected.shape
+    assert operator.settings["num_kept"] == int(inside.sum())
+
+
+@pytest.mark.parametrize(("names", "told"), [(["head.weight", "haed.bias"], "got haed.bias"), ([], "got none")])
+def test_a_block_of_unknown_parameters_is_refused(names, told):
+    with pytest.raises(ValueError, match=f"only takes names of trainable parameters, {told}"):
+        hessian(objective_of("tied"), only=names)
+
+
+def test_all_layers_share_one_set_of_graphs(monkeypatch):
+    built, graph = [], engines.DoubleBackward.graph
+    monkeypatch.setattr(engines.DoubleBackward, "graph", lambda rule, piece: built.append(piece) or graph(rule, piece))
+    for block in per_layer(objective_of("conv_net")).values():
+        block.matvec(torch.ones(block.size, dtype=torch.float64))
+        block.matvec(torch.ones(block.size, dtype=torch.float64))
+    assert len(built) == 1 + 3  # one to see how much memory it takes, then one for each batch
+
+
+def test_a_restricted_operator_is_the_block_with_zeros_around_it():
+    objective = objective_of("tied")
+    keep = entries_of(objective, "second")
+    operator = restricted(hessian(objective), keep)
+    expected = dense_hessian(objective) * keep * keep[:, None]
+    assert (columns(operator) - expected).abs().max() <= 1e-10
+    assert (operator.matvecs(torch.eye(len(keep), dtype=torch.float64)) - expected).abs().max() <= 1e-10
+    assert operator.settings["num_kept"] == int(keep.sum())
+    bare = SymmetricOperator(lambda v: 2 * v, 3, torch.float64)
+    assert restricted(bare, torch.tensor([True, False, True])).matvecs is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value):
+    objective = objective_of("conv_net")
+    with torch.no_grad():
+        objective.model[4].bias[1] = value
+    with pytest.raises(ValueError, match=r"hold NaN or infinities, there is no curvature: 4\.bias\. Take another"):
+        hessian(objective)
+    with torch.no_grad():
+        for p in objective.model.parameters():
+            p.fill_(value)
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias, 1\.weight, 1\.bias, 4\.weight and 1 more"):
+        per_layer(Objective(objective.model, objective.loss, objective.batches))
+
+
+def test_one_example_and_one_parameter_have_a_hessian():
+    net = nn.Linear(1, 1, bias=False).double()
+    objective = Objective(net, nn.MSELoss(), [(torch.full((1, 1), 3.0).double(), torch.ones(1, 1).double())])
+    assert hessian(objective).matvec(torch.ones(1).double()).item() == pytest.approx(18.0)
+
+
+def test_products_are_linear_and_symmetric():
+    operator = hessian(objective_of("attention"))
+    u, v = torch.randn(2, operator.size, dtype=torch.float64)
+    torch.testing.assert_close(operator.matvec(2 * u - 3 * v), 2 * operator.matvec(u) - 3 * operator.matvec(v))
+    assert float(u @ operator.matvec(v)) == pytest.approx(float(v @ operator.matvec(u)), rel=1e-10)
+
+
+def test_measuring_leaves_everything_as_it_was_also_after_an_error():
+    objective = objective_of("batch_norm_net")
+    model = objective.model.train()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    operator = hessian(objective, engine="timed")
+    operator.matvec(objective.theta)
+    with pytest.raises(RuntimeError):
+        operator.matvec(objective.theta.float()[:-1])
+    assert all(model.state_dict()[name].equal(value) for name, value in state.items())
+    assert model[0].weight.grad.equal(torch.ones_like(model[0].weight))
+    assert model[4].weight.grad is None
+    assert all(module.training for module in model.modules())
+    assert torch.get_rng_state().equal(random)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape.report import write_report
 from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, Trajectory, status_of
@@ -125,6 +126,8 @@ def all_kinds():
         around("sgd", directions="eigenvectors", settings=eigen),
         line,
         *(replace(one, checkpoint=line.checkpoint) for one in results(["sgd"]) if isinstance(one, Eigenpairs)),
+        density(checkpoint=line.checkpoint),
+        along_run(checkpoint=line.checkpoint),
     ]
 
 
@@ -305,6 +308,13 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
     assert "sgd 0.01 ± 0.001 · sam 10.11 ± 1" in seen.page.inner_text("#p0-readout")
 
 
+def test_pointing_at_an_epoch_reads_it_in_all_panels(seen):
+    panel = seen.page.locator("#congruence .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    panel.hover(position={"x": 8, "y": 40})  # at the first epoch
+    seen.until("document.querySelectorAll('#congruence .hoverlayer .hovertext').length === 2 * 4")
+
+
 def test_the_table_is_copied_as_csv(seen):
     seen.page.click("#copy-csv")
     seen.until("document.querySelector('#copy-csv ~ [role=status]').textContent !== ''")
@@ -392,7 +402,7 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
     lost = np.full((9, 9), np.nan)
     name = '"><script>alert(1)</script>'
     hostile = {"label": name, "hash": "2"}
-    *_, run, _, line, _ = all_kinds()
+    run, line = all_kinds()[6], all_kinds()[8]
     places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
     wide = np.linspace(-1, 1, 201)
     kept = ExampleLosses(loss=np.full((9, 9, 8), np.nan), denominator=np.ones(8))
@@ -468,7 +478,7 @@ def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
         rich.page.keyboard.press("PageDown")
     rich.until("location.hash.includes('clip=50')")
     rich.drawn()
-    cut = rich.get("Number(document.getElementById('clipped').textContent.split(':')[0])")
+    cut = rich.get("Number(document.getElementById('clip-told').textContent.split(':')[0])")
     log = rich.get("document.querySelector('input[value=log]').checked")
     surface = plot("p0c0-scene", ".data[0]")
     top = rich.get(f"Math.max(...{surface}.z.flat())")
@@ -480,7 +490,7 @@ def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
     assert told == f"Clipped at {cut:g}: {(raw > cut).sum()} cells above."
     assert "≥" in rich.get(plot("p0c0-contour", ".data[0].colorbar.ticktext.at(-1)"))
     rich.page.keyboard.press("End")
-    rich.until("document.getElementById('clipped').textContent === 'nothing is clipped'")
+    rich.until("document.getElementById('clip-told').textContent === 'nothing is clipped'")
     rich.drawn()
     assert rich.page.inner_text("#p0c0-clip") == ""
 
@@ -490,6 +500,29 @@ def test_eigenvectors_bring_their_quadratic_model_and_random_axes_only_on_reques
     assert rich.get(model.format("p2-slices") + ".visible") is True
     assert rich.get(model.format("p0-slices") + ".visible") == "legendonly"
     assert "kinks add curvature that the Hessian does not hold" in rich.page.inner_text("#surfaces")
+
+
+def test_sliders_move_the_slices_to_another_row_and_column(rich):
+    drawn = plot("p0-slices", "._fullData.filter((one) => one.mode === 'lines+markers')")
+    before = rich.get(f"[...{drawn}[0].y]")
+    rich.page.focus("input[name=row0]")
+    rich.page.keyboard.press("End")
+    rich.until("location.hash.includes('row0=8')")
+    title = plot("p0-slices", ".layout.xaxis.title.text")
+    rich.until(f"{title} === 'x, at y = 1'")
+    assert rich.page.inner_text("#row0-told") == "1"
+    np.testing.assert_allclose(rich.get(f"[...{drawn}[0].y]"), np.add(before, 1.0), rtol=1e-6)  # 2 * 0.5 * 1^2 more
+    bands = plot("p0-slices", "._fullData.filter((one) => one.fill === 'toself').map((one) => one.xaxis)")
+    assert rich.get(bands) == ["x2", "x2"]
+    rich.page.locator("input[name=row0]").fill("4")
+    rich.until(f"{title} === 'x, at y = 0'")
+    assert "row0" not in rich.page.url
+
+
+def test_the_density_and_the_curvature_of_a_run_are_drawn(rich):
+    assert rich.get(plot("density", ".querySelectorAll('.trace.scatter').length")) >= 2
+    names = rich.get(plot("curvature-trace", ".data.map((one) => one.name)"))
+    assert "sgd, stable up to here (full-batch theory)" in names
 
 
 def test_a_column_sorts_its_table_both_ways(rich):
@@ -523,6 +556,9 @@ def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
     assert picture.name == "landscape-p0-slices.svg"
     assert "mean loss" in picture.read_text()
     assert saved(rich, "#save-png", tmp_path).read_bytes().startswith(b"\x89PNG")
+    rich.get("document.getElementById('copy-commands').closest('details').open = true")
+    rich.page.click("#copy-commands")
+    rich.until("document.querySelector('#copy-commands ~ [role=status]').textContent !== ''")
     rich.page.click("#copy-latex")
     rich.until("document.querySelector('#copy-latex ~ [role=status]').textContent !== ''")
 

@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from curvature_results import along_run, density
 
 from landscape.report import write_report
-from landscape.results import Congruence, CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, status_of
+from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Estimate, ExampleLosses, Line, Surface, status_of
 
 
 def bowl(label="sgd", *, split="train", centre=0.5, accuracy=0.9, steps=5, count=400, seed=0, checks=None, **settings):
@@ -372,3 +373,60 @@ def test_fifty_checkpoints_have_a_picture_for_three(page):
 def test_a_large_surface_is_written_whole(page):
     text = page(bowl(steps=201))
     assert data(text)["planes"][0]["members"][0]["train"]["surfaces"][0]["loss"]["rows"] == 201
+
+
+def test_estimates_stand_in_the_table_with_their_errors(page):
+    estimate = Estimate(
+        quantity="effective_rank",
+        value=10.28,
+        standard_error=0.17,
+        num_samples=4,
+        num_matvecs=60,
+        checkpoint=spectrum().checkpoint,
+        settings=spectrum().settings,
+    )
+    text = visible(page(spectrum(), estimate))
+    assert "trace / λmax" in text
+    assert "10.28 ± 0.17" in text
+
+
+def test_the_smallest_eigenvalue_is_never_called_the_largest(page):
+    low = changed(spectrum("a", (-1.0, -2.0)), settings={**spectrum().settings, "which": "smallest", "k": 2})
+    text = page(bowl("a"), low)
+    assert "λmax is" not in visible(text)
+    assert "-2.0000 ± 0.0020" in visible(text)
+    assert "λmax is 4.00 at a" in heading(page(bowl("a"), low, spectrum("a")))
+
+
+def test_blocks_of_layers_are_not_compared_with_the_whole(page):
+    block = changed(spectrum("b", (9.0,)), settings={**spectrum().settings, "layers": ["fc"]})
+    text = visible(page(spectrum("a"), block))
+    assert "hessian, of fc, train" in text
+    assert "9.00 at b" not in heading(page(spectrum("a"), block))
+
+
+def test_a_density_and_a_followed_run_have_panels(page):
+    text = page(spectrum(), *(make(checkpoint=spectrum().checkpoint) for make in (density, along_run)))
+    assert "Sticks are eigenvalues found by themselves" in visible(text)
+    assert "λmax through training: sgd from 4.00 to 8.00" in visible(text)
+    assert data(text)["density"]
+    assert data(text)["curvature-trace"]
+    assert "No density and no trace yet: landscape hessian CKPT --budget 100" in visible(page(spectrum()))
+
+
+def test_a_line_that_does_not_lead_to_the_other_has_no_barrier(page):
+    x = np.linspace(0, 1, 5)
+    places = [{"name": name, "coordinates": [at]} for name, at in (("a", 0.0), ("b", 1.0))]
+    line = Line(
+        x=x,
+        loss=1 + x,
+        standard_error=0 * x,
+        accuracy=0 * x,
+        status=status_of(x),
+        checkpoint={"label": "a"},
+        settings={"split": "train", "landmarks": places, "batch_norm": "frozen"},
+        checks={"landmarks": [{"name": "b", "loss_on_plane": 2.0, "own_loss": 0.5}]},
+    )
+    assert "A line to another loss has no barrier: --batch-norm recalibrated mends this" in visible(page(line))
+    recalibrated = changed(line, settings={**line.settings, "batch_norm": "recalibrated"})
+    assert "rises at most 0 above the straight line between its ends" in visible(page(recalibrated))

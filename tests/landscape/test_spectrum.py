@@ -7,7 +7,7 @@ from problems import NETS, dense_hessian, objective_of
 
 from landscape.lanczos import top_eigenpairs
 from landscape.operators import SymmetricOperator, hessian
-from landscape.results import Estimate, load, save
+from landscape.results import Estimate, load, problem_of, save
 from landscape.spectrum import effective_rank, frobenius_norm, spectral_density, trace
 
 
@@ -142,6 +142,19 @@ def test_the_width_of_the_kernel_is_that_given_or_the_range_over_the_steps():
     assert spectral_density(operator, num_steps=25, kernel_width=0.5).kernel_width == 0.5
 
 
+def test_an_operator_that_is_not_symmetric_is_found_out():
+    scale = torch.linspace(0, 1, 2000)
+    bad, good = (
+        spectral_density(SymmetricOperator(lambda v, s=s: scale * v + 0.3 * (v.roll(1) + s * v.roll(-1)), 2000))
+        for s in (-1, 1)
+    )
+    assert bad.checks["symmetric"] is False
+    assert problem_of(bad).startswith("checkpoint: the product is not symmetric (error")
+    assert good.checks["symmetric"] is True
+    assert problem_of(good) == ""
+    assert good.checks["symmetry"] < 1e-5 < 1e-2 < bad.checks["symmetry"]
+
+
 def test_where_all_eigenvalues_are_sticks_the_bulk_is_empty():
     operator = diagonal([3.0, 2.0, 1.0])
     density = spectral_density(operator, pairs=top_eigenpairs(operator, 3))
@@ -218,6 +231,31 @@ def test_xtrace_is_exact_where_the_rank_is_below_the_number_of_probes(values):
     assert found.standard_error < 1e-10
 
 
+def xtrace_by_definition(matrix, probes):
+    """With the range of A times all probes but one made anew for each."""
+    found = []
+    for i in range(probes.shape[1]):
+        q = np.linalg.qr(matrix @ np.delete(probes, i, 1))[0]
+        u = probes[:, i] - q @ (q.T @ probes[:, i])
+        found.append(np.trace(q.T @ matrix @ q) + (len(matrix) - q.shape[1]) * (u @ matrix @ u) / (u @ u))
+    return np.mean(found)
+
+
+def test_xtrace_and_its_jackknife_are_what_they_are_defined_as():
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(30, 30))
+    matrix = matrix + matrix.T
+    dense = torch.as_tensor(matrix)
+    operator = SymmetricOperator(lambda v: dense @ v, 30, torch.float64)
+    counting, made = recorded(operator)
+    found = trace(counting, num_matvecs=12, method="xtrace")
+    probes = torch.stack([v for v, _ in made[:6]], 1).numpy()
+    np.testing.assert_allclose((probes**2).sum(0), 30)
+    assert found.value == pytest.approx(xtrace_by_definition(matrix, probes), rel=1e-9)
+    without = np.array([xtrace_by_definition(matrix, np.delete(probes, i, 1)) for i in range(6)])
+    assert found.standard_error == pytest.approx(np.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum()), rel=1e-9)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 60])
 def test_a_small_operator_has_its_diagonal_measured(size):
     values = np.linspace(-1, 3, size)
@@ -261,6 +299,25 @@ def test_the_effective_rank_of_the_zero_operator_is_unknown():
     assert np.isnan(effective_rank(trace(operator), top_eigenpairs(operator, 1)).value)
 
 
+def test_products_in_one_pass_are_those_one_by_one_and_are_counted_as_they_are():
+    values, passes = torch.as_tensor(SPECTRA["outliers above a bulk"]), []
+
+    def matvecs(vectors):
+        passes.append(len(vectors))
+        return values * vectors
+
+    one = diagonal(values)
+    many = dataclasses.replace(one, matvecs=matvecs)
+    seen = []
+    for call in (trace, lambda o, **k: trace(o, method="hutchinson", **k), frobenius_norm, top_eigenpairs):
+        seen.clear()
+        single, shared = call(one), call(many, progress=seen.append)
+        assert single.num_matvecs == shared.num_matvecs == len(seen)
+        for name in ("value", "values"):
+            assert np.array_equal(getattr(single, name, 0), getattr(shared, name, 0))
+    assert passes == [30, 30, *2 * [8, 8, 8, 8, 8, 8, 8, 4], 5]
+
+
 def test_an_effective_rank_of_the_smallest_is_refused():
     operator = diagonal(np.arange(9.0))
     with pytest.raises(ValueError, match="needs the largest eigenvalue, and these pairs are the smallest"):
@@ -287,7 +344,7 @@ def test_what_is_measured_is_in_the_result_and_its_file(tmp_path):
     save(results, tmp_path / "r.npz")
     for one, other in zip(results, load(tmp_path / "r.npz"), strict=True):
         assert type(one) is type(other)
-        assert (other.loss, other.checkpoint, other.checks) == (0.25, {"hash": "ab"}, {"ok": True})
+        assert (other.loss, other.checkpoint, other.checks["ok"]) == (0.25, {"hash": "ab"}, True)
         assert other.settings["operator"] == "hessian"
         assert other.settings["seed"] == 0
     assert [one.quantity for one in results if isinstance(one, Estimate)] == ["trace", "frobenius_norm"]
@@ -314,12 +371,19 @@ def test_bad_options_are_refused(call, options, message):
 
 @pytest.mark.parametrize("call", [spectral_density, trace, frobenius_norm])
 def test_pairs_that_do_not_fit_are_refused(call):
-    operator = diagonal(SPECTRA["power law"], checkpoint={"hash": "a"})
+    settings = {"operator": "hessian", "data_hash": "d"}
+    operator = diagonal(SPECTRA["power law"], checkpoint={"hash": "a"}, settings=settings)
     pairs = top_eigenpairs(operator, 2)
     with pytest.raises(ValueError, match="kept without their vectors: take them from top_eigenpairs"):
         call(operator, pairs=dataclasses.replace(pairs, vectors=None))
-    for other in (diagonal(np.ones(399)), dataclasses.replace(operator, checkpoint={"hash": "b"})):
-        with pytest.raises(ValueError, match="of another operator: its size or its checkpoint differs"):
+    others = {
+        "size": diagonal(np.ones(399), checkpoint={"hash": "a"}),
+        "hash": dataclasses.replace(operator, checkpoint={"hash": "b"}),
+        "operator": dataclasses.replace(operator, settings={"operator": "fisher"}),
+        "data_hash": dataclasses.replace(operator, settings={"data_hash": "e"}),
+    }
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=f"of another operator, they differ in: {name}$"):
             call(other, pairs=pairs)
 
 

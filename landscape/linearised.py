@@ -8,7 +8,7 @@
 knows nothing between examples, nor between the labels of an example that has many. J v takes two vector-Jacobian
 products: J'z is linear in z, and differentiating it with respect to z gives J v; its graph does not depend on v.
 
-Legend: B examples of a piece, C classes, P parameters.
+Legend: N examples of a piece, C classes, P parameters; z and u in the shape of the outputs (N, C, ...).
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Linearised:
             return [None] * len(v)
         output, z, back, curvature = graph
         pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None]
+        if not pairs:
+            return [None] * len(v)
         adjoints, directions = zip(*pairs, strict=True)
         with explaining(self.objective):
             tangent = torch.autograd.grad(adjoints, z, directions, retain_graph=True)[0]

@@ -1,0 +1,116 @@
+"""The panels of the whole spectrum and of curvature through training as HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from landscape.formatting import counted, plus_minus, short
+from landscape.grouping import Checkpoint, spectrum_kind
+from landscape.page.markup import escape, missing, numbers, section, table
+from landscape.readings import QUANTITIES, bulk_quantile
+from landscape.results import Estimate
+
+
+def density_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """The density of all eigenvalues, and the numbers that sum them up."""
+    densities = [(c, one) for c in checkpoints for one in c.densities]
+    estimates = [(c, one) for c in checkpoints for one in c.estimates]
+    if not densities and not estimates:
+        text = missing("No density and no trace", "landscape hessian CKPT --budget 100")
+        return section("Density", "All eigenvalues, not only the largest", text)
+    kinds = list(dict.fromkeys([spectrum_kind(d) for _, d in densities] + [spectrum_kind(e) for _, e in estimates]))
+    body = f'<p class="note">Of: {escape("; ".join(kinds))}. '
+    if densities:
+        probes = sorted({len(one.nodes) for _, one in densities})
+        body += (
+            "Sticks are eigenvalues found by themselves, with bars of their residual; the curve is all others, "
+            f"smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A stick is as "
+            "high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the resolution look "
+            "like one."
+        )
+    body += "</p>"
+    body += "".join(
+        f'<p class="warn">{escape(c.style.name)}: {escape(one.note)}.</p>'
+        for c, one in densities
+        if one.note and len(one.nodes)
+    )
+    rows = []
+    for c, one in densities:
+        quantiles = [bulk_quantile(one, share) for share in (0.01, 0.5, 0.99)]
+        cells = ["—" if math.isnan(value) else short(value) for value in (*quantiles, one.kernel_width)]
+        rows.append([c.style.name, spectrum_kind(one), str(len(one.sticks)), *cells])
+    if densities:
+        chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
+        head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the others below", "resolution"]
+        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
+    if estimates:
+        told = [
+            [
+                c.style.name,
+                spectrum_kind(one),
+                QUANTITIES.get(one.quantity, one.quantity),
+                _value(one),
+                str(one.num_samples),
+            ]
+            for c, one in estimates
+        ]
+        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
+    return section("Density", _sentence(checkpoints), body)
+
+
+def following_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """Curvature through training; nothing where no run was followed."""
+    traces = [(c, one) for c in checkpoints for one in c.curvature_traces]
+    if not traces:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            str(one.epoch[t]),
+            short(float(one.loss[t])),
+            plus_minus(float(one.values[t, 0]), float(one.residuals[t, 0])),
+            *(_known(float(column[t])) for column in (one.along_gradient, one.along_sam, one.overlap)),
+            _known(float(one.stability_limit[t])),
+            "yes" if one.converged[t].all() and one.complete[t] else "NO",
+        ]
+        for c, one in traces
+        for t in range(len(one.epoch))
+    ]
+    kinds = list(dict.fromkeys(spectrum_kind(one) for _, one in traces))
+    body = (
+        f'<p class="note">Of: {escape("; ".join(kinds))}. λ1 is the largest eigenvalue, with a bar of its residual; '
+        "along the gradient and along SAM’s step it is v′Hv for the unit vector v. The grey line, of SGD runs alone, "
+        "is the largest curvature at which descent with the epoch’s learning rate is stable on a quadratic loss: "
+        "theory of full batches. Right: the share of the space of the top eigenvectors that was there at the "
+        "checkpoint before.</p>"
+        '<figure><div class="chart double" id="curvature-trace" role="group" '
+        'aria-label="Curvature through training"></div></figure>'
+    )
+    head = ["checkpoint", "epoch", "loss", "λ1", "along the gradient", "along SAM’s step", "kept", "limit", "certified"]
+    told = [
+        f"{c.style.name} from {short(float(one.values[0, 0]))} to {short(float(one.values[-1, 0]))}"
+        for c, one in traces
+    ]
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    title = f"λmax through training: {', '.join(told[:3])}{more}"
+    return section("Curvature through training", title, body + numbers(table(head, rows)))
+
+
+def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
+    told = [
+        f"{c.style.name} {_value(one)}" for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"
+    ]
+    if not told:
+        return "All eigenvalues, not only the largest"
+    return f"The trace is as much as so many largest eigenvalues: {', '.join(told[:3])}" + (
+        ", …" if len(told) > 3 else ""
+    )
+
+
+def _value(one: Estimate) -> str:
+    return short(one.value) if math.isnan(one.standard_error) else plus_minus(one.value, one.standard_error)
+
+
+def _known(value: float) -> str:
+    return "—" if math.isnan(value) else short(value)

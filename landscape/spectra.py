@@ -1,0 +1,156 @@
+"""The whole spectrum, and curvature through training, in plotly.
+
+A density is drawn on a log axis, for its bulk holds nearly all eigenvalues and its outliers the rest: an outlier is a
+stick as high as the kernel that smooths the bulk makes one eigenvalue, with a bar of its residual.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from landscape.curves import as_text, layout
+from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.readings import stick_height
+from landscape.results import Array, CurvatureTrace, Density
+
+_GRID = {"gridcolor": "#d9dce1", "zeroline": False}
+
+
+def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The density of the eigenvalues: the bulk with its band over probes, and a stick for each converged outlier."""
+    known = known or styles(densities)
+    kinds = list(dict.fromkeys(spectrum_kind(one) for one in densities))
+    figure = go.Figure(layout=layout("Density of the eigenvalues", height=400))
+    floors, tops = [0.0], [1.0]
+    for one in densities:
+        style = known[checkpoint_key(one)]
+        name = as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else ""))
+        stick = stick_height(one)
+        floor = stick / 10
+        floors.append(math.log10(floor))
+        tops.append(math.log10(max(float(np.nanmax(one.mean, initial=0.0)), stick)))
+        group: dict[str, Any] = {"name": name, "legendgroup": name}
+        if np.isfinite(one.low).any():
+            shown = one.high > floor
+            edge = [*one.grid[shown], *one.grid[shown][::-1]]
+            band = [*np.maximum(one.low, floor)[shown], *one.high[shown][::-1]]
+            color = _translucent(style.color)
+            figure.add_scatter(
+                x=edge, y=band, fill="toself", fillcolor=color, mode="none", hoverinfo="skip", showlegend=False, **group
+            )
+        figure.add_scatter(
+            x=one.grid,
+            y=np.where(one.mean > floor, one.mean, np.nan),
+            mode="lines",
+            line={"color": style.color, "width": 2, "dash": style.dash},
+            hovertemplate="λ %{x:.4g}, density %{y:.2e}",
+            **group,
+        )
+        if len(one.sticks):
+            _add_sticks(figure, one, style, floor, stick, group)
+    figure.update_xaxes(title="eigenvalue", **_GRID)
+    low, high = min(floors), max(tops)
+    axis = {"type": "log", "range": [low, high + 0.3], "exponentformat": "power", "dtick": 1}
+    figure.update_yaxes(title_text="density, log scale", title_standoff=8, **axis, **_GRID)
+    return figure
+
+
+def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The largest eigenvalue through training, curvature along the steps, and the largest that theory calls stable.
+
+    The right panel has the share of the top space that was there at the checkpoint before.
+    """
+    known = known or styles(traces)
+    figure = go.Figure(layout=layout("Curvature through training", height=400))
+    positive: list[float] = []
+    for one in traces:
+        style, epoch = known[checkpoint_key(one)], one.epoch.astype(float)
+        curves: list[tuple[str, Array, dict[str, Any]]] = [
+            ("λ1", one.values[:, 0], {"color": style.color, "width": 2.5, "dash": "solid"}),
+            ("along the gradient", one.along_gradient, {"color": style.color, "width": 1.2, "dash": "dash"}),
+            ("along SAM's step", one.along_sam, {"color": style.color, "width": 1.2, "dash": "dot"}),
+        ]
+        for what, values, line in curves:
+            shown = np.where(values > 0, values, np.nan)
+            positive += shown[np.isfinite(shown)].tolist()
+            bars = {"type": "data", "array": one.residuals[:, 0]} if what == "λ1" else None
+            figure.add_scatter(
+                x=epoch,
+                y=shown,
+                error_y=bars,
+                mode="lines+markers",
+                line=line,
+                marker={"symbol": style.symbol, "size": 7 if what == "λ1" else 4, "color": style.color},
+                name=as_text(f"{style.name}, {what}"),
+                hovertemplate="%{y:.4g}",
+            )
+        limit = np.where(np.isfinite(one.stability_limit), one.stability_limit, np.nan)
+        if np.isfinite(limit).any():
+            figure.add_scatter(
+                x=epoch,
+                y=limit,
+                mode="lines",
+                line={"color": "#888888", "width": 1.5, "dash": "longdash"},
+                name=as_text(f"{style.name}, stable up to here (full-batch theory)"),
+                hovertemplate="%{y:.4g}",
+            )
+        figure.add_scatter(
+            x=epoch,
+            y=one.overlap,
+            xaxis="x2",
+            yaxis="y2",
+            mode="lines+markers",
+            line={"color": style.color, "width": 2, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 6},
+            name=as_text(style.name),
+            showlegend=False,
+            hovertemplate="%{y:.3f}",
+        )
+    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (-1.0, 1.0)
+    figure.update_layout(
+        xaxis={"domain": [0, 0.6], "title": {"text": "epoch"}, "anchor": "y", **_GRID},
+        yaxis={
+            **{"domain": [0, 1], "title": {"text": "curvature, log scale"}, "anchor": "x", "type": "log"},
+            **{"range": [low - 0.2, high + 0.4], "dtick": "D2", **_GRID},
+        },
+        xaxis2={"domain": [0.7, 1], "title": {"text": "epoch"}, "anchor": "y2", **_GRID},
+        yaxis2={
+            **{"domain": [0, 1], "title": {"text": "top space kept"}, "anchor": "x2", "range": [0, 1.05]},
+            **_GRID,
+        },
+        hovermode="x",
+    )
+    return figure
+
+
+def _add_sticks(
+    figure: go.Figure, one: Density, style: Style, floor: float, height: float, group: dict[str, Any]
+) -> None:
+    count = len(one.sticks)
+    x, y = np.full(3 * count, np.nan), np.full(3 * count, np.nan)
+    x[0::3] = x[1::3] = one.sticks
+    y[0::3], y[1::3] = floor, height
+    line = {"color": style.color, "width": 1.5}
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, **group)
+    figure.add_scatter(
+        x=one.sticks,
+        y=np.full(count, height),
+        error_x={"type": "data", "array": one.stick_residuals, "color": style.color, "thickness": 1.5, "width": 4},
+        customdata=one.stick_residuals,
+        mode="markers",
+        marker={"color": style.color, "symbol": style.symbol, "size": 7},
+        hovertemplate="λ %{x:.5g} ± %{customdata:.1g}",
+        showlegend=False,
+        meta="sticks",
+        **group,
+    )
+
+
+def _translucent(color: str) -> str:
+    red, green, blue = (int(color[n : n + 2], 16) for n in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.2)"
