@@ -1505,7 +1505,8 @@ def _eigenvector_plane(objective: Objective, look: _Look, count: Count) -> Plane
     from landscape.lanczos import top_eigenpairs
     from landscape.plane import layer_mask
 
-    operator = operators.hessian(objective)
+    on_gpu = objective.theta.is_cuda and objective.may_cut  # elsewhere 64, or whole batches
+    operator = operators.hessian(objective, micro_batch=BATCH_SIZE if on_gpu else None)
     if look.layers:
         operator = operators.restricted(operator, layer_mask(objective, look.layers))
     pairs = top_eigenpairs(

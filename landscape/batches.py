@@ -1,43 +1,38 @@
-"""Batches cut into micro-batches, and their images laid out as the kernels like them.
+"""What a batch holds: moved to a device, cut into micro-batches, laid out as the kernels like images, and its bytes.
 
 Where an example's loss is its own, a batch may be cut anywhere: sums over the data change by rounding alone.
-
-Legend: B examples of a batch.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.objective import Batch, Objective, to_device
+from landscape.results import Array
 
+Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Layout = Literal["contiguous", "channels_last"]
 
 
-def may_cut(objective: Objective) -> bool:
-    """Whether an example's loss is its own, so that batches may be cut anywhere."""
-    if objective.sums is not None or not objective.per_example:
-        return False
-    of_batches = [m for m in objective.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
-    return not of_batches and count(objective.first_batch) > 0
-
-
-def pieces(objective: Objective, *, micro_batch: int, layout: Layout) -> Iterator[Batch]:
-    """The data of one pass on the device, `micro_batch` examples at a time (0: as they come), in a layout."""
-    for batch in objective.read():
-        for piece in cut(to_device(batch, objective.theta.device), micro_batch):
-            yield laid_out(piece, layout)
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose tensors are on `device`."""
+    if hasattr(batch, "to"):  # tensors, and the batches of tokenizers
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return _like(batch, [to_device(value, device) for value in batch])
+    return batch
 
 
 def cut(batch: Batch, size: int) -> Iterator[Batch]:
     """A batch in pieces of `size` examples and the rest; 0 leaves it whole."""
-    if not size:
+    if not size or count(batch) <= size:
         yield batch
         return
     for start in range(0, count(batch), size):
@@ -50,23 +45,16 @@ def rows(batch: Batch, which: slice | Tensor) -> Batch:
 
 
 def laid_out(batch: Batch, layout: Layout) -> Batch:
-    """A batch whose input images are in a layout."""
+    """A batch whose images are in a layout: those of the input of a pair, or all where the caller's sums read it."""
     if layout == "contiguous":
         return batch
 
     def laid_out(tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-    return (_mapped(batch[0], laid_out), batch[1])  # the target keeps its layout: a loss may reshape it
-
-
-def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, dict):
-        return {name: _mapped(value, change) for name, value in batch.items()}
-    values = [_mapped(value, change) for value in batch]
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return _like(batch, [_mapped(batch[0], laid_out), batch[1]])  # the target keeps its own: a loss may reshape it
+    return _mapped(batch, laid_out)
 
 
 def count(batch: Batch) -> int:
@@ -89,7 +77,45 @@ def count(batch: Batch) -> int:
     return max(lengths) if len(lengths) == 1 and lengths != {-1} else 0
 
 
-def has_images(objective: Objective, batch: Batch) -> bool:
-    """Whether channels_last can make a difference: 4-d weights, and a 4-d input."""
-    weights = any(len(shape) == 4 for shape in objective.shapes.values())
+def has_images(shapes: Mapping[str, torch.Size], batch: Batch) -> bool:
+    """Whether channels_last can make a difference: 4-d weights, by the shapes of the parameters, and a 4-d input."""
+    weights = any(len(shape) == 4 for shape in shapes.values())
     return weights and isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].ndim == 4
+
+
+def content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]]:
+    """What a batch holds: for each of its tensors the place in it, the kind (shape of an example, dtype), the bytes."""
+    if isinstance(batch, Tensor | np.ndarray):
+        yield place, (tuple(batch.shape[1:]), str(batch.dtype)), bytes_of(batch)
+    elif isinstance(batch, Mapping):
+        for key in batch:
+            yield from content(batch[key], f"{place}/{key}")
+    elif isinstance(batch, tuple | list):
+        for index, value in enumerate(batch):
+            yield from content(value, f"{place}/{index}")
+    elif batch is None or isinstance(batch, bool | int | float | str | bytes):
+        yield place, type(batch).__name__, repr(batch).encode()
+    else:
+        raise TypeError(f"a batch holds a {type(batch).__name__}: give tensors, in tuples, lists or mappings")
+
+
+def bytes_of(array: Tensor | Array) -> bytes:
+    """The bytes of an array, in the order of its elements."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return array.tobytes()
+
+
+def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {name: _mapped(value, change) for name, value in batch.items()}
+    if not isinstance(batch, tuple | list):
+        return batch
+    return _like(batch, [_mapped(value, change) for value in batch])
+
+
+def _like(batch: Batch, values: list[Batch]) -> Batch:
+    """The values in the place of those of a tuple, named or not, or a list."""
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)

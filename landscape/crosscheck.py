@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.batches import to_device
 from landscape.losses import known
-from landscape.objective import Objective, to_device
+from landscape.objective import Objective
 from landscape.results import Eigenpairs, Record
 
 _TOLERANCE = 1e-5  # relative, between two of its estimates

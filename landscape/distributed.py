@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from landscape.batches import count, may_cut, rows
-from landscape.objective import Batch, Objective
+from landscape.batches import Batch, count, rows
+from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 
 
@@ -83,7 +83,7 @@ def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = No
     Raises:
         ValueError: If there are more parts than examples, or than batches that cannot be cut.
     """
-    cut = may_cut(objective)
+    cut = objective.may_cut
     num = objective.num_examples if cut else sum(1 for _ in objective.read())
     if num < size:
         raise ValueError(f"{size} parts of {num} {'examples' if cut else 'batches'}: take at most {num}")

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
-from landscape.batches import count, pieces
+from landscape.batches import Batch, count
 from landscape.kernels import SecondOrder
 from landscape.losses import known, with_reduction
-from landscape.objective import Batch, Objective
+from landscape.objective import Objective
 from landscape.products import (
     Cutting,
     DataSum,
@@ -179,7 +179,7 @@ def _probe(objective: Objective) -> Tensor:
 
 def _kinks(objective: Objective, cutting: Cutting) -> list[str]:
     """The operations of the loss whose derivative jumps, by the names of autograd's nodes."""
-    batch = next(pieces(objective, micro_batch=cutting.micro_batch, layout=cutting.layout))
+    batch = next(objective.pieces(micro_batch=cutting.micro_batch, layout=cutting.layout))
     with quiet(objective, 0, cutting.batch_norm), torch.enable_grad():
         loss = terms_at(objective, leaves_of(objective), batch).loss.sum()
     names = {type(node).__name__.split("Backward")[0] for node in nodes_of(loss)}

@@ -27,9 +27,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from landscape.batches import Batch, count, cut, has_images, laid_out, to_device
 from landscape.batches import Layout as Layout
-from landscape.batches import count, cut, has_images, laid_out, may_cut, pieces
-from landscape.objective import Batch, Objective, float32_products, sums_of, to_device
+from landscape.objective import Objective, Reference, float32_products, naming_batches_of_one, sums_of
 from landscape.results import Record
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
@@ -55,8 +55,8 @@ class Engine:
 
     `micro_batch` examples go through the model at a time (0: the batches as they come). `precision` is of the forward
     pass alone; weights stay as they are, and losses are summed in float64. BatchNorm is "frozen" at its running
-    statistics, has them "recalibrated" at each point on the first examples of the data, or takes those of each batch
-    ("train"), in which case the batches are part of what is measured.
+    statistics, has them "recalibrated" at each point on the first examples of the data (2,048, in pieces of at most 256
+    where batches may be cut), or takes those of each batch ("train"), which are then part of what is measured.
 
     Raises:
         ValueError: If a choice is unknown, or micro_batch is negative or would cut the batches of "train".
@@ -179,7 +179,7 @@ def prepare(objective: Objective, engine: Engine, examples: Sequence[int] = ()) 
         raise ValueError(f"precision {engine.precision} is of a float32 model, this one is {theta.dtype}")
     if engine.batch_norm == "recalibrated" and not _batch_norms(model):
         raise ValueError("there is no BatchNorm with running statistics to recalibrate: use batch_norm='frozen'")
-    if engine.micro_batch and not may_cut(objective):
+    if engine.micro_batch and not objective.may_cut:
         raise ValueError("these batches cannot be cut: examples are not told apart in them. Use micro_batch=0")
     params = objective.named(theta)
     if engine.layout == "channels_last":
@@ -199,10 +199,10 @@ def prepare(objective: Objective, engine: Engine, examples: Sequence[int] = ()) 
 
 def usual(objective: Objective, engine: Engine) -> Engine:
     """`engine` with the micro-batch and layout that most networks are fastest with: by a rule, so always the same."""
-    if not may_cut(objective) or engine.batch_norm == "train":
+    if not objective.may_cut or engine.batch_norm == "train":
         return replace(engine, micro_batch=0)
     size = _USUAL.get(objective.theta.device.type, 64)
-    images = has_images(objective, _sample(objective, size))
+    images = has_images(objective.shapes, _sample(objective, size))
     return replace(engine, micro_batch=size, layout="channels_last" if images else "contiguous")
 
 
@@ -261,14 +261,14 @@ def backed_off(objective: Objective, engine: Engine) -> Engine:
         MemoryError: If less cannot be had.
     """
     size = (engine.micro_batch or count(objective.first_batch)) // 2
-    if size < 1 or not may_cut(objective) or engine.batch_norm == "train":
+    if size < 1 or not objective.may_cut or engine.batch_norm == "train":
         raise MemoryError("out of memory, and the batches cannot be made smaller")
     return replace(engine, micro_batch=size)
 
 
-def reference_loss(objective: Objective, engine: Engine) -> float:
+def reference(objective: Objective, engine: Engine) -> Reference:
     """The loss at the centre by a plain loop over a copy of the model, in full precision, with the same BatchNorm."""
-    return objective.reference_loss(
+    return objective.reference(
         batch_norm=engine.batch_norm, calibration=_calibration(objective, replace(engine, layout="contiguous"))
     )
 
@@ -296,7 +296,8 @@ def _norms(model: nn.Module, *, train: bool, cumulative: bool = False) -> Iterat
             module.training = True
             if cumulative:
                 module.momentum = None
-        yield
+        with naming_batches_of_one():
+            yield
     finally:
         for module, (training, momentum) in zip(modules, before, strict=True):
             module.training, module.momentum = training, momentum
@@ -313,7 +314,7 @@ def _precision(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 def _prepared(objective: Objective, engine: Engine) -> Iterator[Batch]:
-    return pieces(objective, micro_batch=engine.micro_batch, layout=engine.layout)
+    return objective.pieces(micro_batch=engine.micro_batch, layout=engine.layout)
 
 
 def _in_layout(tensor: Tensor, layout: Layout) -> Tensor:
@@ -325,12 +326,12 @@ def _calibration(objective: Objective, engine: Engine) -> list[Batch]:
     if engine.batch_norm != "recalibrated":
         return []
     found, num_examples = [], 0
-    for batch in objective.read():
-        found.append(laid_out(to_device(batch, objective.theta.device), engine.layout))
-        num_examples += count(batch)
+    for piece in objective.pieces(layout=engine.layout):
+        found.append(piece)
+        num_examples += count(piece)
         if num_examples >= CALIBRATION_EXAMPLES:
             break
-    return found
+    return [batch for batch in found if count(batch) != 1] or found  # one example has no variance
 
 
 def _eager(objective: Objective) -> Forward:

@@ -2,7 +2,8 @@
 
 Filter normalization (Li et al. 2018, arXiv:1712.09913, section 4): d_f <- d_f ||theta_f|| / ||d_f|| for each filter f.
 Parameters of one dimension (biases, norm scales) do not move, as with `ignore='biasbn'` in the code of Li et al.;
-unlike there, this is the default. A filter of norm zero (pruned, padding) does not move.
+unlike there, this is the default. Nor do norm and channel scales of other shapes, the magnitudes of a weight norm, and
+a filter of norm zero (pruned, padding). A parametrized weight has the filters of the module that uses it.
 
 Legend: F filters of a tensor, W weights of a filter.
 """
@@ -15,6 +16,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 
 from landscape.objective import Objective
 from landscape.results import Record
@@ -35,6 +39,7 @@ _BY_ROWS = (
     nn.RNNBase,
     nn.RNNCellBase,
 )
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _Kind = Literal["still", "given", "transposed", "rows", "whole"]
 
 
@@ -43,8 +48,9 @@ def filters(module: nn.Module, name: str, tensor: Tensor, *, output_dim: int | N
 
     Conv and Linear: dimension 0. Transposed convolution (in, out/g, k...): one filter per group and output channel.
     Embedding: one per token (the padding token's does not move). Attention in-projections and recurrent layers: rows.
-    Scalars, one-dimensional parameters and attention's bias_k and bias_v do not move. Anything else is one filter.
-    `output_dim` overrides all this: its slices are the filters.
+    Scalars, one-dimensional parameters, one number for each channel (C, 1, ...), norm scales, magnitudes of a weight
+    norm (weight_g) and attention's bias_k and bias_v do not move. Anything else is one filter. `output_dim` overrides
+    all this: its slices are the filters.
     """
     kind = _kind(module, name, tensor, output_dim)
     if kind == "still":
@@ -63,8 +69,9 @@ def output_dim_of(objective: Objective, name: str, output_dims: OutputDims) -> i
     """The overriding dimension of a parameter: by its own name, else by the type of the module that holds it."""
     if name in output_dims:
         return output_dims[name]
-    by_type = output_dims.get(type(owner(objective, name)[0]).__name__)
-    return by_type if len(objective.shapes[name]) >= 2 else None  # of the weights: the module's bias stays
+    module, leaf = owner(objective, name)
+    of_weights = len(objective.shapes[name]) >= 2 and not _is_magnitude(module, leaf)  # the module's bias stays
+    return output_dims.get(_type_name(module)) if of_weights else None
 
 
 def check_output_dims(objective: Objective, output_dims: OutputDims) -> None:
@@ -73,7 +80,7 @@ def check_output_dims(objective: Objective, output_dims: OutputDims) -> None:
     Raises:
         ValueError: If a name is neither a parameter's nor a module type's, or a parameter has no such dimension.
     """
-    types = {type(owner(objective, name)[0]).__name__ for name in objective.shapes}
+    types = {_type_name(owner(objective, name)[0]) for name in objective.shapes}
     for key in output_dims:
         if key not in objective.shapes and key not in types:
             raise ValueError(
@@ -133,9 +140,21 @@ def normalized(
 
 
 def owner(objective: Objective, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a parameter, and the parameter's name in it."""
+    """The module that holds a parameter, and the parameter's name in it; of a parametrized one the module that uses it.
+
+    The two of a weight norm are weight_g, the magnitudes, and weight_v, as in its older form.
+    """
     path, _, leaf = name.rpartition(".")
-    return objective.model.get_submodule(path), leaf
+    module = objective.model.get_submodule(path)
+    if not isinstance(module, ParametrizationList):
+        return module, leaf
+    of, _, parametrized = path.rpartition("parametrizations.")
+    parts = {"original": ""}
+    if isinstance(module[0], _WeightNorm):
+        parts = {"original0": "_g", "original1": "_v"}
+    if leaf not in parts:
+        return module, leaf
+    return objective.model.get_submodule(of.removesuffix(".")), parametrized + parts[leaf]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -148,15 +167,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _kind(module: nn.Module, name: str, tensor: Tensor, output_dim: int | None) -> _Kind:
     if output_dim is not None:
         return "given"
-    if tensor.ndim < 2 or (isinstance(module, nn.MultiheadAttention) and name in ("bias_k", "bias_v")):
+    if tensor.ndim < 2 or isinstance(module, _NORMS) or _is_magnitude(module, name):
+        return "still"
+    if isinstance(module, nn.MultiheadAttention) and name in ("bias_k", "bias_v"):
         return "still"
     if isinstance(module, _TRANSPOSED):
         return "transposed"
-    return "rows" if isinstance(module, _BY_ROWS) else "whole"
+    if isinstance(module, _BY_ROWS):
+        return "rows"
+    return "still" if tensor.numel() == len(tensor) else "whole"
+
+
+def _is_magnitude(module: nn.Module, name: str) -> bool:
+    """Whether it is one of those that a weight norm multiplies its directions by."""
+    return isinstance(module, _BY_ROWS + _TRANSPOSED) and name.endswith("_g")
+
+
+def _type_name(module: nn.Module) -> str:
+    return type_before_parametrizations(module).__name__
 
 
 def _rule(module: nn.Module, name: str, tensor: Tensor, output_dim: int | None) -> str:
-    kind, of = _kind(module, name, tensor, output_dim), type(module).__name__
+    kind, of = _kind(module, name, tensor, output_dim), _type_name(module)
     if kind == "still":
         return f"{'one-dimensional' if tensor.ndim < 2 else f'{name} of {of}'}: does not move"
     if kind == "transposed":

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
+from landscape.batches import Batch
 from landscape.kernels import SecondOrder
 from landscape.losses import known, terms
-from landscape.objective import Batch, Objective
+from landscape.objective import Objective
 from landscape.products import Params, Piece, explaining, refuse_cut_graphs
 
 FisherKind = Literal["mc", "empirical"]

@@ -2,8 +2,9 @@
 
 theta is flat (P,): the trainable parameters in named_parameters() order, tied ones once. The model is read, never
 written: every pass runs on theta's views in place of the parameters and on copies of the buffers, in eval mode,
-and leaves modes, gradients, buffers and the random state as they were. Every pass starts from one fixed random state,
-so that a shuffling loader gives the same order each time; what is random in the model itself is found out and refused.
+and leaves modes, gradients, buffers and the random state as they were. Every pass starts from one fixed random state
+of torch, Python and numpy, so that a shuffling loader gives the same order each time; what is random in the model
+itself is found out and refused.
 
 Legend: P parameters, N examples.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.batches import Batch, Layout, bytes_of, content, count, cut, laid_out, to_device
 from landscape.losses import (
     LossFunction,
     Reduction,
@@ -36,9 +40,10 @@ from landscape.losses import (
 )
 from landscape.results import Array, Record
 
-Batch = Any  # what the caller's loader yields: (input, target), or whatever their own sums read
 Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
 Metric = Callable[[Tensor, Tensor], Tensor]  # of (output, target) for each example of a batch: (B,)
+
+PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
 
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
@@ -62,6 +67,18 @@ class Evaluation:
     standard_error: float
     accuracy: float
     num_examples: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The mean loss by a plain loop, and how far a rounding of the model's outputs moves it, relative to it.
+
+    That is eps sum |dL/do| |o| / L to first order, for outputs o and the loss L summed over them: little where losses
+    are large, and much where they are differences of large outputs. 0 where the loss is none of torch's own.
+    """
+
+    loss: float
+    rounding: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +124,7 @@ class Objective:
         if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
             found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
             raise ValueError(f"parameters must share one device and be float32 or float64, got {found}: model.float()?")
+        _refuse_rewritten_weights(self.model)
 
     @classmethod
     def from_sums(cls, model: nn.Module, sums: Sums, batches: Iterable[Batch]) -> Objective:
@@ -144,9 +162,9 @@ class Objective:
         `seed` decides what the model may draw at random; nothing, in a model that can be measured.
         """
         total = torch.zeros(self.num_sums, dtype=torch.float64, device=theta.device)
-        for index, batch in enumerate(self.read()):
+        for index, piece in enumerate(self.pieces()):
             with self.undisturbed(seed + index):
-                total += sums_of(self.terms(theta, batch))
+                total += sums_of(self.terms(theta, piece))
         return total
 
     @property
@@ -158,9 +176,9 @@ class Objective:
     def example_denominators(self) -> Tensor:
         """What each example (N,) adds to the denominator of the mean, in float64. One pass over the data."""
         found = []
-        for batch in self.read():
+        for piece in self.pieces():
             with self.undisturbed():
-                found.append(self.terms(self.theta, batch).denominator.double())
+                found.append(self.terms(self.theta, piece).denominator.double())
         return torch.cat(found)
 
     def read(self) -> Iterator[Batch]:
@@ -168,24 +186,22 @@ class Objective:
         if isinstance(self.batches, list | tuple) and self.batches:
             yield from self.batches
             return
-        own = getattr(self.batches, "generator", None)
-        if not isinstance(own, torch.Generator):
-            yield from self._read_once()
-            return
-        before = own.get_state()  # a loader's own: put back, so that the next pass has this order too
+        own = _generators_of(self.batches)
+        before = [generator.get_state() for generator in own]
         try:
             yield from self._read_once()
-        finally:
-            own.set_state(before)
+        finally:  # put back, so that the next pass has this order too
+            for generator, state in zip(own, before, strict=True):
+                generator.set_state(state)
 
     def _read_once(self) -> Iterator[Batch]:
-        with self._random_state(_SEED):
-            batches, state = iter(self.batches), torch.get_rng_state()
+        with self._random_state(_SEED), _seeded_for_data(_SEED):
+            batches, drawn = iter(self.batches), _global_states()
         empty = True
         while True:
-            with self._random_state(_SEED):
-                torch.set_rng_state(state)
-                batch, state = next(batches, _END), torch.get_rng_state()
+            with self._random_state(_SEED), _seeded_for_data(_SEED):
+                _restore(drawn)
+                batch, drawn = next(batches, _END), _global_states()
             if batch is _END:
                 break
             empty = False
@@ -193,22 +209,46 @@ class Objective:
         if empty:
             raise ValueError("batches is empty: nothing to measure on")
 
+    @cached_property
+    def may_cut(self) -> bool:
+        """Whether an example's loss is its own, so that batches may be cut anywhere."""
+        if self.sums is not None or not self.per_example:
+            return False
+        of_batches = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is None]
+        return not of_batches and count(self.first_batch) > 0
+
+    def pieces(self, *, micro_batch: int | None = None, layout: Layout = "contiguous") -> Iterator[Batch]:
+        """The data of one pass on the device, `micro_batch` examples at a time (0: as they come), in a layout.
+
+        By default at most 256 where batches may be cut, so that memory does not grow with them.
+        """
+        for batch in self.read():
+            for piece in self._cut(batch, micro_batch):
+                yield laid_out(piece, layout)
+
+    def _cut(self, batch: Batch, micro_batch: int | None = None) -> Iterator[Batch]:
+        size = (PIECE if self.may_cut else 0) if micro_batch is None else micro_batch
+        yield from cut(to_device(batch, self.theta.device), size)
+
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
         total, denominator = torch.zeros_like(self.theta), 0.0
-        for gradient, count in self.batch_gradients(theta):
+        for gradient, part in self.batch_gradients(theta):
             total += gradient
-            denominator += count
+            denominator += part
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
         """For each batch: the gradient (P,) of its sum of losses, and its denominator."""
         leaf = (self.theta if theta is None else theta).detach().clone().requires_grad_()
         for index, batch in enumerate(self.read()):
-            with self.undisturbed(_SEED + index), torch.enable_grad():
-                found = self.terms(leaf, batch)
-                gradient = torch.autograd.grad(found.loss.sum(), leaf)[0]
-            yield gradient, float(found.denominator.double().sum())
+            gradient, denominator = torch.zeros_like(leaf), 0.0
+            for piece in self._cut(batch):
+                with self.undisturbed(_SEED + index), torch.enable_grad():
+                    found = self.terms(leaf, piece)
+                    gradient += torch.autograd.grad(found.loss.sum(), leaf)[0]
+                denominator += float(found.denominator.double().sum())
+            yield gradient, denominator
 
     def terms(self, theta: Tensor, batch: Batch) -> Terms:
         """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
@@ -285,9 +325,9 @@ class Objective:
         """The first batch of a pass."""
         return next(self.read())
 
-    def reference_loss(
+    def reference(
         self, *, batch_norm: Literal["frozen", "recalibrated", "train"] = "frozen", calibration: Iterable[Batch] = ()
-    ) -> float:
+    ) -> Reference:
         """Mean loss by a plain loop over the model itself: independent of everything above, to hold it against.
 
         BatchNorm uses its running statistics, those of `calibration` in their place, or those of each batch. It does
@@ -300,24 +340,37 @@ class Objective:
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
                 norm.train()
-            for batch in calibration:
-                model(to_device(batch, self.theta.device)[0])
-            for norm in norms:
-                norm.train(batch_norm == "train")
-            return self._plain_loop(model)
+            with naming_batches_of_one():
+                for batch in calibration:
+                    batch = to_device(batch, self.theta.device)
+                    _ = model(batch[0]) if self.sums is None else self.sums(model, batch)
+                for norm in norms:
+                    norm.train(batch_norm == "train")
+                return self._plain_loop(model, whole=batch_norm == "train")
 
-    def _plain_loop(self, model: nn.Module) -> float:
-        total, denominator = 0.0, 0.0
-        for batch in self.read():
-            batch = to_device(batch, self.theta.device)
+    def _plain_loop(self, model: nn.Module, *, whole: bool) -> Reference:
+        total, denominator, moved = 0.0, 0.0, 0.0
+        for piece in self.pieces(micro_batch=0 if whole else None):
             if self.sums is not None:
-                loss, count = self.sums(model, batch)
-                total, denominator = total + float(loss), denominator + float(count)
+                loss, number = self.sums(model, piece)
+                total, denominator = total + float(loss), denominator + float(number)
             else:
-                found = terms(self._loss, model(batch[0]), batch[1], reduction=self.reduction)
+                output = _tensor(model(piece[0])).detach()
+                found = terms(self._loss, output, piece[1], reduction=self.reduction)
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
-        return total / denominator
+                moved += self._moved_by_rounding(output, piece[1])
+        rounding = moved / abs(total) if total else 0.0
+        return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
+
+    def _moved_by_rounding(self, output: Tensor, target: Tensor) -> float:
+        if not self.per_example:
+            return 0.0
+        leaf = output.clone().requires_grad_()
+        with torch.enable_grad():
+            loss = terms(self._loss, leaf, target, reduction=self.reduction).loss.sum()
+            slope = torch.autograd.grad(loss, leaf)[0]
+        return torch.finfo(output.dtype).eps * float((slope * output).abs().double().nansum())  # 0 * inf: masked
 
     def describe(self) -> Record:
         """What is measured, on which data: the part of a result's settings that the objective decides."""
@@ -354,11 +407,11 @@ class Objective:
     def _hash_of_one_pass(self) -> str:
         digests: dict[str, tuple[object, hashlib._Hash]] = {}  # by place in a batch: where batches end does not matter
         for batch in self.read():
-            for place, kind, content in _content(batch):
+            for place, kind, found in content(batch):
                 known_kind, digest = digests.get(place, (None, hashlib.sha256(place.encode())))
                 if kind != known_kind:
                     digest.update(repr(kind).encode())
-                digest.update(content)
+                digest.update(found)
                 digests[place] = kind, digest
         return hashlib.sha256("".join(digest.hexdigest() for _, digest in digests.values()).encode()).hexdigest()
 
@@ -368,7 +421,7 @@ class Objective:
         digest = hashlib.sha256()
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(_bytes(tensor))
+            digest.update(bytes_of(tensor))
         return digest.hexdigest()
 
     @cached_property
@@ -387,12 +440,12 @@ class Objective:
         if self.sums is not None:
             return _SumsOfBatch(self.model, self.sums)
         call = _TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
-        with self.undisturbed(), torch.no_grad():
-            state = [buffer.clone() for buffer in self.model.buffers()]
-            inputs, target = to_device(next(self.read()), self.theta.device)
-            check_reduction(self._loss, self.model(inputs), target, self.reduction)
-            for buffer, saved in zip(self.model.buffers(), state, strict=True):
-                buffer.copy_(saved)
+        if known(self._loss) is None:
+            inputs, target = to_device(self.first_batch, self.theta.device)
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            with self.undisturbed(), torch.no_grad():
+                output = _tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
+                check_reduction(self._loss, output, target, self.reduction)
         return call
 
 
@@ -428,9 +481,7 @@ class _TermsOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         inputs, target = batch
-        output = self.model(inputs)
-        if output.dtype in _HALF:  # under autocast; a loss of 8 bits would be none
-            output = output.float()
+        output = _whole(_tensor(self.model(inputs)))
         found = terms(self.loss[0], output, target, reduction=self.reduction)
         if not self.metrics:
             return found
@@ -453,8 +504,55 @@ class _SumsOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         loss, count = self.sums(self.model, batch)
-        denominator = torch.as_tensor(count, dtype=loss.dtype, device=loss.device).reshape(1)
-        return Terms(loss.reshape(1), denominator, per_example=False, num_examples=int(count))
+        denominator = torch.as_tensor(count, dtype=torch.float64, device=loss.device).reshape(1)
+        return Terms(_whole(loss).reshape(1), denominator, per_example=False, num_examples=int(count))
+
+
+def _whole(output: Tensor) -> Tensor:
+    """In float32 what autocast made in less: a loss of 8 bits would be none."""
+    return output.float() if output.dtype in _HALF else output
+
+
+def _tensor(output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the model returned a {type(output).__name__}, and loss(output, target) is of a tensor: let the model "
+            "return one, or use Objective.from_sums"
+        )
+    return output
+
+
+@contextlib.contextmanager
+def _seeded_for_data(seed: int) -> Iterator[None]:
+    """Inside, Python's and numpy's global generators, which a data set may draw from, start from a seed as torch's."""
+    before = _global_states()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _global_states() -> tuple[Any, ...]:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    of_torch, of_python, of_numpy = states
+    torch.set_rng_state(of_torch)
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _generators_of(batches: object) -> list[torch.Generator]:
+    """A loader's own generator, and those of its samplers."""
+    holders = [batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    found = {
+        id(own): own for holder in holders if isinstance(own := getattr(holder, "generator", None), torch.Generator)
+    }
+    return list(found.values())
 
 
 @contextlib.contextmanager
@@ -470,6 +568,20 @@ def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     finally:
         for backend, was in zip(backends, before, strict=True):
             backend.fp32_precision = was
+
+
+@contextlib.contextmanager
+def naming_batches_of_one() -> Iterator[None]:
+    """Inside, what torch says of BatchNorm over one value becomes an error that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "a batch of one example has no statistics for BatchNorm: give batches of at least two, the last one too, "
+            "or use batch_norm='frozen'"
+        ) from error
 
 
 def summarise(sums: Array) -> tuple[Array, Array, Array]:
@@ -512,35 +624,12 @@ def sums_of(found: Terms) -> Tensor:
     return torch.cat([sums, torch.stack([found.metrics.sum(1), found.metrics.square().sum(1)], 1).reshape(-1)])
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch whose tensors are on `device`."""
-    if hasattr(batch, "to"):  # tensors, and the batches of tokenizers
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
-
-
-def _content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]]:
-    """What a batch holds: for each of its tensors the place in it, the kind (shape of an example, dtype), the bytes."""
-    if isinstance(batch, Tensor | np.ndarray):
-        yield place, (tuple(batch.shape[1:]), str(batch.dtype)), _bytes(batch)
-    elif isinstance(batch, Mapping):
-        for key in batch:
-            yield from _content(batch[key], f"{place}/{key}")
-    elif isinstance(batch, tuple | list):
-        for index, value in enumerate(batch):
-            yield from _content(value, f"{place}/{index}")
-    elif batch is None or isinstance(batch, bool | int | float | str | bytes):
-        yield place, type(batch).__name__, repr(batch).encode()
-    else:
-        raise TypeError(f"a batch holds a {type(batch).__name__}: give tensors, in tuples, lists or mappings")
-
-
-def _bytes(array: Tensor | Array) -> bytes:
-    if isinstance(array, Tensor):
-        array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return array.tobytes()
+def _refuse_rewritten_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            fix = f"weight.copy_(weight.renorm({module.norm_type:g}, 0, {module.max_norm:g}))"
+            raise ValueError(
+                f"{name or type(module).__name__} has max_norm={module.max_norm:g}: its forward pass shortens rows of "
+                f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
+                "None"
+            )

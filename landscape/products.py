@@ -22,9 +22,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.batches import Layout, count, has_images, may_cut, pieces
+from landscape.batches import Batch, Layout, count, has_images, to_device
 from landscape.losses import Terms
-from landscape.objective import Batch, Objective, to_device
+from landscape.objective import Objective, naming_batches_of_one
 from landscape.results import Record
 
 BatchNorm = Literal["frozen", "train"]
@@ -77,13 +77,13 @@ def usual_cutting(objective: Objective, *, micro_batch: int | None = None, batch
     Raises:
         ValueError: If a micro-batch is asked for where batches cannot be cut.
     """
-    whole = batch_norm == "train" or not may_cut(objective)
+    whole = batch_norm == "train" or not objective.may_cut
     if whole and micro_batch:
         reason = "of batch_norm='train' are part of what is measured" if batch_norm == "train" else "cannot be cut"
         raise ValueError(f"the batches {reason}: micro_batch must be 0, got {micro_batch}")
     on_cpu = objective.theta.device.type == "cpu"
     size = _USUAL.get(objective.theta.device.type, 0) if micro_batch is None else micro_batch
-    images = on_cpu and not whole and has_images(objective, objective.first_batch)
+    images = on_cpu and not whole and has_images(objective.shapes, objective.first_batch)
     return Cutting(
         micro_batch=0 if whole else size,
         layout="channels_last" if images else "contiguous",
@@ -184,7 +184,7 @@ class DataSum:
     def pieces(self) -> Iterator[Piece]:
         """The data, cut as it is used."""
         start = 0
-        for batch in pieces(self.objective, micro_batch=self.cutting.micro_batch, layout=self.cutting.layout):
+        for batch in self.objective.pieces(micro_batch=self.cutting.micro_batch, layout=self.cutting.layout):
             yield Piece(batch, start)
             start += len(batch[1]) if self.objective.sums is None else count(batch)
 
@@ -196,7 +196,7 @@ class DataSum:
             self.checks["out_of_memory"] = "no graphs are kept"
             return
         size = (self.cutting.micro_batch or count(self.objective.first_batch)) // 2
-        if size < 1 or not may_cut(self.objective) or self.cutting.batch_norm == "train":
+        if size < 1 or not self.objective.may_cut or self.cutting.batch_norm == "train":
             raise MemoryError("out of memory, and the batches cannot be made smaller")
         self.cutting = replace(self.cutting, micro_batch=size)
         self.checks["out_of_memory"] = f"micro-batches of {size}, no graphs are kept"
@@ -208,7 +208,7 @@ def quiet(objective: Objective, index: int, batch_norm: BatchNorm) -> Iterator[N
 
     The fused attention kernels have no second derivative.
     """
-    with objective.undisturbed(index), sdpa_kernel(SDPBackend.MATH):
+    with objective.undisturbed(index), sdpa_kernel(SDPBackend.MATH), naming_batches_of_one():
         if batch_norm == "train":
             for module in objective.model.modules():
                 module.training = isinstance(module, _BatchNorm)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.batches import may_cut
 from landscape.distributed import part_of
 from landscape.krylov import Counted, stream
 from landscape.lanczos import top_eigenpairs
@@ -133,4 +132,4 @@ def _subsets(
 
 
 def _num_cuts(objective: Objective) -> int:
-    return objective.num_examples if may_cut(objective) else sum(1 for _ in objective.read())
+    return objective.num_examples if objective.may_cut else sum(1 for _ in objective.read())

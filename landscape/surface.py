@@ -33,7 +33,7 @@ from landscape.evaluator import (
     compiled_for,
     has_running_statistics,
     prepare,
-    reference_loss,
+    reference,
     usual,
 )
 from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
@@ -59,6 +59,7 @@ __all__ = [
 CENTRE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 PRECISION_TOLERANCE = {"tf32": 1e-2, "bf16": 5e-2}
 _STATISTICS = 10.0  # times that, where statistics of batches, whose rounding depends on the layout, enter the loss
+_ROUNDINGS = 10.0  # of its outputs that a network may have made by then (seen: up to 4)
 MAX_PAIRED = 1024
 _PAIRING_SEED = 0
 _SECONDS_OF_A_BLOCK = 2.0
@@ -122,8 +123,8 @@ def loss_surface(
 
     Raises:
         ValueError: If `plane` is a line, steps not odd and positive (an even grid has no centre; an interval may have
-            any number from 2), extent not finite and positive, interval not ascending, the engine does not suit, or
-            `paired` is out of range or the loss does not show its examples.
+            any number from 2), extent not finite and positive, interval not ascending, the plane is of another model,
+            the engine does not suit, or `paired` is out of range or the loss does not show its examples.
         NotRepeatableError: If the model draws at random in eval mode, or the data changes from pass to pass.
     """
     if len(plane.axes) != 2:
@@ -177,6 +178,7 @@ def plan_surface(
         ValueError: As `loss_surface`.
         NotRepeatableError: If the data changes from pass to pass, or the model draws at random.
     """
+    _check_plane(objective, plane)
     intervals = _intervals(plane, steps, extent, interval)
     if engine is None:
         engine = compiled_for(objective, usual(objective, Engine()), num_points=steps ** len(intervals))
@@ -188,18 +190,20 @@ def plan_surface(
     )
     examples = _paired_examples(objective, paired)
     pairing: Record = {"num_paired": paired, "paired_hash": _hash_of(objective, examples)} if examples else {}
+    found = reference(objective, engine)
     plan = SurfacePlan(
         steps=steps,
         intervals=intervals,
         engine=engine,
-        reference_loss=reference_loss(objective, engine),
+        reference_loss=found.loss,
         checkpoint={"hash": objective.theta_hash},
+        checks={"rounding": found.rounding},
         settings={**objective.describe(), **engine.record(), **plane.settings, "steps": steps, **where, **pairing},
         metrics=list(objective.metrics),
         examples=examples,
         denominators=objective.example_denominators()[examples].tolist() if examples else [],
     )
-    return replace(plan, checks=_apart(objective, plane, plan))
+    return replace(plan, checks={**plan.checks, **_apart(objective, plane, plan)})
 
 
 def measure(
@@ -217,8 +221,10 @@ def measure(
     and half of that; the second value lists the micro-batches that were used.
 
     Raises:
+        ValueError: If the plane is of another model.
         NotRepeatableError: If the centre differs from the plain loop, because the model draws at random.
     """
+    _check_plane(objective, plane)
     num_axes = len(plan.intervals)
     points = coarse_to_fine(plan.steps, num_axes) if points is None else points
     found = dict(memory.known()) if memory is not None else {}
@@ -268,6 +274,20 @@ def line_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence
     arrays = _arrays(plan, sums)
     checks = _checks(plan, arrays.loss, arrays.status, micro_batches)
     return Line(x=x, **vars(arrays), checkpoint=plan.checkpoint, settings=plan.settings, checks=checks)
+
+
+def _check_plane(objective: Objective, plane: Plane) -> None:
+    theta = objective.theta
+    for one in (plane.centre, *plane.axes):
+        if one.shape != theta.shape:
+            raise ValueError(
+                f"the plane is of {one.numel():,} parameters, this model has {theta.numel():,}: make it from this one"
+            )
+        if (one.dtype, one.device) != (theta.dtype, theta.device):
+            raise ValueError(
+                f"the plane is {one.dtype} on {one.device}, the model {theta.dtype} on {theta.device}: make it from "
+                "this model"
+            )
 
 
 def _intervals(plane: Plane, steps: int, extent: float | None, interval: Interval | None) -> list[Interval]:
@@ -401,7 +421,8 @@ def _checks(plan: SurfacePlan, loss: Array, status: npt.NDArray[np.uint8], micro
 def _tolerance(plan: SurfacePlan) -> float:
     lower = PRECISION_TOLERANCE.get(plan.engine.precision, 0.0)
     rounding = CENTRE_TOLERANCE[getattr(torch, str(plan.settings["dtype"]))]
-    return max(lower, rounding if plan.engine.batch_norm == "frozen" else _STATISTICS * rounding)
+    of_outputs = _ROUNDINGS * cast(float, plan.checks.get("rounding", 0.0))
+    return max(lower, of_outputs, rounding if plan.engine.batch_norm == "frozen" else _STATISTICS * rounding)
 
 
 def _relative(value: float, reference: float) -> float:

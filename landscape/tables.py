@@ -691,8 +691,12 @@ def _missing_notes(results: Sequence[Surface | Line]) -> list[str]:
 
 
 def _axes_notes(results: Sequence[Surface | Line]) -> list[str]:
-    """What is known of axes that are not random, and of the checkpoints that lie on a line or plane."""
+    """What is known of the axes, and of the checkpoints that lie on a line or plane."""
     settings, notes = results[0].settings, []
+    whole = settings.get("whole_tensors")
+    if isinstance(whole, list) and whole:
+        names = ", ".join(str(name) for name in whole[:3]) + (f" and {len(whole) - 3} more" if len(whole) > 3 else "")
+        notes.append(f"of no known kind, and so one filter each: {names} (output dimensions may be given)")
     shares, values = settings.get("explained_variance"), settings.get("eigenvalues")
     if isinstance(shares, list):
         told = " and ".join(f"{100 * _number(share):.3g} %" for share in shares)

@@ -4,15 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import NETS, build, in_batches, objective_of
+from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from landscape import evaluator as evaluators
-from landscape.batches import may_cut
-from landscape.directions import random_plane
-from landscape.evaluator import Engine, choose, compiled_for, prepare, reference_loss
+from landscape.batches import laid_out
+from landscape.directions import ascent_plane, random_plane
+from landscape.evaluator import Engine, choose, compiled_for, prepare, reference
 from landscape.objective import NotRepeatableError, Objective, summarise
+from landscape.operators import hessian
 from landscape.surface import coarse_to_fine, loss_surface
 
 POINTS = [[0.0, 0.0], [0.3, -0.2], [-0.5, 0.4]]
@@ -73,7 +74,56 @@ def test_recalibrated_batch_norm_is_that_of_update_bn_at_every_point():
         plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
         assert loss == pytest.approx(plain, rel=1e-12)
     assert found[0] != losses(objective, Engine())[0]
-    assert reference_loss(objective, Engine(batch_norm="recalibrated")) == pytest.approx(found[0], rel=1e-12)
+    assert reference(objective, Engine(batch_norm="recalibrated")).loss == pytest.approx(found[0], rel=1e-12)
+
+
+def summed(model, batch):
+    output = model(batch["x"])
+    return nn.functional.cross_entropy(output, batch["y"], reduction="sum"), len(batch["y"])
+
+
+@pytest.mark.parametrize("mode", ["frozen", "recalibrated", "train"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_sums_over_mappings_are_measured_in_every_way_as_a_loss_over_pairs(mode, layout):
+    pairs = objective_of("conv_net")
+    batches = [{"x": x, "y": y, "note": "of the caller's own"} for x, y in pairs.batches]
+    by_sums = Objective.from_sums(pairs.model, summed, batches)
+    engine = Engine(batch_norm=mode, layout=layout)
+    expected = losses(pairs, engine)
+    np.testing.assert_allclose(losses(by_sums, engine), expected, rtol=1e-12)
+    assert reference(by_sums, engine).loss == pytest.approx(expected[0], rel=1e-12)
+
+
+def test_channels_last_lays_out_all_images_that_sums_read_and_loses_nothing():
+    x = torch.rand(2, 3, 4, 4)
+    batch = laid_out({"x": x, "more": [x, 1], "y": torch.zeros(2)}, "channels_last")
+    for image in (batch["x"], batch["more"][0]):
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        assert not image.is_contiguous()
+        assert image.equal(x)
+    assert batch["more"][1] == 1
+    assert len(laid_out((x, torch.zeros(2), torch.ones(2)), "channels_last")) == 3
+
+
+def test_a_last_batch_of_one_example_is_no_part_of_the_calibration():
+    objective = objective_of("batch_norm_net", sizes=(10, 10, 1))
+    model = copy.deepcopy(objective.model)
+    update_bn([batch[0] for batch in objective.batches[:2]], model)
+    plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
+    engine = Engine(batch_norm="recalibrated")
+    assert losses(objective, engine)[0] == pytest.approx(plain, rel=1e-12)
+    assert reference(objective, engine).loss == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("train", (10, 10, 1)), ("recalibrated", (1,) * 21)])
+def test_batch_norm_over_one_example_is_refused_with_the_way_out(mode, sizes):
+    objective, engine = objective_of("batch_norm_net", sizes=sizes), Engine(batch_norm=mode)
+    way_out = "batch of one example has no statistics for BatchNorm: give batches of at least two"
+    for measure in (losses, reference):
+        with pytest.raises(ValueError, match=way_out):
+            measure(objective, engine)
+    with pytest.raises(ValueError, match=way_out):
+        hessian(objective_of("batch_norm_net", sizes=(10, 10, 1)), batch_norm="train").matvec(objective.theta)
 
 
 def test_batch_norm_in_train_mode_takes_each_batch_as_it_comes():
@@ -85,7 +135,7 @@ def test_batch_norm_in_train_mode_takes_each_batch_as_it_comes():
         total = sum(float(nn.functional.cross_entropy(model(x), y, reduction="sum")) for x, y in objective.batches)
     found = losses(objective, Engine(batch_norm="train"))[0]
     assert found == pytest.approx(total / 21, rel=1e-12)
-    assert reference_loss(objective, Engine(batch_norm="train")) == pytest.approx(found, rel=1e-12)
+    assert reference(objective, Engine(batch_norm="train")).loss == pytest.approx(found, rel=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["frozen", "recalibrated", "train"])
@@ -142,16 +192,61 @@ def test_an_engine_names_what_it_refuses(choice, message):
 def test_batches_are_cut_only_where_examples_stand_alone():
     net, inputs, targets = build("tied")
     batches = in_batches(inputs, targets)
-    assert may_cut(Objective(net, nn.CrossEntropyLoss(), batches))
-    assert not may_cut(Objective(net, lambda o, t: nn.functional.cross_entropy(o, t), batches, reduction="mean"))
+    assert Objective(net, nn.CrossEntropyLoss(), batches).may_cut
+    assert not Objective(net, lambda o, t: nn.functional.cross_entropy(o, t), batches, reduction="mean").may_cut
     sums = Objective.from_sums(net, lambda model, batch: (model(batch[0]).sum(), len(batch[1])), batches)
-    assert not may_cut(sums)
+    assert not sums.may_cut
     of_batch = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).double()
-    assert not may_cut(Objective(of_batch, nn.CrossEntropyLoss(), batches))
+    assert not Objective(of_batch, nn.CrossEntropyLoss(), batches).may_cut
     with pytest.raises(ValueError, match="these batches cannot be cut"):
         prepare(sums, Engine(micro_batch=4))
     engine, _ = choose(sums, Engine(), num_points=9)
     assert engine == Engine()
+
+
+def one_long_batch(num_examples=600):
+    net, _, _ = build("batch_norm_net")
+    stream = torch.Generator().manual_seed(0)
+    inputs = torch.randn(num_examples, 5, generator=stream, dtype=torch.float64)
+    return Objective(net, nn.CrossEntropyLoss(), [(inputs, torch.randint(0, 3, (num_examples,), generator=stream))])
+
+
+@pytest.mark.parametrize("mode", ["frozen", "recalibrated"])
+def test_no_pass_takes_more_than_256_examples_of_a_batch_at_once(mode):
+    objective, seen = one_long_batch(), []
+    objective.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    loss_surface(objective, ascent_plane(objective), steps=3, engine=Engine(micro_batch=64, batch_norm=mode), paired=8)
+    objective.evaluate()
+    assert max(seen) == 256
+    assert sum(seen) % 600 == 0  # and each pass has them all
+
+
+def test_cutting_a_batch_changes_no_sum():
+    objective = one_long_batch()
+    theta = objective.theta.clone().requires_grad_()
+    objective.model.eval()
+    expected = whole_loss(objective)(theta)
+    assert objective.evaluate().loss == pytest.approx(expected.item(), rel=1e-13)
+    assert objective.reference().loss == pytest.approx(expected.item(), rel=1e-13)
+    assert objective.example_denominators().tolist() == [1.0] * 600
+    ((gradient, denominator),) = objective.batch_gradients()  # one for each batch, however it is cut
+    assert denominator == 600
+    (exact,) = torch.autograd.grad(expected, theta)
+    torch.testing.assert_close(gradient / 600, exact, rtol=1e-11, atol=1e-14)
+
+
+def test_statistics_are_recalibrated_on_pieces_of_256_and_those_of_train_on_whole_batches():
+    objective = one_long_batch()
+    model = copy.deepcopy(objective.model)
+    inputs, targets = objective.batches[0]
+    update_bn(inputs.split(256), model)
+    plain = Objective(model.eval(), nn.CrossEntropyLoss(), objective.batches).evaluate().loss
+    assert reference(objective, Engine(batch_norm="recalibrated")).loss == pytest.approx(plain, rel=1e-12)
+    assert losses(objective, Engine(batch_norm="recalibrated"))[0] == pytest.approx(plain, rel=1e-12)
+    model = copy.deepcopy(objective.model).eval()
+    model[1].train()
+    expected = nn.functional.cross_entropy(model(inputs), targets).item()
+    assert reference(objective, Engine(batch_norm="train")).loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_choice_is_made_by_time_and_leaves_the_usual_one_for_a_gain(monkeypatch):

@@ -352,6 +352,14 @@ def test_a_run_on_a_plane_has_a_table_of_its_own():
     assert table.records[0]["plane_loss"] == run().plane_loss[0]
 
 
+def test_tensors_that_count_as_one_filter_are_told():
+    (table,) = tables([bowl(whole_tensors=["gate", "experts", "a", "b"])])
+    told = "of no known kind, and so one filter each: gate, experts, a and 1 more (output dimensions may be given)"
+    assert told in table.notes
+    (table,) = tables([bowl(whole_tensors=[])])
+    assert not any("filter each" in note for note in table.notes)
+
+
 def test_a_grid_that_is_not_symmetric_has_no_rings_and_says_where_it_reaches():
     one = bowl(intervals=[[0.0, 2.0], [-1.0, 1.0]])
     (table,) = tables([Surface(**{**vars(one), "x": one.x + 1})])

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from landscape.directions import random_plane
 from landscape.filters import filter_groups, filters
@@ -89,3 +90,79 @@ def test_the_groups_say_how_each_parameter_is_cut_and_why():
     assert groups["up.weight"] == (6, "ConvTranspose2d: one for each group and output channel")
     assert groups["token"] == (1, "of no known kind (Some): one filter")
     assert sum(1 for _ in groups) == len(objective.shapes)
+
+
+class Scaled(nn.Module):
+    """Channel scales as in ConvNeXt, and a norm whose scales have the shape of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer_scale = nn.Parameter(torch.rand(6, 1, 1))
+        self.norm = nn.LayerNorm([6, 4, 4])
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x):
+        return self.norm(x) * self.layer_scale
+
+
+@pytest.mark.parametrize("normalization", ["filter", "layer"])
+def test_scales_do_not_move_whatever_their_shape(normalization):
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), Scaled(), nn.Flatten(), nn.Linear(96, 3))
+    objective = Objective(model, nn.CrossEntropyLoss(), [(torch.randn(2, 2, 6, 6), torch.tensor([0, 1]))])
+    plane = random_plane(objective, normalization=normalization)
+    moving = {name for name, d in objective.named(plane.axes[0]).items() if d.any()}
+    assert moving == {"0.weight", "3.weight"}
+    assert plane.settings.get("whole_tensors") == []
+
+
+PARAMETRIZED = {
+    "weight_norm": (parametrizations.weight_norm, ".parametrizations.weight.original1"),
+    "older weight_norm": (weight_norm, ".weight_v"),
+    "spectral_norm": (parametrizations.spectral_norm, ".parametrizations.weight.original"),
+    "older spectral_norm": (spectral_norm, ".weight_orig"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", PARAMETRIZED)
+def test_a_parametrized_weight_has_the_filters_of_its_module_and_magnitudes_stay(kind):
+    parametrized, leaf = PARAMETRIZED[kind]
+    plain = nn.Sequential(nn.ConvTranspose2d(2, 6, 3, groups=2), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    inputs = torch.randn(2, 2, 4, 4)
+    expected = {
+        name.split(".")[0]: group["num_filters"]
+        for group in filter_groups(Objective(plain, nn.CrossEntropyLoss(), [(inputs, torch.tensor([0, 1]))]))
+        if (name := group["name"]).endswith("weight")
+    }
+    for at in (0, 1, 3):
+        plain[at] = parametrized(plain[at])
+    objective = Objective(plain, nn.CrossEntropyLoss(), [(inputs, torch.tensor([0, 1]))])
+    found = {group["name"]: group["num_filters"] for group in filter_groups(objective) if group["num_filters"]}
+    assert found == {f"{at}{leaf}": count for at, count in expected.items()}
+    plane = random_plane(objective)
+    assert plane.settings["whole_tensors"] == []
+    for name in found:
+        moved, weight = (objective.named(one)[name] for one in (plane.axes[0], objective.theta))
+        norms = [
+            rows.flatten(1).norm(dim=1)
+            for rows in (filters(plain[int(name[0])], leaf[1:], tensor) for tensor in (moved, weight))
+        ]
+        torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
+
+
+def test_an_override_by_type_is_of_the_parametrized_weights_too():
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixed = parametrizations.spectral_norm(Conv1D(4, 5))
+
+        def forward(self, x):
+            return self.mixed(x)
+
+    objective = Objective(Mixing(), nn.MSELoss(), [(torch.randn(2, 4), torch.randn(2, 5))])
+    groups = filter_groups(objective, output_dims={"Conv1D": 1})
+    assert {group["name"]: (group["num_filters"], group["rule"]) for group in groups} == {
+        "mixed.bias": (0, "one-dimensional: does not move"),
+        "mixed.parametrizations.weight.original": (5, "dimension 1, as given"),
+    }
+    assert random_plane(objective).settings["whole_tensors"] == ["mixed.parametrizations.weight.original"]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from landscape.alignment import gradient_congruence
 from landscape.directions import random_plane
+from landscape.evaluator import Engine, prepare
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import gauss_newton, hessian
@@ -23,7 +24,7 @@ def test_the_loss_is_that_of_all_data_in_one_batch(name):
     objective.model.eval()
     expected = whole_loss(objective)(objective.theta).item()
     assert objective.evaluate().loss == pytest.approx(expected, rel=1e-13)
-    assert objective.reference_loss() == pytest.approx(expected, rel=1e-13)
+    assert objective.reference().loss == pytest.approx(expected, rel=1e-13)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -69,6 +70,38 @@ def test_sums_give_the_same_loss_and_gradient_without_a_standard_error():
     torch.testing.assert_close(hessian(by_sums).matvec(by_sums.theta), hessian(by_loss).matvec(by_sums.theta))
 
 
+def test_sums_of_a_lower_precision_are_divided_by_their_whole_count():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(net.weight)
+
+    def sums(model, batch):
+        return model(batch).sum(), len(batch)
+
+    objective = Objective.from_sums(net, sums, [torch.ones(1000, 1), torch.ones(259, 1)])  # 8 bits do not hold 259
+    evaluator = prepare(objective, Engine(precision="bf16"))
+    (row,) = evaluator.sums(objective.theta, objective.theta[None], [[0.0]]).tolist()
+    assert row[1] == 1259
+
+    def halves(model, batch):
+        return sums(model, batch)[0].bfloat16(), torch.tensor(len(batch))
+
+    gradient = Objective.from_sums(net, halves, [torch.ones(1000, 1), torch.ones(259, 1)]).gradient()
+    assert gradient.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: nn.functional.cross_entropy(o["logits"], t)])
+def test_a_model_that_returns_no_tensor_is_refused_with_the_way_out(loss):
+    class Dict(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    net, (_, inputs, targets) = Dict(5, 3).double(), build("tied")
+    objective = Objective(net, loss, [(inputs, targets)], reduction=None if isinstance(loss, nn.Module) else "mean")
+    for measure in (objective.evaluate, objective.gradient, objective.reference):
+        with pytest.raises(TypeError, match=r"the model returned a dict, .* use Objective.from_sums"):
+            measure()
+
+
 Pair = namedtuple("Pair", "x y")
 
 
@@ -76,7 +109,7 @@ def measure_everything(objective):
     loss_surface(objective, random_plane(objective), steps=3)
     top_eigenpairs(hessian(objective), k=2)
     gradient_congruence(objective, objective)
-    objective.reference_loss()
+    objective.reference()
 
 
 def state_of(model):
@@ -161,6 +194,37 @@ def test_a_module_that_writes_its_buffers_or_draws_numbers_in_eval_mode_is_put_b
     assert_same_state(before, state_of(net))
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda o, t: nn.functional.cross_entropy(o, t)])
+def test_measuring_leaves_a_graph_of_the_callers_alive(loss):
+    net, inputs, targets = build("batch_norm_net")
+    net.eval()
+    alive = nn.functional.cross_entropy(net(inputs), targets)
+    reduction = None if isinstance(loss, nn.Module) else "mean"
+    measure_everything(Objective(net, loss, in_batches(inputs, targets), reduction=reduction))
+    alive.backward()  # raises where a tensor that it needs was written
+    objective = Objective(net, loss, [(inputs, targets)], reduction=reduction)
+    torch.testing.assert_close(torch.cat([p.grad.reshape(-1) for p in net.parameters()]), objective.gradient())
+
+
+def test_a_loss_that_is_refused_leaves_buffers_as_they_were():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(5, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    _, inputs, targets = build("tied", torch.float32)
+    net = Counting()
+    before = state_of(net)
+    summed = Objective(net, nn.CrossEntropyLoss(reduction="sum").forward, [(inputs, targets)], reduction="mean")
+    with pytest.raises(ValueError, match="is not a mean"):
+        summed.evaluate()
+    assert_same_state(before, state_of(net))
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_reading_a_loader_leaves_the_random_state_as_it_was(shuffle):
     net, inputs, targets = build("batch_norm_net")
@@ -224,6 +288,43 @@ def test_a_loader_with_a_generator_of_its_own_is_read_in_one_order_and_left_as_i
     assert generator.get_state().equal(before)
     first, second = ([batch[1].tolist() for batch in objective.read()] for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"sampler": s}, lambda s: {"batch_sampler": BatchSampler(s, 6, False)}])
+def test_a_sampler_with_a_generator_of_its_own_is_read_in_one_order_and_left_as_it_was(wrap):
+    net, inputs, targets = build("tied")
+    data, generator = TensorDataset(inputs, targets), torch.Generator().manual_seed(3)
+    loader = DataLoader(data, **wrap(RandomSampler(data, generator=generator)))
+    before = generator.get_state()
+    objective = Objective(net, nn.CrossEntropyLoss(), loader)
+    measure_everything(objective)
+    assert generator.get_state().equal(before)
+    first, second = (torch.cat([batch[1] for batch in objective.read()]) for _ in range(2))
+    assert first.equal(second)
+    assert not first.equal(targets)
+    next(objective.read())
+    assert generator.get_state().equal(before)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: np.random.rand()])  # noqa: NPY002
+def test_data_that_draw_from_a_global_generator_are_one_set_and_leave_it_as_it_was(draw):
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(targets)
+
+        def __getitem__(self, at):
+            return inputs[at] + draw(), targets[at]
+
+    net, inputs, targets = build("tied")
+    objective = Objective(net, nn.CrossEntropyLoss(), DataLoader(Noisy(), batch_size=6))
+    before = state_of(net)
+    measure_everything(objective)
+    assert_same_state(before, state_of(net))
+    hashed = objective.data_hash
+    draw()
+    assert Objective(net, nn.CrossEntropyLoss(), objective.batches).data_hash == hashed
+    noise = torch.cat([batch[0] for batch in objective.read()]) - inputs
+    assert len(set(noise[:, 0].tolist())) == 21  # no two examples the same
 
 
 def test_data_in_another_order_in_each_pass_is_refused():
@@ -327,6 +428,22 @@ def test_weights_of_two_precisions_are_refused_with_the_fix():
     net.head.float()
     with pytest.raises(ValueError, match=r"be float32 or float64, got torch.float32 on cpu, torch.float64"):
         Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_shortens_its_rows_is_refused_with_a_fix_that_keeps_the_loss(kind):
+    model = nn.Sequential(kind(7, 4, max_norm=1.0), nn.Flatten(), nn.Linear(8 if kind is nn.Embedding else 4, 3))
+    inputs, targets = torch.randint(0, 7, (6, 2)), torch.randint(0, 3, (6,))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"^0 has max_norm=1: .*weight.renorm\(2, 0, 1\)\) in torch.no_grad"):
+        Objective(model, nn.CrossEntropyLoss(), [(inputs, targets)])
+    assert model[0].weight.equal(before)
+    expected = nn.functional.cross_entropy(copy.deepcopy(model)(inputs), targets).item()
+    with torch.no_grad():
+        model[0].weight.copy_(model[0].weight.renorm(2, 0, 1))
+    model[0].max_norm = None
+    measured = Objective(model, nn.CrossEntropyLoss(), [(inputs, targets)])
+    assert measured.evaluate().loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_that_can_be_read_once_are_refused():

@@ -11,7 +11,7 @@ from landscape.evaluator import Engine
 from landscape.objective import Objective
 from landscape.operators import hessian
 from landscape.results import NAN, NEGATIVE_INFINITY, OK, POSITIVE_INFINITY
-from landscape.surface import StatisticsWarning, grid, loss_line, loss_surface
+from landscape.surface import StatisticsWarning, grid, loss_line, loss_surface, measure, plan_surface
 
 
 def quadratic():
@@ -53,6 +53,80 @@ def test_a_plane_around_another_centre_fails_the_centre_check():
     objective, plane = quadratic()
     surface = loss_surface(objective, Plane(plane.centre + 1, plane.axes), steps=3)
     assert surface.checks["centre_ok"] is False
+
+
+def confident_net(largest):
+    """Convolutions with BatchNorm and a head whose largest output is that, all but four of its 256 labels right."""
+    layers = [(nn.Conv2d(c, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for c in (3, 16, 16, 16)]
+    net = nn.Sequential(*[m for layer in layers for m in layer], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    inputs, head = torch.randn(256, 3, 8, 8), nn.Linear(16, 10)
+    with torch.no_grad():
+        net(inputs)
+        features = net.eval()(inputs)
+        head.weight.normal_()
+        head.bias.copy_(-features.mean(0) @ head.weight.T)
+        scale = largest / head(features).abs().max()
+        head.weight *= scale
+        head.bias *= scale
+        targets = head(features).argmax(1)
+    targets[:4] = (targets[:4] + 1) % 10
+    return nn.Sequential(*net, head), inputs, targets
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("largest", [54.0, 200.0])
+def test_the_centre_check_allows_what_rounding_of_large_outputs_does_to_a_small_loss(seed, largest):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net, inputs, targets = confident_net(largest)
+    objective = Objective(net, nn.CrossEntropyLoss(), [(inputs, targets)])
+    surface = loss_surface(objective, random_plane(objective), steps=1)
+    assert surface.checks["centre_ok"]
+    assert surface.checks["rounding"] < 1e-5  # and no more than that
+    plane = random_plane(objective)
+    off = loss_surface(objective, Plane(plane.centre + 1e-3 * plane.axes[0], plane.axes), steps=1)
+    assert off.checks["centre_ok"] is False
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss(), lambda o, t: nn.functional.cross_entropy(o, t)])
+def test_the_rounding_of_the_reference_is_the_first_order_effect_of_rounding_its_outputs(loss):
+    net, inputs, targets = build("tied")
+    targets = torch.randn(21, 3).double() if isinstance(loss, nn.MSELoss) else targets
+    named = isinstance(loss, nn.Module)
+    objective = Objective(net, loss, [(inputs, targets)], reduction=None if named else "mean")
+    outputs = net(inputs).detach()
+    nudged = [outputs.clone() for _ in range(outputs.numel())]
+    for at, one in enumerate(nudged):
+        one.view(-1)[at] *= 1 + 1e-6
+    centre = loss(outputs, targets)
+    moved = sum(float((loss(one, targets) - centre).abs()) for one in nudged) / 1e-6
+    expected = torch.finfo(torch.float64).eps * moved / float(centre) if named else 0.0
+    assert objective.reference().rounding == pytest.approx(expected, rel=1e-4)
+
+
+def test_masked_outputs_have_no_part_in_the_rounding():
+    class Masked(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).masked_fill(torch.tensor([False, False, True]), -torch.inf)
+
+    net, (_, inputs, targets) = Masked(5, 3).double(), build("tied")
+    plain = Objective(net, nn.CrossEntropyLoss(), [(inputs, targets % 2)])
+    assert 0 < plain.reference().rounding < 1e-14
+
+
+def test_a_plane_of_another_network_is_refused_with_both_sizes():
+    objective, plane = quadratic()
+    other = objective_of("tied")
+    sizes = rf"the plane is of {other.theta.numel()} parameters, this model has 2: make it from this one"
+    with pytest.raises(ValueError, match=sizes):
+        loss_surface(objective, random_plane(other), steps=3)
+    with pytest.raises(ValueError, match=sizes):
+        loss_line(objective, axis_line(random_plane(other)), steps=3)
+    plan = plan_surface(objective, plane, steps=3)
+    with pytest.raises(ValueError, match=sizes):
+        measure(objective, random_plane(other), plan)
+    with pytest.raises(ValueError, match=r"the plane is torch.float32 on cpu, the model torch.float64 on cpu"):
+        loss_surface(objective, Plane(plane.centre.float(), plane.axes.float()), steps=3)
 
 
 def test_every_point_is_computed_from_the_centre():
