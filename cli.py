@@ -77,7 +77,7 @@ _CONTENT_ERRORS = (
 _ALONG_A_RUN: dict[str, Any] = {
     **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
     **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
-    **{"data_error": False, "per_layer": False},
+    **{"data_error": False, "per_layer": False, "protocol": "clean"},
 }
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -173,6 +173,7 @@ class _Asked:
     density: bool
     trace: bool
     operator: str
+    protocol: Literal["clean", "paper"]
     engine: ProductEngine
     layers: tuple[str, ...]
     batch_norm: Literal["frozen", "train"]
@@ -201,6 +202,11 @@ class _Asked:
             raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
         if self.engine != "retained" and self.operator != "hessian":
             raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
+        if self.protocol == "paper":
+            usual = {**_ALONG_A_RUN, "which": self.which, "save_vectors": self.save_vectors}
+            usual |= {"budget": self.budget, "density": self.density, "trace": self.trace, "protocol": "paper"}
+            if self != dataclasses.replace(self, **usual):
+                raise click.UsageError("--protocol paper is of the Hessian, its own parameters, in eval mode")
         if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
             raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
         if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
@@ -748,6 +754,13 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="The matrix; the labels of fisher are drawn from the model, by --seed.",
 )
 @click.option(
+    "--protocol",
+    type=click.Choice(["clean", "paper"]),
+    default="clean",
+    show_default=True,
+    help="paper: what its numbers on a log scale most likely are, sums over batches of 128 without biases and norms.",
+)
+@click.option(
     "--engine",
     type=click.Choice(
         [
@@ -797,6 +810,7 @@ def hessian(
     landscape hessian runs/sgd/last.pt runs/sam/last.pt --budget 100
     landscape hessian runs/sam/last.pt --which both --operator gauss-newton
     landscape hessian runs/sam/last.pt --cross-check
+    landscape hessian runs/*/last.pt --protocol paper
     landscape hessian runs/sam                 a run with several checkpoints: through training
     """
     wanted = _Asked(**asked, seed=seed)
@@ -1349,6 +1363,10 @@ def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     from landscape import operators
     from landscape.plane import layer_mask, layers_of
 
+    if asked.protocol == "paper":
+        from landscape.protocols import paper_hessian
+
+        return paper_hessian(objective)
     if asked.operator == "hessian":
         names = layers_of(objective, asked.layers) if asked.layers else None
         found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm, only=names)
@@ -1405,7 +1423,7 @@ def _subjects(
                     label=one.label if num_planes == 1 else f"{one.label} plane {index + 1} of {num_planes}",
                     objective=objective,
                     plane=plane,
-                    checkpoint=one.record(),
+                    checkpoint={**one.record(), "theta_hash": objective.theta_hash},
                     settings={**_described(one, split), **({"trajectory_of": run_name} if run_name else {})},
                     trajectory=functools.partial(_projected, objective, plane, one, run)
                     if look.trajectory is not None or (run and not look.line)
@@ -1648,7 +1666,10 @@ def _described(one: _Opened, split: str) -> Record:
 
 
 def _with_record(result: Result, one: _Opened, split: str) -> Result:
-    return dataclasses.replace(result, checkpoint=one.record(), settings={**result.settings, **_described(one, split)})
+    own: Record = {"theta_hash": result.checkpoint["hash"]} if "hash" in result.checkpoint else {}
+    return dataclasses.replace(
+        result, checkpoint={**one.record(), **own}, settings={**result.settings, **_described(one, split)}
+    )
 
 
 def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:

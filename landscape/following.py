@@ -98,8 +98,8 @@ def stability_limit(
     (Cohen et al. 2021, arXiv:2103.00065, equations 1 and 2), less the weight decay, which adds to every eigenvalue.
 
     Example:
-        >>> stability_limit(0.1), stability_limit(0.1, momentum=0.9), stability_limit(0.0)
-        (20.0, 38.0, inf)
+        >>> stability_limit(0.5), stability_limit(0.5, momentum=0.5), stability_limit(0.0)
+        (4.0, 6.0, inf)
     """
     if learning_rate == 0:
         return math.inf

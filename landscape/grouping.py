@@ -183,7 +183,7 @@ def data_identity(result: Result) -> str:
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
-    names = ("operator", "kind", "split", "labels")
+    names = ("operator", "protocol", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
     if isinstance(layers := result.settings.get("layers"), list):
         parts.insert(1, f"of {' '.join(map(str, layers))}")

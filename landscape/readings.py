@@ -202,8 +202,10 @@ def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
     half = len(surface.x) // 2
     if centre_cell(surface) != (half, half) or surface.loss.shape != (2 * half + 1, 2 * half + 1):
         return np.full(values.shape[2:], np.nan)
-    at = np.abs(surface.x[half:] / surface.x[-1]) if half else np.zeros(1)  # of each ring, in extents: an early grid
-    high = int(np.searchsorted(at, fraction - 1e-9))  # is not quite regular
+    if half < 1:
+        return np.full(values.shape[2:], np.nan)
+    at = np.abs(surface.x[half:] / surface.x[-1])  # of each ring, in extents: an early grid is not quite regular
+    high = int(np.searchsorted(at, fraction - 1e-9))
     low = high if abs(at[high] - fraction) <= 1e-9 else high - 1
     if low < 1:  # between the centre and the first ring nothing is known
         return np.full(values.shape[2:], np.nan)

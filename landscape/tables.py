@@ -108,7 +108,7 @@ def _paired(surfaces: Sequence[Surface]) -> list[Table]:
 def _on_same_data(results: Sequence[R]) -> list[list[R]]:
     names = (
         *("split", "data_hash", "steps", "extent", "intervals", "directions", "normalization", "layers"),
-        *("operator", "kind", "batch_norm"),
+        *("operator", "kind", "batch_norm", "protocol"),
     )
     groups: dict[str, list[R]] = {}
     for result in results:
@@ -506,6 +506,12 @@ def _operator_title(settings: Record, *, whole: bool = False) -> str:
         mode = "BatchNorm in train mode" if settings.get("batch_norm") == "train" else f"{settings.get('mode')} mode"
         parts = [f"{name} of the mean {_loss_name(settings)}", _data(settings), mode]
     layers, kept = settings.get("layers"), settings.get("num_kept")
+    if settings.get("protocol") == "paper":
+        return (
+            f"Sum of the Hessians of the mean cross-entropies of {settings.get('num_batches')} batches, "
+            f"{_data(settings)}, eval mode, the {kept:,} parameters of two dimensions or more, "
+            f"{settings.get('dtype')} (protocol paper)"
+        )
     if isinstance(layers, list):
         parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
     elif isinstance(parameters, int) and not whole:

@@ -147,3 +147,12 @@ def test_each_layer_has_a_block_of_its_own(measured):
     alone = dict(zip(layers, blocks, strict=True))["head"]
     _, (head,) = measured("--layers", "head", "--force")
     np.testing.assert_allclose(alone.values, head.values, rtol=2e-3)
+
+
+def test_the_papers_protocol_is_named_and_is_nearly_a_multiple(measured):
+    tables, (paper,) = measured("--protocol", "paper")
+    assert "(protocol paper)" in tables[0]["title"]
+    assert paper.settings["num_batches"] == 1
+    _, (clean,) = measured("--force")
+    assert paper.values[0] == pytest.approx(clean.values[0], rel=0.2)  # one batch; without biases and norms
+    assert paper.values[0] <= clean.values[0] * 1.001

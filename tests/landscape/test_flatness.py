@@ -120,6 +120,7 @@ def test_the_rings_of_an_irregular_early_grid_are_by_their_distance():
     assert ring_rise(early, 0.76) == pytest.approx((near + edge) / 2)
     ring = [early.loss[i, j] for i in range(1, 4) for j in range(1, 4) if (i, j) != (2, 2)]
     assert near == pytest.approx(np.mean(ring) - 0.5)
+    assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=1), 0.5))
 
 
 def test_a_table_says_how_the_loss_was_measured_where_that_is_not_the_usual_way():
