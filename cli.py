@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from landscape.filters import Normalization
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator
+    from landscape.picture import Width
     from landscape.plane import Plane
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
@@ -664,20 +665,27 @@ def surface(
     "--to", "kind", required=True, type=click.Choice(["csv", "json", "vtk", "png", "svg", "pdf"]), help="The format."
 )
 @click.option("--relief", is_flag=True, help="Pictures in three dimensions, in the place of contours.")
+@click.option(
+    "--width", type=click.Choice(["single", "double"]), help="Pictures as wide as a column, or two.  [default: its own]"
+)
 @click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
-def export(file: Path, kind: str, relief: bool, out: str | None, force: bool, console: _Console) -> Record:
+def export(
+    file: Path, kind: str, relief: bool, width: Width | None, out: str | None, force: bool, console: _Console
+) -> Record:
     """Write results for other programs: tables, ParaView, pictures for paper.
 
     \b
     landscape export runs/surface.npz --to csv
-    landscape export runs/surface.npz --to pdf --out figure-3.pdf
+    landscape export runs/surface.npz --to pdf --width double --out figure-3.pdf
     """
     from landscape.export import PICTURES, TABLES, export_picture
 
     if relief and kind not in PICTURES:
         raise click.UsageError(f"--relief is of pictures ({', '.join(PICTURES)}), not of {kind}")
+    if width is not None and kind not in PICTURES:
+        raise click.UsageError(f"--width is of pictures ({', '.join(PICTURES)}), not of {kind}")
     if not file.exists():
         raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
     results = load_file(file).results
@@ -686,7 +694,7 @@ def export(file: Path, kind: str, relief: bool, out: str | None, force: bool, co
         stem /= file.name
     with _as_usage_error():
         if kind in PICTURES:
-            written = export_picture(results, stem, kind=kind, relief=relief)
+            written = export_picture(results, stem, kind=kind, relief=relief, width=width)
         else:
             written = TABLES[kind](results, stem)
     for path in written:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_report_joins_what_the_folders_hold(landscape, runs):
     surface = f"landscape surface {runs}/sgd/last.pt --steps 3"
     assert page.index(train) < page.index(surface) < page.index(f"landscape hessian {runs}")  # in their order
     assert "plotly" in page
+
+
+def test_a_picture_has_the_width_of_a_column_or_two(landscape, trained, tmp_path):
+    assert landscape("surface", trained / "sgd", *SMALL, "--out", tmp_path / "s.npz").code == 0
+    widths = []
+    for width in ("single", "double"):
+        file = tmp_path / f"{width}.svg"
+        assert landscape("export", tmp_path / "s.npz", "--to", "svg", "--width", width, "--out", file).code == 0
+        widths.append(float(re.search(r'width="([\d.]+)pt"', file.read_text())[1]))
+    assert widths == pytest.approx([72 * 3.25, 72 * 6.75], rel=0.1)
+    refused = landscape("export", tmp_path / "s.npz", "--to", "csv", "--width", "single")
+    assert refused.code == 2
+    assert "--width is of pictures (png, svg, pdf), not of csv" in refused.err
 
 
 def test_export_writes_beside_the_file_or_where_it_is_told(landscape, trained, tmp_path):
