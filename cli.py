@@ -212,6 +212,12 @@ class _Asked:
             raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
         if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
             raise click.UsageError("--data-error is of the largest eigenvalues, in eval mode")
+        if self.data_error and self.operator == "fisher":
+            raise click.UsageError("--data-error draws no labels: use --operator empirical-fisher")
+        if self.cross_check and self.which == "smallest":
+            raise click.UsageError("--cross-check is of the eigenvalue of largest magnitude: use --which both")
+        if self.cross_check and importlib.util.find_spec("pyhessian") is None:
+            raise click.UsageError("--cross-check needs PyHessian: pip install pyhessian")
         if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
             raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
@@ -1287,6 +1293,8 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
     from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
+    if asked.data_error and objective.num_examples < 4:
+        raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
     operator = _operator(objective, asked)
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
@@ -1316,7 +1324,8 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
     if asked.data_error:
-        others.append(data_error(objective, pairs, operator_of=lambda some: _operator(some, asked), seed=asked.seed))
+        plain = dataclasses.replace(asked, engine="retained")  # parts are many, and small
+        others.append(data_error(objective, pairs, operator_of=lambda some: _operator(some, plain), seed=asked.seed))
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)

@@ -31,7 +31,8 @@ _TRACE_PRODUCTS = 30
 def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -> Record:
     """What PyHessian finds: `eigenvalue` and its relative `difference` from ours, `trace` with `trace_standard_error`.
 
-    Compared with the pair of largest magnitude among `pairs`. `num_matvecs` counts its products.
+    Compared with the pair of largest magnitude among `pairs`; NaN where PyHessian found the other end of the spectrum,
+    which these pairs are not of. `num_matvecs` counts its products.
 
     Raises:
         ImportError: If PyHessian is not installed.
@@ -56,10 +57,11 @@ def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -
         found.dataloader_hv_product = counted
         values, _ = found.eigenvalues(maxIter=_MAX_PRODUCTS, tol=_TOLERANCE, top_n=1)
         samples = np.array(found.trace(maxIter=_TRACE_PRODUCTS, tol=0.0))
-    ours = float(pairs.values[np.argmax(np.abs(pairs.values))])
+    theirs, ours = float(values[0]), float(pairs.values[np.argmax(np.abs(pairs.values))])
+    comparable = theirs * ours > 0 and abs(theirs) < 1.1 * abs(ours)  # else it is of the end that ours are not of
     return {
-        "eigenvalue": float(values[0]),
-        "difference": abs(float(values[0]) - ours) / abs(ours) if ours else math.nan,
+        "eigenvalue": theirs,
+        "difference": abs(theirs - ours) / abs(ours) if comparable else math.nan,
         "trace": float(samples.mean()),
         "trace_standard_error": float(samples.std(ddof=1) / len(samples) ** 0.5),
         "num_matvecs": count,

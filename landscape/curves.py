@@ -31,8 +31,7 @@ def line(lines: Sequence[Line], *, scale: Scale = "auto", known: Mapping[str, St
     for one in lines:
         style, loss, error = known[checkpoint_key(one)], measured(one), one.standard_error
         drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
-        floor = 10**view.low if view.log else -np.inf
-        add_band(figure, 0, style, one.x, np.maximum(loss - error, floor), loss + error, drawable)
+        add_band(figure, 0, style, one.x, _lower(loss, error, view), loss + error, drawable)
         add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
         _add_own_losses(figure, one, style, log=view.log)
     for name, at in dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)):
@@ -68,8 +67,7 @@ def slices(
         ]
         for n, (at, loss, error) in enumerate(cuts):
             drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
-            floor = 10**view.low if view.log else -np.inf
-            add_band(figure, n, style, at, np.maximum(loss - error, floor), loss + error, drawable)
+            add_band(figure, n, style, at, _lower(loss, error, view), loss + error, drawable)
             add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
     unit = str(surfaces[0].settings.get("unit") or "") if surfaces else ""
     titles = [_cut_title("x", "y", unit, offsets[0]), _cut_title("y", "x", unit, offsets[1])]
@@ -94,7 +92,8 @@ def trajectory(
     figure = go.Figure(layout=layout("A run, seen from the plane", height=360))
     for style, run in seen:
         at = run.epoch.astype(float)
-        low = np.maximum(run.loss - run.standard_error, np.nanmin(losses) if log else -np.inf)
+        low = run.loss - run.standard_error
+        low = np.where((low > 0) | (not log), low, run.loss / 10)
         add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
         plain, dashed = replace(style, dash="solid"), replace(style, dash="dash")
         own, plane = f"{style.name}, its own loss", f"{style.name}, the plane's loss there"
@@ -198,6 +197,12 @@ def layout(title: str, *, height: int) -> dict[str, Any]:
         "xaxis": {"gridcolor": GRID, "zeroline": False},
         "yaxis": {"gridcolor": GRID, "zeroline": False},
     }
+
+
+def _lower(loss: Array, error: Array, view: View) -> Array:
+    """The lower edge of a band; where it would reach zero on a log axis, far below the axis."""
+    low = loss - error
+    return np.where(low > 0, low, 10.0 ** (view.low - 1)) if view.log else low
 
 
 def as_text(name: str) -> str:

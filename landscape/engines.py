@@ -194,10 +194,11 @@ class DoubleBackward:
     leaves: Params
     only: frozenset[str] | None = None
     kept: bool = True
+    kernels: bool = True  # those of landscape.kernels
 
     def graph(self, piece: Piece) -> list[Tensor | None]:
         """The gradient for each parameter, None where the loss does not depend on it."""
-        with torch.enable_grad(), SecondOrder():
+        with torch.enable_grad(), SecondOrder() if self.kernels else contextlib.nullcontext():
             loss = terms_at(self.objective, self.leaves, piece.batch).loss.sum()
         if not loss.requires_grad:  # no parameter is used
             return [None] * len(self.leaves)

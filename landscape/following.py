@@ -85,7 +85,10 @@ def curvature_trace(
         learning_rate=unknown if learning_rates is None else np.array([*learning_rates], dtype=np.float64),
         stability_limit=unknown if stability_limits is None else np.array([*stability_limits], dtype=np.float64),
         settings={name: value for name, value in settings.items() if name != "num_starts"},
-        checks={"symmetry": max(float(str(pairs.checks["symmetry"])) for pairs in found)},
+        checks={
+            "symmetry": max(float(str(pairs.checks["symmetry"])) for pairs in found),
+            "symmetric": all(bool(pairs.checks["symmetric"]) for pairs in found),
+        },
     )
 
 

@@ -6,8 +6,11 @@ A checkpoint has one name and one look everywhere. Surfaces share a scale only o
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from landscape.results import (
     Congruence,
@@ -37,6 +40,7 @@ PLANES = {  # what a line or plane is, by the kind of its directions
     "given": "along given directions",
 }
 
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _SPLITS = ("train", "validation", "test")
 _PLANE = (
     *("directions", "normalization", "seed", "unit", "batch_norm", "layers", "axes_of", "normalized_by"),
@@ -106,7 +110,7 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     """One style per checkpoint, by `checkpoint_key`, in order of appearance."""
     first = {checkpoint_key(result): result.checkpoint for result in reversed(results)}
     keys = list(dict.fromkeys(checkpoint_key(result) for result in results))
-    labels = [str(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
+    labels = [_readable(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
     names = [
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
@@ -117,6 +121,12 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
         )
         for n, (key, name) in enumerate(zip(keys, names, strict=True))
     }
+
+
+def _readable(label: object) -> str:
+    """A name without what turns the text around it: control characters, and marks of direction."""
+    kept = [c for c in str(label) if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING]
+    return "".join(kept) or "unnamed checkpoint"
 
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
@@ -161,7 +171,9 @@ def families(groups: Sequence[SurfaceGroup]) -> list[list[SurfaceGroup]]:
         one = next(iter(group.sets.values()))[0][1]
         key = _identity(one, names) + repr(_grid(one)) + repr([style.name for style in group.columns])
         found.setdefault(key, []).append(group)
-    return list(found.values())
+    first = [(-len(family[0].columns), "random" not in family[0].name) for family in found.values()]
+    order = sorted(range(len(first)), key=lambda n: first[n])  # the comparison of most checkpoints comes first
+    return [[*found.values()][n] for n in order]
 
 
 def line_groups(results: Sequence[Result]) -> list[LineGroup]:
@@ -207,7 +219,7 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         mine[0].checkpoint,
         [one for one in mine if isinstance(one, Surface)],
         [one for one in mine if isinstance(one, Line)],
-        [one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings],
+        _distinct([one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings]),
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
@@ -216,6 +228,17 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Congruence)],
         [one for one in mine if isinstance(one, CongruenceTrace)],
     )
+
+
+def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
+    """Without those of which a longer list of the same kind and protocol was measured as well."""
+    kept: list[Eigenpairs] = []
+    for one in sorted(pairs, key=lambda one: -len(one.values)):
+        again = [other for other in kept if spectrum_kind(other) == spectrum_kind(one)]
+        same = [other for other in again if all(np.isclose(other.values, v, rtol=1e-2).any() for v in one.values)]
+        if not same:
+            kept.append(one)
+    return [one for one in pairs if any(one is other for other in kept)]
 
 
 def _surface_group(

@@ -30,7 +30,8 @@ class _Made(NamedTuple):
     """A convolution that was made: a BatchNorm that comes next becomes part of it."""
 
     output: Tensor
-    version: int  # of the output: changed in place, it is no convolution any more
+    versions: tuple[int, int, int]  # of output, input and weight: changed in place, they are no convolution any more
+    node: object  # of the graph that made the output
     input: Tensor
     weight: Tensor
     bias: Tensor | None
@@ -61,6 +62,8 @@ class SecondOrder(TorchFunctionMode):
             return self._convolution(func, *args, **kwargs)
         if func is F.batch_norm:
             return self._batch_norm(*args, **kwargs)
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _convolution(
@@ -87,7 +90,8 @@ class SecondOrder(TorchFunctionMode):
             groups,
         )
         output: Tensor = _Convolution.apply(input, weight, bias, settings, self.frozen, ())
-        self.last = _Made(output, output._version, input, weight, bias, settings)
+        versions = output._version, input._version, weight._version
+        self.last = _Made(output, versions, output.grad_fn, input, weight, bias, settings)
         return output
 
     def _batch_norm(
@@ -106,7 +110,7 @@ class SecondOrder(TorchFunctionMode):
         scale = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
         shift = -running_mean * scale if bias is None else bias - running_mean * scale
         made = self.last
-        if made is None or made.output is not input or made.version != input._version:
+        if made is None or made.output is not input or not _untouched(made):
             channels = (1, -1, *[1] * (input.ndim - 2))
             return torch.addcmul(shift.view(channels), input, scale.view(channels))
         with torch.no_grad():
@@ -115,6 +119,22 @@ class SecondOrder(TorchFunctionMode):
         shift = shift if made.bias is None else torch.addcmul(shift, made.bias, scale)
         output: Tensor = _Convolution.apply(made.input, kernel, shift, made.settings, self.frozen, (value,))
         return output
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g v / ||v||, the norm over all dimensions but one (-1: over all). Torch's own has a wrong second derivative."""
+    over = [n for n in range(v.ndim) if dim == -1 or n != dim % v.ndim]
+    return v * (g / v.square().sum(over, keepdim=True).sqrt())
+
+
+def _untouched(made: _Made) -> bool:
+    """Whether the graph still is what the convolution made: not detached, cut, hooked or written since."""
+    output, input, weight = made.output, made.input, made.weight
+    wanted = any(t is not None and t.requires_grad for t in (input, weight, made.bias))
+    versions = output._version, input._version, weight._version
+    hooked = bool(output._backward_hooks) or output.retains_grad
+    same = output.grad_fn is made.node and output.requires_grad == wanted
+    return same and versions == made.versions and not hooked
 
 
 class _Convolution(torch.autograd.Function):

@@ -13,6 +13,7 @@ Legend: N examples of a piece, C classes, P parameters; z and u in the shape of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +47,12 @@ class Linearised:
     leaves: Params
     curvature: OutputCurvature
     kept: bool = True
+    kernels: bool = True  # those of landscape.kernels
 
     def graph(self, piece: Piece) -> _Linearised:
         """The output and J'z, each with its graph, and B."""
         inputs, target = piece.batch
-        with torch.enable_grad(), SecondOrder(frozen=True):
+        with torch.enable_grad(), SecondOrder(frozen=True) if self.kernels else contextlib.nullcontext():
             output = output_at(self.objective, self.leaves, inputs)
         if not output.requires_grad:  # no parameter is used
             return None

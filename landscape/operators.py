@@ -8,6 +8,7 @@ Legend: P parameters, K vectors (rows).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -226,7 +227,7 @@ def restricted(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
         operator,
         matvec=lambda v: mask * operator.matvec(mask * v),
         matvecs=None if many is None else lambda vectors: mask * many(mask * vectors),
-        settings={**operator.settings, "num_kept": int(keep.sum())},
+        settings={**operator.settings, **_kept_record(keep)},
     )
 
 
@@ -248,5 +249,10 @@ def block(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
         matvec=lambda v: operator.matvec(spread(v))[places],
         matvecs=None if many is None else lambda vectors: many(spread(vectors))[:, places],
         size=len(places),
-        settings={**operator.settings, "num_kept": len(places)},
+        settings={**operator.settings, **_kept_record(keep)},
     )
+
+
+def _kept_record(keep: Tensor) -> Record:
+    content = keep.to("cpu", torch.bool).numpy().tobytes()
+    return {"num_kept": int(keep.sum()), "kept_hash": hashlib.sha256(content).hexdigest()}

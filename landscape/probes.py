@@ -60,7 +60,7 @@ def vectors_of(operator: SymmetricOperator, pairs: Eigenpairs) -> npt.NDArray[np
     if pairs.vectors is None:
         raise ValueError("these pairs were kept without their vectors: take them from top_eigenpairs itself")
     differing = [] if pairs.vectors.shape[1] == operator.size else ["size"]
-    for name in ("hash", "operator", "data_hash", "num_kept"):
+    for name in ("hash", "operator", "kind", "seed_of_labels", "batch_norm", "data_hash", "kept_hash"):
         found = [{**one.checkpoint, **one.settings}.get(name) for one in (pairs, operator)]
         differing += [name] if None not in found and found[0] != found[1] else []
     if differing:

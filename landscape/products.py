@@ -133,7 +133,19 @@ class DataSum:
                 return self._pass(vectors) / self.objective.denominator
             except torch.OutOfMemoryError:
                 pass  # and let go of what the failed pass held, before the next
+            except (RuntimeError, NotTwiceDifferentiableError) as error:
+                if not getattr(self.rule, "kernels", False):
+                    raise
+                self._leave_kernels(error)
+                continue
             self._back_off()
+
+    def _leave_kernels(self, error: Exception) -> None:
+        """Go on with torch's own kernels, which some ways to write a model need; their error is the one to be told."""
+        self.rule = replace(self.rule, kernels=False)  # type: ignore[type-var]
+        self.kept.graphs.clear()
+        self.kept.room, self.kept.whole = None, False
+        self.checks["kernels"] = f"torch's own: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
     def _pass(self, vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)

@@ -423,8 +423,13 @@ def problem_of(result: Result) -> str:
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
         if not result.complete:
             return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
-    if isinstance(result, CurvatureTrace) and not result.converged.all():
-        return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
+    if isinstance(result, CurvatureTrace):
+        if not result.checks.get("symmetric", True):
+            return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
+        if not result.converged.all():
+            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
+        if not result.complete.all():
+            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""

@@ -69,6 +69,8 @@ def data_error(
     if pairs.settings.get("which") == "smallest":
         raise ValueError("the bias is that of the largest eigenvalue, and these pairs are the smallest")
     whole = operator_of(objective)
+    if whole.settings.get("kind") == "mc":
+        raise ValueError("labels drawn from the model are drawn anew in each part: take the empirical Fisher matrix")
     known = torch.as_tensor(vectors_of(whole, pairs)).to(whole.device, whole.dtype)
     num_left = whole.size - len(known)
     probes = [*unit_probes(known, num_probes if num_left else 0, stream(seed, "data error"))]
@@ -124,6 +126,8 @@ def _subsets(
     for num in _SUBSETS:
         for first in range(num):
             part = part_of(objective, first, num, seed=seed)
+            if not part.denominator > 0:  # no valid target
+                continue
             pairs = top_eigenpairs(operator_of(part), 1, start=known, max_matvecs=max_matvecs)
             sizes.append(part.denominator)
             largest.append(pairs.values[0])

@@ -17,6 +17,7 @@ from landscape.curves import as_text, layout
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import stick_height
 from landscape.results import Array, CurvatureTrace, Density
+from landscape.view import log_ticks, tick_label
 
 _GRID = {"gridcolor": "#d9dce1", "zeroline": False}
 
@@ -112,11 +113,17 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
             hovertemplate="%{y:.3f}",
         )
     low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (-1.0, 1.0)
+    ticks = log_ticks(low - 0.2, high + 0.4)
     figure.update_layout(
         xaxis={"domain": [0, 0.6], "title": {"text": "epoch"}, "anchor": "y", **_GRID},
         yaxis={
             **{"domain": [0, 1], "title": {"text": "curvature, log scale"}, "anchor": "x", "type": "log"},
-            **{"range": [low - 0.2, high + 0.4], "dtick": "D2", **_GRID},
+            **{
+                "range": [low - 0.2, high + 0.4],
+                "tickvals": [10**t for t in ticks],
+                "ticktext": [tick_label(10**t) for t in ticks],
+                **_GRID,
+            },
         },
         xaxis2={"domain": [0.7, 1], "title": {"text": "epoch"}, "anchor": "y2", **_GRID},
         yaxis2={

@@ -308,23 +308,36 @@ def trajectory_table(surface: Surface, found: Trajectory) -> Table:
 
 
 def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
-    """The largest eigenvalue raw, as ln, as log10 and relative to the first, with the loss it was measured at."""
-    first = float(results[0].values[0])
-    records = [_eigenpairs_record(r, first) for r in results]
-    others = sorted({1, min(len(r.values) for r in results) - 1} - {0} if len(results[0].values) > 1 else {})
+    """The eigenvalue that was asked for raw, as ln, as log10 and relative to the first, with the loss it is at."""
+    settings, lead = results[0].settings, 0
+    which, k = settings.get("which", "largest"), min(len(r.values) for r in results)
+    top = int(str(settings.get("k", k))) if which == "both" else k
+    others = sorted({1, top - 1} - {0}) if top > 1 and which != "smallest" else []
+    names = [f"lambda_{place + 1}" for place in others]
+    if which == "smallest":
+        lead = -1
+    elif which == "both":
+        others, names = [*others, -1], [*names, "lambda_min"]
+    first = float(results[0].values[lead])
+    records = [_eigenpairs_record(r, first, lead) for r in results]
     rows = [
         [
             str(record["checkpoint"]),
             short(result.loss),
-            plus_minus(float(result.values[0]), float(result.residuals[0])) + _flag(result),
+            plus_minus(float(result.values[lead]), float(result.residuals[lead])) + _flag(result),
             *(_two_decimals(record[name]) for name in ("ln", "log10", "relative_to_first")),
-            *(short(float(result.values[place])) for place in others),
+            *(
+                plus_minus(float(result.values[place]), float(result.residuals[place]))
+                if place == -1
+                else short(float(result.values[place]))
+                for place in others
+            ),
             str(result.num_matvecs),
         ]
         for record, result in zip(records, results, strict=True)
     ]
-    settings, relative = results[0].settings, f"vs {_label(results[0])}"
-    header = ["", "loss", "lambda_1", "ln", "log10", relative, *(f"lambda_{i + 1}" for i in others), "products"]
+    leading = "lambda_1" if lead == 0 else "lambda_min"
+    header = ["", "loss", leading, "ln", "log10", f"vs {_label(results[0])}", *names, "products"]
     return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
 
 
@@ -335,12 +348,13 @@ def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
         return []
     values = ", ".join(short(_number(check["eigenvalue"])) for check in found)
     traces = ", ".join(plus_minus(_number(check["trace"]), _number(check["trace_standard_error"])) for check in found)
-    worst = max(_number(check["difference"]) for check in found)
+    differences = [_number(check["difference"]) for check in found]
+    apart = any(math.isnan(one) for one in differences)
+    worst = f"largest difference {100 * np.nanmax(differences):.2g} %" if not all(map(math.isnan, differences)) else ""
+    other_end = "it found the other end of a spectrum, which does not compare" if apart else ""
+    verdict = "; ".join(filter(None, [worst, other_end]))
     products = ", ".join(str(check["num_matvecs"]) for check in found)
-    return [
-        f"PyHessian on the same data: {values} (largest difference {100 * worst:.2g} %), trace {traces}, in {products} "
-        "products"
-    ]
+    return [f"PyHessian on the same data: {values} ({verdict}), trace {traces}, in {products} products"]
 
 
 def curvature_trace_table(trace: CurvatureTrace) -> Table:
@@ -394,10 +408,11 @@ def density_table(results: Sequence[Density]) -> Table:
         cells = [short(value) for value in (low, middle, high, one.kernel_width)]
         rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
     notes = [
-        "quantiles of the bulk, all that is no outlier; eigenvalues nearer to each other than the resolution are one"
+        "quantiles of the bulk, without the sticks, which are the converged eigenvalues; eigenvalues nearer to each "
+        "other than the resolution are one"
     ]
     title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
-    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
+    header = ["", "sticks", "1 %", "50 %", "99 %", "resolution", "probes"]
     return Table(title, header, rows, notes, records)
 
 
@@ -432,7 +447,7 @@ def _layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
 
 
 def data_spread_table(results: Sequence[DataSpread]) -> Table:
-    """What the largest eigenvalue and the trace owe to the sample of examples."""
+    """What the largest eigenvalue owes to the sample of examples."""
     rows: list[list[str]] = []
     records: list[Record] = []
     for one in results:
@@ -443,8 +458,7 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
                 "values": one.values.tolist(),
                 "standard_error": one.standard_error.tolist(),
                 "bias": one.bias,
-                "trace": one.trace,
-                "trace_standard_error": one.trace_standard_error,
+                "trace_standard_error_of_the_data": one.trace_standard_error,
                 "examples_for_5_percent": wanted,
                 "subset_sizes": one.subset_sizes.tolist(),
                 "subset_values": one.subset_values.tolist(),
@@ -456,7 +470,6 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
                 _label(one),
                 plus_minus(float(one.values[0]), float(one.standard_error[0])),
                 signed(one.bias, math.nan),
-                plus_minus(one.trace, one.trace_standard_error),
                 f"{wanted:,.0f}" if math.isfinite(wanted) else "",
                 str(one.num_matvecs),
             ]
@@ -467,7 +480,7 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
         "examples that bring both below 5 % of lambda_1",
     ]
     title = f"What these numbers owe to the sample: {_operator_title(results[0].settings)}"
-    return Table(title, ["", "lambda_1", "bias", "trace", "for 5 %", "products"], rows, notes, records)
+    return Table(title, ["", "lambda_1", "bias", "for 5 %", "products"], rows, notes, records)
 
 
 def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
@@ -736,11 +749,13 @@ def _finite_step_notes(surfaces: Sequence[Surface]) -> list[str]:
     return notes
 
 
-def _eigenpairs_record(result: Eigenpairs, first: float) -> Record:
-    top = float(result.values[0])
+def _eigenpairs_record(result: Eigenpairs, first: float, lead: int = 0) -> Record:
+    top = float(result.values[lead])
     return {
         "checkpoint": _label(result),
         "loss": result.loss,
+        "which": result.settings.get("which", "largest"),
+        "k": result.settings.get("k"),
         "values": result.values.tolist(),
         "residuals": result.residuals.tolist(),
         "converged": result.converged.tolist(),

@@ -141,11 +141,10 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
         cells = [
             plus_minus(float(one.values[0]), float(one.standard_error[0])),
             short(one.bias),
-            plus_minus(one.trace, one.trace_standard_error),
             f"{wanted:,.0f}" if math.isfinite(wanted) else "—",
         ]
         rows.append([c.style.name, f"{one.num_examples:,.0f}", *cells])
-    head = ["checkpoint", "examples", "λ1", "its bias", "trace", "examples for 5 %"]
+    head = ["checkpoint", "examples", "λ1", "its bias", "examples for 5 %"]
     note = (
         '<p class="note">± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. '
         "The largest eigenvalue of a sample is too large on average: the bias is by how much, from its halves and "
@@ -164,9 +163,7 @@ def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
     ]
     if not told:
         return "All eigenvalues, not only the largest"
-    return f"The trace is as much as so many largest eigenvalues: {', '.join(told[:3])}" + (
-        ", …" if len(told) > 3 else ""
-    )
+    return f"trace / λmax: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
 
 
 def _value(one: Estimate) -> str:

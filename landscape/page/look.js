@@ -1,7 +1,9 @@
 // How figures look: plotly's settings, the colours of the page, arrays as they travel.
 const CONFIG = {
   displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true, scrollZoom: false,
-  modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"],
+  modeBarButtonsToRemove: [
+    "sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "resetCameraDefault3d", "resetCameraLastSave3d",
+  ],
 };
 const narrow = matchMedia("(max-width: 640px)");
 const dark = matchMedia("(prefers-color-scheme: dark)");

@@ -36,7 +36,8 @@ def payload(
     surfaces = [one for family in planes for plane in family for members in plane.sets.values() for _, one in members]
     on_lines = [one for group in lines for one in group.lines]
     linear_only = any((measured(one) <= 0).any() for one in surfaces)
-    log = not linear_only and any(loss_view([one]).log for one in surfaces or on_lines)
+    sets = [[one for _, one in members] for family in planes for plane in family for members in plane.sets.values()]
+    log = not linear_only and (any(loss_view(seen).log for seen in sets) or loss_view(on_lines).log)
     pairs = [one for c in checkpoints for one in c.pairs]
     densities = [one for c in checkpoints for one in c.densities]
     curvatures = [one for c in checkpoints for one in c.curvature_traces]

@@ -23,6 +23,8 @@ let eye = null; // a camera turned by hand
 
 function readFragment() {
   const query = new URLSearchParams(location.hash.slice(1));
+  Object.assign(state, initial); // what the fragment does not name is as on a fresh page
+  eye = null;
   for (const [name, allowed] of Object.entries(choices)) {
     if (allowed.includes(query.get(name))) state[name] = query.get(name);
   }

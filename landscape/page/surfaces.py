@@ -180,11 +180,19 @@ def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
         return ""
     return (
         "<figure><figcaption><h3>The run along its epochs: its own loss, and the loss of the plane below it</h3><p "
-        'class="note">A checkpoint of the run does not lie on the plane; it is dropped onto it. Where the two losses '
+        f'class="note">{_parting(seen)} Where the two losses '
         "part, the contour does not show what the run went through.</p></figcaption>"
         f'<div class="chart double" id="p{n}-run" role="group" aria-label="Own loss and plane’s loss against epoch">'
         "</div></figure>"
     )
+
+
+def _parting(seen: Sequence[Surface]) -> str:
+    """Why a checkpoint's own loss is not the plane's below it."""
+    text = "A checkpoint of the run is dropped onto the plane, and what is off the plane is lost."
+    if all(one.settings.get("batch_norm", "frozen") == "frozen" for one in seen):
+        text += " With BatchNorm the plane also has the running statistics of its centre, the checkpoint its own."
+    return text
 
 
 def _flatness_html(family: Sequence[SurfaceGroup], key: str, name: str, ids: Ids) -> str:

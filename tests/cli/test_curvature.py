@@ -156,3 +156,30 @@ def test_the_papers_protocol_is_named_and_is_nearly_a_multiple(measured):
     _, (clean,) = measured("--force")
     assert paper.values[0] == pytest.approx(clean.values[0], rel=0.2)  # one batch; without biases and norms
     assert paper.values[0] <= clean.values[0] * 1.001
+
+
+def test_the_most_negative_eigenvalue_is_named_as_such(landscape, trained, tmp_path, measured):
+    tables, (pairs,) = measured("--which", "both")
+    assert tables[0]["rows"][0]["which"] == "both"
+    words = ("hessian", trained / "sgd", *SMALL)
+    both = landscape(*words, "--which", "both", "--out", tmp_path / "b.npz").out
+    assert "lambda_min" in both
+    assert "lambda_4" not in both
+    smallest = landscape(*words, "--which", "smallest", "--out", tmp_path / "s.npz").out
+    assert "lambda_min" in smallest
+    assert "lambda_1" not in smallest
+    assert ls.load(tmp_path / "s.npz")[0].values[-1] == pytest.approx(pairs.values[-1], rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data-error", "--operator", "fisher"], "--data-error draws no labels: use --operator empirical-fisher"),
+        (["--data-error", "--examples", 3], "3 examples are too few"),
+        (["--cross-check", "--which", "smallest"], "of largest magnitude: use --which both"),
+    ],
+)
+def test_what_would_compare_unlike_things_is_refused_at_once(landscape, trained, tmp_path, options, words):
+    done = landscape("hessian", trained / "sgd", "--split", "test", *options, "--out", tmp_path / "h.npz")
+    assert done.code == 2
+    assert words in done.err

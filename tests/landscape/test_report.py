@@ -139,6 +139,18 @@ def test_names_titles_and_commands_are_text_never_code(page):
     assert html.escape(name) in text
 
 
+def test_a_name_cannot_turn_the_text_around_it(page):
+    text = page(changed(bowl(), checkpoint={"label": "ok\u202e089\u2066\x07", "hash": "h"}))
+    assert data(text)["planes"][0]["columns"][0]["name"] == "ok089"
+    assert "\u202e" not in visible(text)
+
+
+def test_equal_spectra_of_a_checkpoint_are_one(page):
+    short = {n: getattr(spectrum(), n)[:1] for n in ("values", "residuals", "converged")}
+    shorter = Eigenpairs(**{**vars(spectrum()), **short, "vectors": None})
+    assert len(data(page(spectrum(), shorter, spectrum()))["eigenvalues"]["data"]) == 1
+
+
 def test_equal_results_give_equal_bytes(page):
     results = [bowl(), spectrum(), trace()]
     assert page(*results) == page(*results)
@@ -327,7 +339,7 @@ def test_the_page_is_written_without_torch(tmp_path):
 
 def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
     text = page(*(bowl(label, seed=seed) for seed in (3, 4) for label in ("a", "b")), bowl("c", seed=4))
-    assert columns(text) == [["a", "b"], ["a", "b", "c"]]  # other checkpoints: another family
+    assert columns(text) == [["a", "b", "c"], ["a", "b"]]  # other checkpoints: another family; the largest first
     text = page(*(bowl(label, seed=seed) for seed in (3, 4, 5) for label in ("a", "b")))
     assert len(data(text)["planes"][0]["members"]) == 3
     assert "Flatness over several planes" in visible(text)
@@ -471,4 +483,4 @@ def test_what_is_owed_to_the_sample_is_told(page):
     )
     text = visible(page(spectrum(), spread))
     assert "λ1 with the error that the choice of examples leaves: sgd 4.00 ± 0.20" in text
-    assert "sgd 100 4.00 ± 0.20 0.400 10.00 ± 0.50 200" in text  # max((0.2 / 0.2)^2, 0.4 / 0.2) times 100
+    assert "sgd 100 4.00 ± 0.20 0.400 200" in text  # max((0.2 / 0.2)^2, 0.4 / 0.2) times 100
