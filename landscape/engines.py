@@ -97,7 +97,13 @@ def hessian_sum(
             return usual, {"engine": "retained", "engine_reason": reason}
         return compiled_sum, {"engine": engine}
     if engine == "forward-over-reverse":
-        _seconds(forward)  # raises where there is no rule
+        difference = _difference(usual, forward)  # raises where there is no rule
+        if not difference <= COMPILED_TOLERANCE[objective.theta.dtype]:
+            raise ValueError(
+                f"forward over reverse differs by {difference:.1e} from double backward here (torch.no_grad inside the "
+                "model?): take engine='retained'"
+            )
+        forward.checks["forward_difference"] = difference
         return forward, {"engine": engine}
     if engine.startswith("finite-differences"):
         step = finite_difference_step(objective.theta.dtype)
@@ -129,7 +135,8 @@ def _fastest(usual: DataSum, forward: DataSum) -> tuple[DataSum, Record]:
     best, name = usual, "retained"
     try:
         timed["forward-over-reverse"] = num_pieces * (other := _seconds(forward))
-        if other * _WORTH_IT < seconds:
+        agrees = _difference(usual, forward) <= COMPILED_TOLERANCE[usual.objective.theta.dtype]
+        if agrees and other * _WORTH_IT < seconds:
             best, name, seconds = forward, "forward-over-reverse", other
     except ValueError as error:
         timed["forward-over-reverse"] = str(error)
@@ -147,14 +154,20 @@ def _compiled_sum(usual: DataSum) -> tuple[DataSum | None, str]:
     size = count(next(usual.pieces()).batch)
     try:
         found = replace(usual, rule=compiled(usual.objective, size), checks={})
-        expected, product = (_sampled(one).matvec(_probe(one.objective)) for one in (usual, found))
+        difference = _difference(usual, found)
     except Exception as error:  # whatever a compiler may raise, the usual engine is there
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    difference = float((product - expected).double().norm() / expected.double().norm())
-    if not difference <= COMPILED_TOLERANCE[expected.dtype]:
+    if not difference <= COMPILED_TOLERANCE[usual.objective.theta.dtype]:
         return None, f"a compiled product differs by {difference:.1e}"
     found.checks["compiled_difference"] = difference
     return found, ""
+
+
+def _difference(usual: DataSum, found: DataSum) -> float:
+    """Of the products of two engines with one random vector on the first piece, relative."""
+    expected, product = (_sampled(one).matvec(_probe(one.objective)).double() for one in (usual, found))
+    size = float(expected.norm())
+    return float((product - expected).norm()) / size if size else float(product.norm())
 
 
 def _seconds(found: DataSum) -> float:

@@ -405,7 +405,7 @@ def density_table(results: Sequence[Density]) -> Table:
                 "num_probes": len(one.nodes),
             }
         )
-        cells = [short(value) for value in (low, middle, high, one.kernel_width)]
+        cells = ["" if math.isnan(value) else short(value) for value in (low, middle, high, one.kernel_width)]
         rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
     notes = [
         "quantiles of the bulk, without the sticks, which are the converged eigenvalues; eigenvalues nearer to each "
@@ -498,9 +498,12 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
         for name, one in mine.items():
             record |= {name: one.value, f"{name}_standard_error": one.standard_error, f"{name}_note": one.note}
         records.append(record)
-        cells = [plus_minus(mine[name].value, mine[name].standard_error) if name in mine else "" for name in columns]
+        known = {name: one for name, one in mine.items() if not math.isnan(one.value)}
+        cells = [plus_minus(known[name].value, known[name].standard_error) if name in known else "" for name in columns]
         rows.append([_label(first), *cells, str(first.num_samples)])
     notes = ["± is one standard error over the probes, from which converged eigenvalues are taken out"]
+    if any(math.isnan(one.value) for one in estimates):
+        notes = ["no products were left for probes: a larger --budget has some"]
     notes += sorted({one.note for one in estimates if one.note})
     title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)

@@ -183,3 +183,33 @@ def test_what_would_compare_unlike_things_is_refused_at_once(landscape, trained,
     done = landscape("hessian", trained / "sgd", "--split", "test", *options, "--out", tmp_path / "h.npz")
     assert done.code == 2
     assert words in done.err
+
+
+def test_the_basis_holds_what_its_memory_allows(landscape, trained, tmp_path, measured):
+    _, (usual,) = measured()
+    _, (small,) = measured("--basis-memory", 6 * usual.settings["num_parameters"] * 4 / 1e9, "--force")
+    assert small.settings["basis_size"] == 6
+    np.testing.assert_allclose(small.values, usual.values, rtol=1e-3)
+    words = ("hessian", trained / "sgd", *SMALL, "--basis-memory", 1e-6, "--out", tmp_path / "s.npz")
+    refused = landscape(*words)
+    assert refused.code == 2
+    assert "--basis-memory holds 0 vectors, --top 2 needs 4" in refused.err
+
+
+def test_a_budget_without_a_product_for_probes_says_so(landscape, trained, tmp_path):
+    words = ("hessian", trained / "sgd", "--split", "test", "--examples", 64, "--top", 1, "--budget", 24)
+    done = landscape(*words, "--tolerance", 1e-6, "--out", tmp_path / "b.npz")
+    assert done.code == 4  # not converged, either
+    assert "no products were left for probes: a larger --budget has some" in done.out
+    assert "nan" not in done.out
+
+
+def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, landscape_json, trained, tmp_path):
+    words = ("hessian", trained / "sgd", "--split", "test", "--examples", 64, "--explain", "--out", tmp_path / "e.npz")
+    done = landscape(*words)
+    assert done.code == 0, done.err
+    assert "seconds per product" in done.out
+    told = landscape_json(*words, "--engine", "recomputed").document["results"]
+    assert (told["engine"], told["micro_batch"], told["num_examples"]) == ("recomputed", 64, 64)
+    assert told["seconds_per_product"] > 0
+    assert not (tmp_path / "e.npz").exists()

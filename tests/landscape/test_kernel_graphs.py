@@ -119,3 +119,11 @@ def test_labels_that_are_drawn_have_no_parts():
 def test_dense_and_plain_agree_where_nothing_stands_between():
     objective = objective_of(lambda net, x: net.conv(x))
     torch.testing.assert_close(by_autograd(objective), dense_hessian(objective), rtol=1e-8, atol=1e-10)
+
+
+def test_forward_over_reverse_is_held_against_double_backward():
+    objective = objective_of(without_graph)
+    with pytest.raises(ValueError, match=r"forward over reverse differs by .* from double backward here"):
+        hessian(objective, engine="forward-over-reverse")
+    plain = hessian(objective_of(lambda net, x: net.conv(x)), engine="forward-over-reverse")
+    assert plain.checks["forward_difference"] < 1e-10
