@@ -843,11 +843,9 @@ def hessian(
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
             return _explain_products(objective, wanted, console)
-    runs = {
-        label: _run_states(path)
-        for label, path in zip(_labels(checkpoints), checkpoints, strict=True)
-        if path.is_dir() and len(_run_states(path)) > 1
-    }
+    folders = {label: path for label, path in zip(_labels(checkpoints), checkpoints, strict=True) if path.is_dir()}
+    read = {label: _run_states(path) for label, path in folders.items()}
+    runs = {label: run for label, run in read.items() if len(run) > 1}
     if runs:
         wanted.check_run()
 

@@ -231,14 +231,19 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
 
 
 def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
-    """Without those of which a longer list of the same kind and protocol was measured as well."""
+    """Without those whose eigenvalues another of the same operator and data has too, within both residuals."""
     kept: list[Eigenpairs] = []
     for one in sorted(pairs, key=lambda one: -len(one.values)):
-        again = [other for other in kept if spectrum_kind(other) == spectrum_kind(one)]
-        same = [other for other in again if all(np.isclose(other.values, v, rtol=1e-2).any() for v in one.values)]
-        if not same:
+        if not any(_holds(other, one) for other in kept):
             kept.append(one)
     return [one for one in pairs if any(one is other for other in kept)]
+
+
+def _holds(longer: Eigenpairs, one: Eigenpairs) -> bool:
+    if (spectrum_kind(longer), data_identity(longer)) != (spectrum_kind(one), data_identity(one)):
+        return False
+    apart = np.abs(longer.values[:, None] - one.values)
+    return bool((apart <= longer.residuals[:, None] + one.residuals).any(axis=0).all())
 
 
 def _surface_group(

@@ -34,8 +34,12 @@ def paper_hessian(objective: Objective) -> SymmetricOperator:
     Raises:
         ValueError: If the loss is not a plain cross-entropy, no parameter has two dimensions, or batches cannot be cut.
     """
-    if not isinstance(objective.loss, nn.CrossEntropyLoss) or not objective.may_cut:
-        raise ValueError("the protocol of the paper is of the cross-entropy of single examples, in batches of 128")
+    loss = objective.loss
+    plain = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
+    if not plain or not objective.may_cut:
+        raise ValueError(
+            "the protocol of the paper is of the plain cross-entropy of single examples, in batches of 128"
+        )
     names = [name for name, shape in objective.shapes.items() if len(shape) > 1]
     if not names:
         raise ValueError("the protocol of the paper is of parameters with two dimensions or more: there are none")

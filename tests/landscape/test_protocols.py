@@ -28,8 +28,10 @@ def test_the_papers_matrix_is_the_sum_of_the_batches_hessians_over_weights(monke
 def test_what_the_papers_protocol_is_not_of_is_refused():
     net, inputs, targets = build("tied")
     wrong = ls.Objective(net, nn.MSELoss(), [(inputs, torch.zeros(21, 3, dtype=torch.float64))])
-    with pytest.raises(ValueError, match="is of the cross-entropy of single examples"):
-        paper_hessian(wrong)
+    weighted = ls.Objective(net, nn.CrossEntropyLoss(label_smoothing=0.1), in_batches(inputs, targets))
+    for objective in (wrong, weighted):
+        with pytest.raises(ValueError, match="is of the plain cross-entropy of single examples"):
+            paper_hessian(objective)
     for p in net.parameters():
         p.requires_grad_(p.ndim == 1)
     with pytest.raises(ValueError, match="parameters with two dimensions or more: there are none"):
