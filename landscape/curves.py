@@ -343,7 +343,7 @@ def add_band(
             x=x,
             y=y,
             fill="toself",
-            fillcolor=_translucent(style.color),
+            fillcolor=translucent(style.color),
             mode="none",
             hoverinfo="skip",
             showlegend=False,
@@ -351,7 +351,8 @@ def add_band(
         )
 
 
-def _translucent(color: str) -> str:
+def translucent(color: str) -> str:
+    """A colour of which a fifth shows: of bands."""
     red, green, blue = (int(color[n : n + 2], 16) for n in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.2)"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.curves import as_text, layout
+from landscape.curves import as_text, layout, translucent
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import stick_height
 from landscape.results import Array, CurvatureTrace, Density
@@ -40,7 +40,7 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
             shown = one.high > floor
             edge = [*one.grid[shown], *one.grid[shown][::-1]]
             band = [*np.maximum(one.low, floor)[shown], *one.high[shown][::-1]]
-            color = _translucent(style.color)
+            color = translucent(style.color)
             figure.add_scatter(
                 x=edge, y=band, fill="toself", fillcolor=color, mode="none", hoverinfo="skip", showlegend=False, **group
             )
@@ -156,8 +156,3 @@ def _add_sticks(
         meta="sticks",
         **group,
     )
-
-
-def _translucent(color: str) -> str:
-    red, green, blue = (int(color[n : n + 2], 16) for n in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.2)"

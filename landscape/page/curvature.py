@@ -131,7 +131,7 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
-    """What eigenvalues and trace owe to the sample of examples; nothing where that was not measured."""
+    """What the largest eigenvalue owes to the sample of examples; nothing where that was not measured."""
     found = [(c, one) for c in checkpoints for one in c.data_spreads]
     if not found:
         return ""
