@@ -1,11 +1,10 @@
 """Results as pictures in characters, for the terminal: contours of surfaces, curves of lines and runs, densities.
 
-    band(v) = floor(B (v - low) / (high - low)),  v = log10 of the loss where all of them are positive, else the loss
+A character of a map shows the loss at its place, linear between the points of the grid, on a log scale where all losses
+are positive. What is not a finite number is marked and counted, never shaded. Maps of one plane and data share one
+scale, which stands beside them.
 
-A character of a map shows the loss at its place, linear between the points of the grid. What is not a finite number is
-marked and counted, never shaded. Maps of one plane and data share one scale, which stands beside them.
-
-Legend: S grid steps, R rows and C columns of characters, B bands.
+Legend: R rows and C columns of characters.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 
 from landscape.formatting import short
 from landscape.grouping import Style, checkpoint_key, data_sets, line_groups, spectrum_kind, styles, surface_groups
+from landscape.ink import BLOCKS, Ink, columns, shaded
 from landscape.readings import landmarks, measured, stick_height
 from landscape.results import Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
 from landscape.view import STATUS_NAMES, View, drawn, left_out_cells, loss_view
@@ -33,26 +33,12 @@ _ROWS, _WIDEST = 6, 61  # of a curve
 
 
 @dataclass(frozen=True)
-class Ink:
-    """The characters of pictures: bands from low to high, parts of a column from none to all, and marks."""
-
-    bands: str
-    parts: str
-    left_out: str
-    stick: str
-
-
-@dataclass(frozen=True)
 class _Row:
     """A curve of one line of text: what it is of, and its values in their order."""
 
     name: str
     quantity: str
     values: Array
-
-
-BLOCKS = Ink(" ·░▒▓█", " ▁▂▃▄▅▆▇█", "×", "│")
-ASCII = Ink(" .:=*#", " .:-=*%#", "x", "|")
 
 
 def sketch(results: Sequence[Result], *, width: int = 100, height: int = 24, ink: Ink = BLOCKS) -> str:
@@ -76,37 +62,6 @@ def sketch(results: Sequence[Result], *, width: int = 100, height: int = 24, ink
     ]
     lines = "\n\n".join(part for part in parts if part).splitlines()
     return "\n".join(line[:width].rstrip() for line in lines)
-
-
-def shaded(values: Array, low: float, high: float, ink: Ink = BLOCKS) -> list[str]:
-    """`values` (R, C) as R lines, each value as its band between `low` and `high`, NaN as the mark of what is left out.
-
-    Example:
-        >>> shaded(np.array([[0.0, 5.9, np.nan]]), 0.0, 6.0, ASCII)
-        [' #x']
-    """
-    share = (values - low) / (high - low)
-    bands = np.clip(np.nan_to_num(share) * len(ink.bands), 0, len(ink.bands) - 1).astype(int)
-    characters = np.where(np.isnan(values), ink.left_out, np.array(list(ink.bands))[bands])
-    return ["".join(line) for line in characters]
-
-
-def columns(values: Array, low: float, high: float, rows: int = 1, ink: Ink = BLOCKS) -> list[str]:
-    """`values` (C,) as columns of `rows` lines, the lowest one part high; NaN is marked, what is below `low` is empty.
-
-    Example:
-        >>> columns(np.array([0.0, 0.5, 1.0, np.nan]), 0.0, 1.0)
-        ['▁▄█×']
-    """
-    parts = len(ink.parts) - 1
-    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.5)
-    filled = np.where(share < 0, 0, 1 + np.floor(np.nan_to_num(share).clip(0, 1) * (rows * parts - 1) + 1e-9))
-    lines = []
-    for row in reversed(range(rows)):
-        of_row = np.clip(filled - parts * row, 0, parts).astype(int)
-        blank = ink.left_out if row == 0 else " "
-        lines.append("".join(np.where(np.isnan(values), blank, np.array(list(ink.parts))[of_row])))
-    return lines
 
 
 def _maps(named: Sequence[tuple[str, Surface]], title: str, width: int, height: int, ink: Ink) -> str:
