@@ -47,6 +47,9 @@ class SymmetricOperator:
         return self.size, self.size
 
 
+OperatorOf = Callable[[Objective], SymmetricOperator]
+
+
 def hessian(
     objective: Objective,
     *,
