@@ -18,6 +18,7 @@ from landscape.results import (
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -71,6 +72,7 @@ class Checkpoint:
     layers: list[Eigenpairs]  # of the blocks of single layers
     densities: list[Density]
     estimates: list[Estimate]
+    diagonals: list[Diagonal]
     data_spreads: list[DataSpread]
     curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
@@ -193,7 +195,7 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
+def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "protocol", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
@@ -223,6 +225,7 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, Diagonal)],
         [one for one in mine if isinstance(one, DataSpread)],
         [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],
