@@ -43,6 +43,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
+from landscape.verdicts import hessian_verdict
 
 R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
 
@@ -338,7 +339,8 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     leading = "lambda_1" if lead == 0 else "lambda_min"
     header = ["", "loss", leading, "ln", "log10", f"vs {_label(results[0])}", *names, "products"]
-    return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
+    notes = [_verdict(results), *_cross_checks(results), *filter(None, [hessian_verdict(results)])]
+    return Table(_operator_title(settings), header, rows, notes, records)
 
 
 def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:

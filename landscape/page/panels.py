@@ -9,7 +9,7 @@ import numpy as np
 from landscape.formatting import plus_minus, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.page.sentences import change_sentence, curvature_sentence
+from landscape.page.sentences import change_sentence, curvature_sentence, repeats
 from landscape.readings import places
 
 
@@ -49,6 +49,8 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
         "eigenvalue lies within it. Open markers have not converged. Curvature falls with the loss itself, so read "
         "each beside its loss.</p>"
     )
+    if len(repeats(checkpoints)) > 1:
+        body += '<p class="note">± in the title is the standard deviation over seeds: Methods, in the definitions.</p>'
     body += "".join(f'<p class="warn">{escape(text)}.</p>' for text in warnings)
     body += missing(f"No spectrum of {', '.join(lost)}", "landscape hessian CKPT") if lost else ""
     chart = '<div class="chart" id="eigenvalues" role="group" aria-label="Top eigenvalues with residual bars"></div>'

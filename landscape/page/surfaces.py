@@ -13,8 +13,8 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import MOST_COLUMNS, SLOTS
-from landscape.page.sentences import slice_sentence, surface_sentence
+from landscape.page.payload import slots
+from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
 from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
 
@@ -75,38 +75,43 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
     several = len(family) > 1
     flat = "".join(_flatness_html(family, key, name, ids) for key, name in ids) if several else ""
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
-    crowded = len(first.columns) > MOST_COLUMNS
+    pictured = slots(first.columns)
+    crowded = len(pictured) < len(first.columns)
     play = (
         f'<p class="play"><button type="button" id="p{n}-play" aria-pressed="false">Play</button> <span class="note" '
         f'id="p{n}-played" role="status">through all {len(first.columns)} checkpoints, in the first picture</span></p>'
         if crowded
         else ""
     )
-    columns = "".join(_column_html(n, c, first, ids, crowded=crowded) for c in slots(len(first.columns)))
+    columns = "".join(_column_html(n, c, first, ids, crowded=crowded) for c in pictured)
     pictures = (
         f'<div class="columns">{columns}</div><p class="readout note" id="p{n}-readout">Point at a contour to read '
         "the loss of every checkpoint at that place.</p>"
     )
-    told = "".join(_plane_texts(n, k, plane, ids) for k, plane in enumerate(family))
+    told = "".join(_plane_texts(n, family, k, ids) for k in range(len(family)))
     return (
         f'<div class="plane">{heading}{flat}<div class="planebar">{choose}{play}</div><p class="note">{names}{shared}'
         " The marked point is the checkpoint; × (in 3-D a diamond on the floor) marks a cell left out: not finite, or "
-        f"not measured.</p>{pictures}{told}"
+        f"not measured.{_pictured(pictured, first.columns)}</p>{pictures}{told}"
         f'<figure><div class="planebar">{_cut_sliders(n, first)}</div><div class="chart double" id="p{n}-slices" '
         f'role="group" aria-label="Loss along the two axes"></div></figure>{_runs_html(n, family)}</div>'
     )
 
 
-def slots(num_columns: int) -> list[int]:
-    """Which checkpoints have a picture at first: all, or of very many the first, the middle and the last."""
-    if num_columns <= MOST_COLUMNS:
-        return list(range(num_columns))
-    return [round(place) for place in np.linspace(0, num_columns - 1, SLOTS)]
+def _pictured(which: Sequence[int], columns: Sequence[Style]) -> str:
+    """Whose pictures these are, where not every checkpoint has one."""
+    if len(which) == len(columns):
+        return ""
+    methods = {style.method or style.name for style in columns}
+    whose = (
+        "One checkpoint of each method has" if len(methods) == len(which) else f"{len(which)} of {len(columns)} have"
+    )
+    return f" {whose} a picture, and curves below it; the others are in the pickers and in the numbers."
 
 
 def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, *, crowded: bool) -> str:
     """A column as it is before any script; the script fills it for other data, planes and checkpoints."""
-    slot = slots(len(plane.columns)).index(c)
+    slot = slots(plane.columns).index(c)
     style, (key, data) = plane.columns[c], ids[0]
     name, identity = escape(style.name), f"p{n}c{slot}"
     surface = next((one for column, one in plane.sets.get(key, []) if column == c), None)
@@ -124,13 +129,19 @@ def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, *, crowded: bool
     )
 
 
-def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
-    told, captions = "", ""
+def _plane_texts(n: int, family: Sequence[SurfaceGroup], k: int, ids: Ids) -> str:
+    plane, told, captions = family[k], "", ""
+    like = next(iter(family[0].sets.values()))[0][1]
     for key, name in ids:
-        members, attributes = plane.sets.get(key), shown_for(key, ids, n, k)
+        members, attributes = plane.sets.get(key, []), shown_for(key, ids, n, k)
+        there = {column for column, _ in members}
+        lost = [style.name for column, style in enumerate(plane.columns) if column not in there]
+        if lost:
+            whose = ", ".join(lost) if len(lost) <= MOST_NAMED else f"{len(lost)} checkpoints"
+            command = surface_command(name, like, num_planes=len(family))
+            what = f"of {whose} on {'these planes' if len(family) > 1 else 'this plane'}"
+            captions += f"<div {attributes}>{missing(f'No {name} surface {what}', command)}</div>"
         if not members:
-            text = missing(f"No {name} surface on this plane yet", surface_command(name))
-            captions += f"<div {attributes}>{text}</div>"
             continue
         told += f"<div {attributes}>{numbers(_surface_numbers(members, plane.columns))}</div>"
         captions += (
