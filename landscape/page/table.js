@@ -81,6 +81,12 @@ const ACTIONS = {
   "save-png": () => savePicture("png"),
   "save-svg": () => savePicture("svg"),
 };
+data.planes.forEach((plane, p) => { // the cell that is read
+  ACTIONS[`p${p}-copy`] = () => {
+    const [j, i] = readings[p], said = (key, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value);
+    return copy(JSON.stringify({ x: plane.x[i], y: plane.y[j], data: state.split, values: valuesAt(p) }, said));
+  };
+});
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (button?.matches("th button")) sortBy(button);

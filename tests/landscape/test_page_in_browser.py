@@ -305,7 +305,8 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
     box.scroll_into_view_if_needed()
     box.hover()
     seen.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
-    assert "sgd 0.01 ± 0.001 · sam 10.11 ± 1" in seen.page.inner_text("#p0-readout")
+    said = seen.page.inner_text("#p0-readout")
+    assert "sgd 0.01 ± 0.001 (accuracy 90.0 %) · sam 10.11 ± 1 (accuracy 90.0 %); 100 examples" in said
 
 
 def test_pointing_at_an_epoch_reads_it_in_all_panels(seen):
