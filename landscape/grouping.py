@@ -72,6 +72,7 @@ class Checkpoint:
     lines: list[Line]
     pairs: list[Eigenpairs]
     layers: list[Eigenpairs]  # of the blocks of single layers
+    checked: list[Eigenpairs]  # those that another program was held against, also where longer ones stand in `pairs`
     densities: list[Density]
     estimates: list[Estimate]
     data_spreads: list[DataSpread]
@@ -227,6 +228,7 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Line)],
         _distinct([one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings]),
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
+        [one for one in mine if isinstance(one, Eigenpairs) and isinstance(one.checks.get("pyhessian"), dict)],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
         [one for one in mine if isinstance(one, DataSpread)],

@@ -410,11 +410,11 @@ def density_table(results: Sequence[Density]) -> Table:
         cells = ["" if math.isnan(value) else short(value) for value in (low, middle, high, one.kernel_width)]
         rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
     notes = [
-        "quantiles of the bulk, without the sticks, which are the converged eigenvalues; eigenvalues nearer to each "
+        "quantiles of the bulk, without the outliers, which are the converged eigenvalues; eigenvalues nearer to each "
         "other than the resolution are one"
     ]
     title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
-    header = ["", "sticks", "1 %", "50 %", "99 %", "resolution", "probes"]
+    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
     return Table(title, header, rows, notes, records)
 
 

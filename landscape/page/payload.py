@@ -49,7 +49,10 @@ def payload(
         "linear_only": linear_only,
         "clip": _clip_range(surfaces),
         "camera": figures.CAMERA,
-        "planes": [_family_payload(family, splits, known, log=not linear_only) for family in planes],
+        "planes": [
+            {"where": plane_named(n, len(planes)), **_family_payload(family, splits, known, log=not linear_only)}
+            for n, family in enumerate(planes)
+        ],
         "lines": [_line_payload(group, known) for group in lines],
         "differences": [_difference_payload(one, first) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
@@ -71,6 +74,11 @@ def difference_sets(
             if others:
                 found.append((name, members[0], others))
     return found
+
+
+def plane_named(n: int, num_planes: int) -> str:
+    """What tells the pictures of one family of planes from those of another."""
+    return f", plane {n + 1}" if num_planes > 1 else ""
 
 
 def slots(columns: Sequence[Style]) -> list[int]:

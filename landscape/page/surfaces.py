@@ -13,7 +13,7 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import slots
+from landscape.page.payload import plane_named, slots
 from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
 from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
@@ -52,7 +52,7 @@ def surfaces_section(
             f'<p class="note warn">These surfaces lie on {len(planes)} different planes or grids. They are shown '
             "apart, each with its own range; heights of different planes do not compare.</p>"
         )
-    body += "".join(_family_html(n, family, ids, alone=len(planes) == 1) for n, family in enumerate(planes))
+    body += "".join(_family_html(n, family, ids, plane_named(n, len(planes))) for n, family in enumerate(planes))
     titles = "".join(
         f"<span {shown_for(key, ids)}>{escape(_first_sentence(planes, key, name))}</span>" for key, name in ids
     )
@@ -64,9 +64,9 @@ def _first_sentence(planes: Sequence[Sequence[SurfaceGroup]], key: str, name: st
     return surface_sentence(plane.sets[key], plane.columns, name)
 
 
-def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: bool) -> str:
+def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str) -> str:
     first = family[0]
-    heading = "" if alone else f'<p class="eyebrow">Plane {n + 1}</p>'
+    heading = f'<p class="eyebrow">Plane {n + 1}</p>' if where else ""
     shared = (
         " Each checkpoint is the centre of its own plane, along directions drawn from the same seed."
         if len(first.columns) > 1 and "random" in first.name
@@ -81,7 +81,7 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
     pictured = slots(first.columns)
     play = _play_html(n, f"through all {len(first.columns)} checkpoints, in the first picture")
     play = play if len(first.columns) > 1 and not _runs(family) else ""
-    columns = "".join(_column_html(n, c, first, ids) for c in pictured)
+    columns = "".join(_column_html(n, c, first, ids, where) for c in pictured)
     pictures = (
         f'<div class="columns">{columns}</div><div class="actions readout"><p class="note" id="p{n}-readout" '
         'aria-live="polite">Point at a contour, or move over it with the arrow keys, to read the loss of every '
@@ -94,7 +94,7 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
         " The marked point is the checkpoint, the open diamond the lowest cell; × (in 3-D a diamond on the floor) "
         f"marks a cell left out: not finite, or not measured.{_pictured(pictured, first.columns)}</p>{pictures}{told}"
         f'<figure><div class="planebar">{_cut_sliders(n, first)}</div><div class="chart double" id="p{n}-slices" '
-        f'role="group" aria-label="Loss along the two axes"></div></figure>{_runs_html(n, family)}</div>'
+        f'role="group" aria-label="Loss along the two axes{where}"></div></figure>{_runs_html(n, family, where)}</div>'
     )
 
 
@@ -109,7 +109,7 @@ def _pictured(which: Sequence[int], columns: Sequence[Style]) -> str:
     return f" {whose} a picture, and curves below it; the others are in the pickers and in the numbers."
 
 
-def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids) -> str:
+def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, where: str) -> str:
     """A column as it is before any script; the script fills it for other data, planes and checkpoints."""
     slot = slots(plane.columns).index(c)
     style, (key, data) = plane.columns[c], ids[0]
@@ -120,7 +120,7 @@ def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids) -> str:
     described = f' aria-describedby="p{n}-readout"'
     plots = "".join(
         f'<div class="{kind}" id="{identity}-{kind}" role="{role}" tabindex="0" aria-label="{what} of the loss around '
-        f'{name}"{described if kind == "contour" else ""}></div>'
+        f'{name}{where}"{described if kind == "contour" else ""}></div>'
         for kind, role, what in (("scene", "group", "3-D surface"), ("contour", "application", "Contours"))
     )
     return (
@@ -198,7 +198,7 @@ def _runs(family: Sequence[SurfaceGroup]) -> list[Surface]:
     return [one for one in surfaces if one.trajectory is not None]
 
 
-def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
+def _runs_html(n: int, family: Sequence[SurfaceGroup], where: str) -> str:
     seen = _runs(family)
     if not seen:
         return ""
@@ -210,7 +210,7 @@ def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
         f'class="note">{_parting(seen)} Where the two losses '
         "part, the contour does not show what the run went through.</p></figcaption>"
         f'<div class="planebar">{controls}</div><div class="chart double" id="p{n}-run" role="group" '
-        'aria-label="Own loss and plane’s loss against epoch"></div></figure>'
+        f'aria-label="Own loss and plane’s loss against epoch{where}"></div></figure>'
     )
 
 

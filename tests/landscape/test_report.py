@@ -295,6 +295,24 @@ def test_the_csv_has_full_precision(page):
     assert row["test_loss"] == ""
 
 
+def test_what_another_program_found_is_told_with_the_spectrum(page):
+    check = {"eigenvalue": 4.0001, "difference": 2.5e-5, "trace": 9.0, "trace_standard_error": 1.0, "num_matvecs": 40}
+    checked = changed(spectrum(values=(4.0,)), checks={"pyhessian": check})
+    text = visible(page(spectrum(), checked))  # the longer one is drawn, and the check of the shorter one kept
+    assert "✓ PyHessian on the same data finds 4.00 at sgd (0.00250 % apart)." in text
+    wrong = changed(checked, checks={"pyhessian": {**check, "difference": 0.2}})
+    assert "✗ PyHessian on the same data finds 4.00 at sgd (20.0 % apart). More than 1 % apart" in visible(page(wrong))
+    other = changed(checked, checks={"pyhessian": {**check, "difference": float("nan")}})
+    assert "the other end of the spectrum, which does not compare" in visible(page(other))
+
+
+def test_provenance_says_once_what_all_results_share(page):
+    text = page(*(bowl(f"run {n}", precision="fp32") for n in range(30)))
+    drawer = visible(text[text.index("<summary>Provenance") :])
+    assert drawer.count("precision fp32") == 1
+    assert "Surface (30)" in drawer
+
+
 def test_flags_are_visible(page):
     text = visible(page(bowl(), spectrum(converged=False, complete=False)))
     assert "2 of 2 eigenvalues have not converged" in text
@@ -411,7 +429,7 @@ def test_a_line_alone_makes_a_page(page):
     )
     text = page(line, changed(line, settings={"split": "train"}))
     assert [list(figure) for figure in data(text)["lines"]] == [["linear"], ["linear"]]  # a loss below zero: no log
-    assert "The train loss along a line, at the centre: a 0" in visible(text)
+    assert "The train loss along a line is lowest -1.00 at x = -1 of a (0 at the checkpoint)" in visible(text)
     assert "No surface yet: landscape surface CKPT" in visible(text)
 
 
@@ -481,7 +499,7 @@ def test_blocks_of_layers_are_not_compared_with_the_whole(page):
 
 def test_a_density_and_a_followed_run_have_panels(page):
     text = page(spectrum(), *(make(checkpoint=spectrum().checkpoint) for make in (density, along_run)))
-    assert "Sticks are eigenvalues found by themselves" in visible(text)
+    assert "Sticks are outliers, eigenvalues found by themselves" in visible(text)
     assert "λmax through training: sgd from 4.00 to 8.00" in visible(text)
     assert data(text)["density"]
     assert data(text)["curvature-trace"]
@@ -502,6 +520,8 @@ def test_a_line_that_does_not_lead_to_the_other_has_no_barrier(page):
         checks={"landmarks": [{"name": "b", "loss_on_plane": 2.0, "own_loss": 0.5}]},
     )
     assert "A line to another loss has no barrier: --batch-norm recalibrated mends this" in visible(page(line))
+    title = "From a the line does not lead to b: its train loss is 2.00 on the line and 0.500 by itself"
+    assert title in visible(page(line))
     recalibrated = changed(line, settings={**line.settings, "batch_norm": "recalibrated"})
     assert "rises at most 0 above the straight line between its ends" in visible(page(recalibrated))
 
