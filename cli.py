@@ -79,7 +79,7 @@ _CONTENT_ERRORS = (
 _ALONG_A_RUN: dict[str, Any] = {
     **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
     **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
-    **{"data_error": False, "per_layer": False, "protocol": "clean", "basis_memory": None},
+    **{"data_error": False, "per_layer": False, "diagonal": False, "protocol": "clean", "basis_memory": None},
 }
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -182,6 +182,7 @@ class _Asked:
     batch_norm: Literal["frozen", "train"]
     data_error: bool
     per_layer: bool
+    diagonal: bool
     cross_check: bool
     save_vectors: bool
     seed: int
@@ -214,6 +215,8 @@ class _Asked:
         """Refuse options that do not go together."""
         if self.budget is not None and (self.density or self.trace):
             raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
+        if self.budget is not None and self.diagonal:
+            raise click.UsageError("--budget has no products for a diagonal: use --max-matvecs, --trace and --density")
         if self.which == "smallest" and (self.budget is not None or self.trace):
             raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
         if self.engine != "retained" and self.operator != "hessian":
@@ -221,6 +224,7 @@ class _Asked:
         if self.protocol == "paper":
             usual = {**_ALONG_A_RUN, "which": self.which, "save_vectors": self.save_vectors}
             usual |= {"budget": self.budget, "density": self.density, "trace": self.trace, "protocol": "paper"}
+            usual |= {"diagonal": self.diagonal}
             if self != dataclasses.replace(self, **usual):
                 raise click.UsageError("--protocol paper is of the Hessian, its own parameters, in eval mode")
         if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
@@ -823,6 +827,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
 )
 @click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
+@click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
@@ -1375,6 +1380,7 @@ def _curvature(
 ) -> list[Result]:
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
+    from landscape.entries import diagonal
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
     from landscape.sampling import data_error
@@ -1412,6 +1418,8 @@ def _curvature(
         if asked.trace:
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
+        if asked.diagonal:
+            others.append(diagonal(operator, seed=asked.seed, pairs=pairs, progress=progress))
     if asked.data_error:
         plain = dataclasses.replace(asked, engine="retained")  # parts are many, and small
 
