@@ -42,6 +42,8 @@ PLANES = {  # what a line or plane is, by the kind of its directions
     "given": "along given directions",
 }
 
+LONGEST_NAME = 40
+
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _SPLITS = ("train", "validation", "test")
 _PLANE = (
@@ -131,9 +133,10 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
 
 
 def _readable(label: object) -> str:
-    """A name without what turns the text around it: control characters, and marks of direction."""
+    """A name without what turns the text around it: control characters, marks of direction; a long one cut inside."""
     kept = [c for c in str(label) if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING]
-    return "".join(kept) or "unnamed checkpoint"
+    name = "".join(kept) or "unnamed checkpoint"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 + 1 :]}"
 
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:

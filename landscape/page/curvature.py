@@ -25,9 +25,9 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
         probes = sorted({len(one.nodes) for _, one in densities})
         body += (
             "Sticks are outliers, eigenvalues found by themselves, with bars of their residual; the curve is all "
-            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A "
-            "stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the resolution look "
-            "like one."
+            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. "
+            "A stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the "
+            "resolution look like one."
         )
     body += "</p>"
     body += "".join(

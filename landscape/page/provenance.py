@@ -21,7 +21,10 @@ _HASH_DIGITS = 12
 def provenance(results: Sequence[Result], known: dict[str, Style]) -> str:
     """The checkpoints with the settings of their runs, and each kind of result with its settings and checks."""
     records = {checkpoint_key(one): one.checkpoint for one in reversed(results)}
-    runs = [{"checkpoint": style.name, **_flat({**records[key], "label": None})} for key, style in known.items()]
+    runs = [
+        {"checkpoint": style.name, **_flat({**records[key], "label": _cut(records[key], style)})}
+        for key, style in known.items()
+    ]
     parts = [_part("Checkpoints", runs)] if runs else []
     kinds = dict.fromkeys(type(one) for one in results)
     for kind in kinds:
@@ -68,6 +71,11 @@ def footer(results: Sequence[Result], checkpoints: Sequence[Checkpoint]) -> str:
     return " · ".join(
         [f"landscape {version}", counted(len(results), "result"), *(hashes or ["no checkpoint hashes recorded"])]
     )
+
+
+def _cut(record: Record, style: Style) -> Json:
+    """The whole name, where the page shows another."""
+    return record.get("label") if record.get("label") != style.name else None
 
 
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
