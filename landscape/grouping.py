@@ -42,7 +42,7 @@ PLANES = {  # what a line or plane is, by the kind of its directions
     "given": "along given directions",
 }
 
-LONGEST_NAME = 40
+LONGEST_NAME = 48
 
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _SPLITS = ("train", "validation", "test")
@@ -116,7 +116,7 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     """One style per checkpoint, by `checkpoint_key`, in order of appearance."""
     first = {checkpoint_key(result): result.checkpoint for result in reversed(results)}
     keys = list(dict.fromkeys(checkpoint_key(result) for result in results))
-    labels = [_readable(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
+    labels = [_name(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
     names = [
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
@@ -132,11 +132,15 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     return found
 
 
-def _readable(label: object) -> str:
-    """A name without what turns the text around it: control characters, marks of direction; a long one cut inside."""
-    kept = [c for c in str(label) if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING]
-    name = "".join(kept) or "unnamed checkpoint"
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 + 1 :]}"
+def readable(text: str) -> str:
+    """Text without what turns the text around it: control characters, and marks of direction."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING)
+
+
+def _name(label: object) -> str:
+    """A readable name; a long one is cut inside."""
+    name = readable(str(label)) or "unnamed checkpoint"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
 
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:

@@ -38,9 +38,8 @@ def headline(checkpoints: Sequence[Checkpoint]) -> str:
     if not any(sentences):
         losses = [(c.style.name, centre(c.surface("train"))) for c in checkpoints]
         sentences = [_ranged("train loss", [(n, at.loss, at.error) for n, at in losses if math.isfinite(at.loss)])]
-        lost = sum(
-            c.surface("train") is not None and not math.isfinite(at.loss) for c, (_, at) in zip(checkpoints, losses)
-        )
+        trained = [c.surface("train") for c in checkpoints]
+        lost = sum(one is not None and not math.isfinite(centre(one).loss) for one in trained)
         sentences += [f"no finite train loss at {counted(lost, 'checkpoint')}"] if lost else []
     text = ". ".join(capital(sentence) for sentence in sentences if sentence)
     return text + "." if text else f"{counted(len(checkpoints), 'checkpoint')}, measured"
