@@ -20,6 +20,7 @@ from landscape.results import (
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -77,6 +78,7 @@ class Checkpoint:
     checked: list[Eigenpairs]  # those that another program was held against, also where longer ones stand in `pairs`
     densities: list[Density]
     estimates: list[Estimate]
+    diagonals: list[Diagonal]
     data_spreads: list[DataSpread]
     curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
@@ -207,7 +209,7 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
+def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "protocol", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
@@ -238,6 +240,7 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Eigenpairs) and isinstance(one.checks.get("pyhessian"), dict)],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, Diagonal)],
         [one for one in mine if isinstance(one, DataSpread)],
         [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],

@@ -21,6 +21,7 @@ from landscape.paired import comparable, paired_difference, paired_rise
 from landscape.readings import (
     barrier,
     bulk_quantile,
+    by_trace,
     centre,
     centre_cell,
     mean_over_epochs,
@@ -35,6 +36,7 @@ from landscape.results import (
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -78,6 +80,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *(data_spread_table(same) for same in _on_same_data([r for r in results if isinstance(r, DataSpread)])),
         *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
         *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
+        *(diagonal_table(r) for r in results if isinstance(r, Diagonal)),
         *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
@@ -509,6 +512,38 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     notes += sorted({one.note for one in estimates if one.note})
     title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
+
+
+_TENSORS = 12  # in the table of a diagonal; --json has all
+
+
+def diagonal_table(result: Diagonal) -> Table:
+    """The trace of each tensor of theta with its standard error, those of most curvature first, and all in one line."""
+    order = by_trace(result)
+    sizes = [math.prod(shape) for shape in result.shapes]
+    traces, errors = result.tensor_traces.tolist(), result.tensor_standard_errors.tolist()
+    records: list[Record] = [
+        {"checkpoint": _label(result), "tensor": name, "size": size, "trace": trace, "trace_standard_error": error}
+        for name, size, trace, error in [
+            *((result.names[n], sizes[n], traces[n], errors[n]) for n in order),
+            ("all", sum(sizes), result.trace, result.trace_standard_error),
+        ]
+    ]
+    shown = order if len(order) <= _TENSORS else order[: _TENSORS - 1]
+    rows = [
+        [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
+    ]
+    notes = ["± is one standard error over the probes; mean is the trace over the number of entries"]
+    if left := order[len(shown) :]:
+        count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
+        rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])
+    count = sum(sizes)
+    rows.append(
+        ["all", f"{count:,}", plus_minus(result.trace, result.trace_standard_error), short(result.trace / count)]
+    )
+    title = f"Trace of each tensor at {_label(result)}, {result.num_samples} probes: {_operator_title(result.settings)}"
+    notes += [result.note] if result.note else []
+    return Table(title, ["tensor", "entries", "trace", "mean"], rows, notes, records)
 
 
 def _operator_title(settings: Record, *, whole: bool = False) -> str:

@@ -33,6 +33,11 @@ function themed(layout) {
   }
   return layout;
 }
+function onPaper(div) { // at once: printing does not wait
+  const { data, layout } = div, fixed = themed(structuredClone(layout));
+  delete fixed.autosize;
+  Plotly.react(div, data, { ...fixed, width: div.clientWidth, height: div.clientHeight }, { ...CONFIG, responsive: false });
+}
 function stacked(layout) {
   const pairs = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name)).sort();
   if (!narrow.matches || pairs.length < 2) return layout;

@@ -171,8 +171,14 @@ for (const link of document.querySelectorAll(".skip a")) {
     goal.focus();
   });
 }
-addEventListener("beforeprint", () => { for (const div of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(div, { "font.color": "#000000" }); });
-addEventListener("afterprint", () => draw());
+addEventListener("beforeprint", () => {
+  document.documentElement.dataset.paper = "yes";
+  for (const div of document.querySelectorAll(".js-plotly-plot")) onPaper(div);
+});
+addEventListener("afterprint", () => {
+  delete document.documentElement.dataset.paper;
+  draw();
+});
 
 readFragment();
 motion();

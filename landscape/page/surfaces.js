@@ -70,7 +70,7 @@ function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D th
   const look = { symbol: "diamond-open", color: white, size: solid ? 6 : 13, line: { color: white, width: 2 } };
   if (one.lowest) {
     const [j, i] = one.lowest, loss = `${brief(one.loss[j][i], 5)} ± ${brief(one.error[j][i], 2)}`;
-    found.push({ ...scatter, x: [one.x[i]], y: [one.y[j]], z: [height(one.loss[j][i])], marker: look, hovertemplate: `lowest cell: loss ${loss}<extra></extra>`, meta: "lowest" });
+    found.push({ ...scatter, x: [one.x[i]], y: [one.y[j]], z: [height(one.loss[j][i])], cliponaxis: false, marker: look, hovertemplate: `lowest cell: loss ${loss}<extra></extra>`, meta: "lowest" });
   }
   if (solid) found.push({ ...scatter, x: [null], y: [null], z: [null], marker: { size: 7, color: css("--accent"), line: { color: white, width: 1 } }, hoverinfo: "skip", meta: "read" });
   return found;
@@ -235,7 +235,7 @@ function colored({ figure, value, error, knee }) {
   if (!bent) return copy;
   const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));
   const sizes = Array.from({ length: Math.max(0, Math.floor((high - low) / every) + 1) }, (_, n) => 10 ** (high - n * every));
-  const apart = sizes.filter((v) => bend(v) > 0.2 * reach), ticks = [...apart.map((v) => -v), 0, ...apart];
+  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart];
   Object.assign(trace.colorbar, { tickvals: ticks.map(bend), ticktext: ticks.map((v) => (v > 0 ? "+" : "") + brief(v)) });
   trace.colorbar.title.text += ", symlog scale";
   return copy;

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries
 from scipy.stats import ttest_ind
 
 from landscape.page.captions import surface_command
@@ -570,6 +570,12 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
     assert "λmax is 4.00 at a" in heading(text)
     assert "The layer of most curvature by itself: fc at a (50.0)" in visible(text)
     assert "conv 9 40.000 ± 0.040 yes" in visible(text)
+
+
+def test_the_traces_of_tensors_are_a_table(page):
+    text = visible(page(bowl("a"), entries()))
+    assert "The tensor of most curvature: in.bias at sgd" in text
+    assert "-8.00 ± 0.40" in text
 
 
 def test_what_is_owed_to_the_sample_is_told(page):
