@@ -115,12 +115,13 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
     ]
-    return {
-        key: Style(
-            name, COLORS[n % len(COLORS)], SYMBOLS[n % len(SYMBOLS)], DASHES[(n + n // len(DASHES)) % len(DASHES)]
-        )
-        for n, (key, name) in enumerate(zip(keys, names, strict=True))
-    }
+    return {key: _style(name, n) for n, (key, name) in enumerate(zip(keys, names, strict=True))}
+
+
+def _style(name: str, n: int) -> Style:
+    """The first eight differ in colour, mark and dash; of a colour's later rounds the mark and the dash are others."""
+    turned = n + n // len(COLORS)
+    return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)])
 
 
 def _readable(label: object) -> str:
