@@ -125,13 +125,18 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     ]
     methods = [method_key(first[key]) for key in keys]
     families = [method or key for method, key in zip(methods, keys, strict=True)]
-    order = list(dict.fromkeys(families))
+    order, seen = list(dict.fromkeys(families)), dict.fromkeys(families, -1)
     found: dict[str, Style] = {}
-    for n, (key, name) in enumerate(zip(keys, names, strict=True)):
-        family, seed = order.index(families[n]), families[:n].count(families[n])
-        mark, dash = (family + seed) % len(SYMBOLS), (family + family // len(DASHES) + seed) % len(DASHES)
-        found[key] = Style(name, COLORS[family % len(COLORS)], SYMBOLS[mark], DASHES[dash], methods[n])
+    for key, name, method, family in zip(keys, names, methods, families, strict=True):
+        seen[family] += 1
+        found[key] = _style(name, order.index(family), seen[family], method)
     return found
+
+
+def _style(name: str, n: int, seed: int, method: str) -> Style:
+    """The first eight differ in colour, mark and dash; of a colour's seeds and later rounds mark and dash are others."""
+    turned = n + n // len(COLORS) + seed
+    return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)], method)
 
 
 def readable(text: str) -> str:
