@@ -42,7 +42,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
-from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,11 +89,11 @@ _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class _CommandError(Exception):
-    """What a person did, or ran into: one line, and an exit code."""
+    """What a person did, or ran into: one line, an exit code, and the results that there are all the same."""
 
-    def __init__(self, code: int, message: str, hint: str = "") -> None:
+    def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
-        self.code, self.hint = code, hint
+        self.code, self.hint, self.results = code, hint, results
 
 
 class _Terminated(BaseException):
@@ -1180,6 +1179,8 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo
     landscape demo --out /tmp/demo --open
     """
+    from landscape.tables import summary_table
+
     _check_grid(steps, 1.0)
     flags = [
         "--force" if force else "--resume",
@@ -1364,16 +1365,22 @@ def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Cons
 
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
+    from landscape.tables import tables
+
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
     console.pictures(results)
+    told: Record = {
+        "file": str(out),
+        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
+    }
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
-        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
+        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
     console.next(f"landscape report {_shown(out.parent)}")
-    return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
+    return told
 
 
 def _merged(
@@ -2157,11 +2164,12 @@ def _plan_text(config: TrainConfig) -> str:
         "asam": ["rho", "eta"],
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
+    over = "" if config.method == "sgd" else " over sgd"
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
     shape = published_shape(config.data)
     warning = size_warning(config.model, shape) if shape else ""
     return (
-        f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
+        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
         f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
@@ -2387,8 +2395,12 @@ def _counting(console: _Console) -> Iterator[Count]:
             state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
             if name not in bars:
-                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
-            bars[name].set_description(what, refresh=False)
+                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
+                bars[name] = tqdm(
+                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
+                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
+                )
+            bars[name].set_description_str(what, refresh=False)
             bars[name].update(done - bars[name].n)
         elif now - state["last"] >= 10:
             told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
@@ -2458,7 +2470,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
-                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
+                flagged = {"results": error.results} if isinstance(error, _CommandError) and error.results else {}
+                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}, **flagged})
             click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
         return code
     finally:
