@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
+DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
@@ -85,11 +86,11 @@ _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class _CommandError(Exception):
-    """What a person did, or ran into: one line, and an exit code."""
+    """What a person did, or ran into: one line, and an exit code; of a failed check, the numbers too."""
 
-    def __init__(self, code: int, message: str, hint: str = "") -> None:
+    def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
-        self.code, self.hint = code, hint
+        self.code, self.hint, self.results = code, hint, results
 
 
 class _Terminated(BaseException):
@@ -448,12 +449,13 @@ def train(
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(_outcome_text(outcome))
+    told = _outcome_record(outcome, time.perf_counter() - started)
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
-        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}")
+        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}", results=told)
     console.next(f"landscape surface {_shown(out / 'last.pt')}")
-    return _outcome_record(outcome, time.perf_counter() - started)
+    return told
 
 
 _DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
@@ -770,7 +772,13 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     show_default=True,
     help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
 )
-@click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="Residual over the largest |lambda|; float32 resolves 1e-6.",
+)
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
@@ -785,8 +793,16 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Vectors of the iteration held at a time.  [default: 40 of them]",
 )
 @click.option("--budget", type=click.IntRange(1), help="Everything in so many products: eigenvalues, density, trace.")
-@click.option("--density", is_flag=True, help="The density of all eigenvalues, with a band over 4 random probes.")
-@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank.")
+@click.option(
+    "--density",
+    is_flag=True,
+    help="The density of all eigenvalues, with a band over 4 random probes of 80 products each.",
+)
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="The trace, with a standard error, and the effective rank; 60 products.",
+)
 @click.option(
     "--operator",
     type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
@@ -824,9 +840,15 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Running statistics as they are, or those of each batch.",
 )
 @click.option(
-    "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
+    "--data-error",
+    is_flag=True,
+    help="What eigenvalues and trace owe to the sample of examples, from random parts of it; some 60 products.",
 )
-@click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="The eigenvalues of each layer's own block as well; some 40 products for each.",
+)
 @click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
@@ -860,6 +882,9 @@ def hessian(
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    given = click.get_current_context().get_parameter_source("max_matvecs")
+    if wanted.budget is not None and given is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--budget bounds all products, and --max-matvecs those of the eigenvalues: give one")
     measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
     if _processes()[1] == 1:
         return measure()
@@ -912,8 +937,15 @@ def _hessian(
         options["processes"] = _processes()[1]
     if runs:
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
+
+    def check(one: _Opened) -> None:
+        _chosen(one, split, examples, seed)
+        _refuse_misfits(one.model, [state for _, state in runs.get(one.label, [])])
+
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
-    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console, kept=kept)
+    return _measure_all(
+        "hessian", checkpoints, split, device, options, measure, output, console, check=check, kept=kept
+    )
 
 
 @app.command()
@@ -1244,11 +1276,13 @@ def _measure_all(
     output: _Output,
     console: _Console,
     *,
+    check: Callable[[_Opened], object] = lambda one: one,
     kept: bool = False,
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
 
-    What is `kept` of a measurement that was stopped is not measured again.
+    Of each checkpoint `check` refuses what cannot be measured before the first one is. What is `kept` of a measurement
+    that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
 
@@ -1256,6 +1290,8 @@ def _measure_all(
     results = from_first(lambda: work.done(output))
     if results is not None:
         return _told(work.out, results, console, there=True)
+    for one in work.opened:
+        check(one)
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep, _counting(console) as count:
         results = []
@@ -1280,11 +1316,12 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
+    told: Record = {"file": str(out), "tables": [{"title": one.title, "rows": list(one.records)} for one in made]}
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
-        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
+        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
     console.next(f"landscape report {_shown(out.parent)}")
-    return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
+    return told
 
 
 def _merged(
@@ -1380,13 +1417,15 @@ def _curvature(
 ) -> list[Result]:
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
+    from landscape.distributed import place
     from landscape.entries import diagonal
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
     from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
-    if asked.data_error and objective.num_examples < 4:
+    least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
+    if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
@@ -1426,7 +1465,8 @@ def _curvature(
         def of_part(part: Objective) -> SymmetricOperator:
             return replayed(_operator(part, plain))
 
-        others.append(data_error(objective, pairs, operator_of=of_part, seed=asked.seed))
+        spread = data_error(objective, pairs, operator_of=of_part, num_parts=DATA_PARTS, seed=asked.seed)
+        others.append(spread)
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)
@@ -2267,8 +2307,25 @@ def _as_usage_error() -> Iterator[None]:
         yield
     except ValueError as error:
         if type(error) is ValueError:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(_in_options(str(error))) from error
         raise
+
+
+_OPTIONS = (  # of hessian, as arguments in the messages of what it calls
+    (r"\bk must", "--top must"),
+    (r"\bk = (\d+)", r"--top \1"),
+    (r"\b(max_matvecs|tolerance|budget) must", r"--\1 must"),
+    ("--max_matvecs", "--max-matvecs"),
+    (r"\bengine='([\w-]+)'", r"--engine \1"),
+    ("'finite-differences-across-kinks'", "--engine finite-differences-across-kinks"),
+)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library in the words of the command line."""
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
+    return message
 
 
 @contextlib.contextmanager
@@ -2361,7 +2418,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
-                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
+                flagged = getattr(error, "results", None)
+                document: Record = {"ok": False, "error": {"code": code, "message": message, "hint": hint}}
+                _print_json(document if flagged is None else {**document, "command": words[0], "results": flagged})
             click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
         return code
     finally:
@@ -2389,6 +2448,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, _Terminated):
         return 143, "terminated", ""
     kind = type(error).__name__
+    if kind == "NotTwiceDifferentiableError":
+        return 3, _in_options(message), ""
     if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
     if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):
