@@ -2408,7 +2408,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        kept = {"surface": "measured points are kept", "hessian": "what was measured is kept"}.get("".join(words[:1]))
+        kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
+        kept = None if "timed" in words else kinds.get("".join(words[:1]))
         if kept and code in (130, 143):
             hint = f"{kept}: --resume goes on"
         if kept and getattr(error, "errno", None) in _NO_ROOM:
