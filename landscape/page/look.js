@@ -90,6 +90,12 @@ async function plot(div, figure, layout) { // true where it is the first one the
   named(div);
   return first;
 }
+async function makeRoom(div) { // for the names in a legend of many rows
+  const before = div.style.height, legend = div.querySelector(".legend .bg")?.getBBox().height ?? 0;
+  div.style.height = "";
+  if (legend > 60) div.style.height = `${Math.round(div.clientHeight + legend - 40)}px`;
+  if (div.style.height !== before) await Plotly.Plots.resize(div);
+}
 async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 34, b: 52 } } = {}) {
   const div = byId(id);
   if (!div || !figure) return;
@@ -98,4 +104,5 @@ async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 
   layout.margin = margin;
   if (clipped) cutAxes(layout);
   await plot(div, copy, layout);
+  await makeRoom(div);
 }

@@ -232,11 +232,11 @@ function colored({ figure, value, error, knee }) {
   const bend = (v) => (bent ? Math.asinh(v / round) / Math.asinh(reach / round) * reach : v);
   trace.z = values.map((row) => row.map(bend));
   trace.customdata = values.map((row, j) => row.map((v, i) => [v, errors[j][i]]));
+  trace.colorbar.title.text = `difference of the mean losses${bent ? ", symlog scale" : ""}`;
   if (!bent) return copy;
   const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));
   const sizes = Array.from({ length: Math.max(0, Math.floor((high - low) / every) + 1) }, (_, n) => 10 ** (high - n * every));
-  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart];
+  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart.reverse()];
   Object.assign(trace.colorbar, { tickvals: ticks.map(bend), ticktext: ticks.map((v) => (v > 0 ? "+" : "") + brief(v)) });
-  trace.colorbar.title.text += ", symlog scale";
   return copy;
 }

@@ -343,6 +343,25 @@ def test_colours_follow_the_system(seen):
     seen.drawn()
 
 
+def test_paper_has_light_figures_and_no_controls(seen):
+    seen.page.emulate_media(color_scheme="dark")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
+    seen.drawn()
+    seen.get(
+        "addEventListener('beforeprint', () => { const { font, xaxis, width } = "
+        "document.getElementById('eigenvalues').layout; window.paper = [font.color, xaxis.gridcolor, width <= 718]; })"
+    )
+    assert seen.page.pdf().startswith(b"%PDF")
+    assert seen.get("window.paper") == ["#000000", "#cccccc", True]
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
+    seen.page.emulate_media(media="print", color_scheme="light")
+    assert not [one for one in seen.page.locator(".controls, .actions, .play, .skip").all() if one.is_visible()]
+    assert seen.page.locator("[aria-label='All measures'] th").first.is_visible()
+    seen.page.emulate_media(media="screen", color_scheme="light")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
+    seen.drawn()
+
+
 def test_controls_are_labelled_and_reachable_by_keyboard(seen):
     assert seen.get(
         "[...document.querySelectorAll('input, select')].every((i) => i.labels.length === 1 && i.labels[0].textContent)"
@@ -714,25 +733,6 @@ def test_the_run_stands_off_its_plane_by_the_gap_of_their_losses(rich):
     z = rich.get(plot("p1c0-scene", ".data.find((one) => one.meta === 'gap').z"))
     ends = np.array([value for value in z if value is not None]).reshape(-1, 2)
     np.testing.assert_allclose(ends, [[on_axis(rich, v) for v in pair] for pair in ((4, 3), (2, 1), (0.3, 0.3))])
-
-
-def test_paper_has_light_figures_and_no_controls(rich):
-    rich.page.emulate_media(color_scheme="dark")
-    rich.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
-    rich.drawn()
-    rich.get(
-        "addEventListener('beforeprint', () => { const { font, xaxis, width } = "
-        "document.getElementById('eigenvalues').layout; window.paper = [font.color, xaxis.gridcolor, width <= 718]; })"
-    )
-    assert rich.page.pdf().startswith(b"%PDF")
-    assert rich.get("window.paper") == ["#000000", "#cccccc", True]
-    rich.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
-    rich.page.emulate_media(media="print", color_scheme="light")
-    assert not [one for one in rich.page.locator(".controls, .actions, .play, .skip").all() if one.is_visible()]
-    assert rich.page.locator("[aria-label='All measures'] th").first.is_visible()
-    rich.page.emulate_media(media="screen", color_scheme="light")
-    rich.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
-    rich.drawn()
 
 
 def test_the_fragment_restores_every_control(rich, browser):
