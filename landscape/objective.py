@@ -441,12 +441,20 @@ class Objective:
             return _SumsOfBatch(self.model, self.sums)
         call = _TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
         if known(self._loss) is None:
-            inputs, target = to_device(self.first_batch, self.theta.device)
+            inputs, target = _pair(to_device(self.first_batch, self.theta.device))
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             with self.undisturbed(), torch.no_grad():
                 output = _tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
                 check_reduction(self._loss, output, target, self.reduction)
         return call
+
+
+def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
+        raise ValueError(f"a batch must be (inputs, target), got a {got}: use Objective.from_sums for other shapes")
+    inputs, target = batch
+    return inputs, target
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
@@ -480,7 +488,7 @@ class _TermsOfBatch(nn.Module):
         ]  # in a list: a loss with class weights is no child, its buffers are not the model's
 
     def forward(self, batch: Batch) -> Terms:
-        inputs, target = batch
+        inputs, target = _pair(batch)
         output = _whole(_tensor(self.model(inputs)))
         found = terms(self.loss[0], output, target, reduction=self.reduction)
         if not self.metrics:

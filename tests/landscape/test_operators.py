@@ -178,3 +178,19 @@ def test_measuring_leaves_everything_as_it_was_also_after_an_error():
     assert model[4].weight.grad is None
     assert all(module.training for module in model.modules())
     assert torch.get_rng_state().equal(random)
+
+
+def test_a_product_takes_vectors_of_its_own_size_alone():
+    operator = hessian(objective_of("unused"))
+    for wrong, told in (
+        (torch.ones(3), r"\(3,\) of torch.float32"),
+        (torch.ones(28).long(), r"\(28,\) of torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=f"takes a vector of 28 floating-point numbers, got {told}"):
+            operator.matvec(wrong)
+
+
+def test_a_model_in_place_of_an_objective_is_refused():
+    for make in (hessian, per_layer):
+        with pytest.raises(TypeError, match=r"that of an objective, Objective\(model, loss, batches\), got a Linear"):
+            make(nn.Linear(2, 1))
