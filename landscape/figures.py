@@ -286,8 +286,9 @@ def difference(a: Surface, b: Surface) -> go.Figure:
         x=a.x,
         y=a.y,
         z=value.T,
-        customdata=error.T,
-        hovertemplate="x %{x:.3g}<br>y %{y:.3g}<br>difference %{z:.4g} ± %{customdata:.2g}<extra></extra>",
+        customdata=np.stack([value.T, error.T], axis=-1),
+        hovertemplate="x %{x:.3g}<br>y %{y:.3g}<br>difference "
+        "%{customdata[0]:.4g} ± %{customdata[1]:.2g}<extra></extra>",
         hoverongaps=False,
         colorscale="RdBu",
         reversescale=True,

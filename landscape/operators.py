@@ -50,6 +50,9 @@ class SymmetricOperator:
         return self.size, self.size
 
 
+OperatorOf = Callable[[Objective], SymmetricOperator]
+
+
 def hessian(
     objective: Objective,
     *,

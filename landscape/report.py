@@ -34,7 +34,7 @@ from landscape.results import PAGE_MARK, Result, write_atomically
 
 __all__ = ["write_report"]
 
-SCRIPTS = ("state.js", "look.js", "surfaces.js", "table.js", "report.js")  # in this order, in one scope
+SCRIPTS = ("state.js", "look.js", "surfaces.js", "reading.js", "table.js", "report.js")  # in this order, in one scope
 
 
 def write_report(

@@ -46,6 +46,7 @@ from landscape.results import (
     Trajectory,
     t_factor,
 )
+from landscape.verdicts import hessian_verdict
 
 R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
 
@@ -342,7 +343,8 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     leading = "lambda_1" if lead == 0 else "lambda_min"
     header = ["", "loss", leading, "ln", "log10", f"vs {_label(results[0])}", *names, "products"]
-    return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
+    notes = [_verdict(results), *_cross_checks(results), *filter(None, [hessian_verdict(results)])]
+    return Table(_operator_title(settings), header, rows, notes, records)
 
 
 def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
@@ -412,11 +414,11 @@ def density_table(results: Sequence[Density]) -> Table:
         cells = ["" if math.isnan(value) else short(value) for value in (low, middle, high, one.kernel_width)]
         rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
     notes = [
-        "quantiles of the bulk, without the sticks, which are the converged eigenvalues; eigenvalues nearer to each "
+        "quantiles of the bulk, without the outliers, which are the converged eigenvalues; eigenvalues nearer to each "
         "other than the resolution are one"
     ]
     title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
-    header = ["", "sticks", "1 %", "50 %", "99 %", "resolution", "probes"]
+    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
     return Table(title, header, rows, notes, records)
 
 

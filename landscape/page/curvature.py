@@ -24,10 +24,10 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     if densities:
         probes = sorted({len(one.nodes) for _, one in densities})
         body += (
-            "Sticks are eigenvalues found by themselves, with bars of their residual; the curve is all others, "
-            f"smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A stick is as "
-            "high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the resolution look "
-            "like one. "
+            "Sticks are outliers, eigenvalues found by themselves, with bars of their residual; the curve is all "
+            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A "
+            "stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the "
+            "resolution look like one. "
         )
     if factors := sorted({f"{t_factor(e.num_samples):.1f}" for _, e in estimates if e.standard_error > 0}, key=float):
         body += f"± of a value is one standard error over the probes; 95 % takes {' or '.join(factors)} of them."
@@ -44,7 +44,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
         rows.append([c.style.name, spectrum_kind(one), str(len(one.sticks)), *cells])
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
-        head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the others below", "resolution"]
+        head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
         body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
     if estimates:
         told = [
