@@ -23,6 +23,7 @@ from landscape.results import (
     CongruenceTrace,
     CurvatureTrace,
     Density,
+    Diagonal,
     Eigenpairs,
     Json,
     Line,
@@ -105,6 +106,7 @@ def export_picture(
         "line": (Line, picture.line_picture),
         "spectrum": (Eigenpairs, picture.spectrum_picture),
         "density": (Density, picture.density_picture),
+        "diagonal": (Diagonal, picture.diagonal_picture),
         "curvature": (CurvatureTrace, picture.curvature_picture),
         "congruence": (CongruenceTrace, picture.congruence_picture),
     }
@@ -163,12 +165,22 @@ def _csv(result: Result) -> str:
         for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
             writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
         return file.getvalue()
+    if isinstance(result, Diagonal):
+        return _table(_by_entry(result))
     columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
     if isinstance(result, Density):
         columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
     if not columns:
         columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
     return _table(columns)
+
+
+def _by_entry(result: Diagonal) -> Arrays:
+    """Of each entry the tensor it is of, and its place in that, flattened."""
+    sizes = [math.prod(shape) for shape in result.shapes]
+    places = np.concatenate([np.arange(size) for size in sizes])
+    arrays: Arrays = {"tensor": np.repeat(np.array(result.names), sizes), "place": places}
+    return {**arrays, "value": result.values, "standard_error": result.standard_error}
 
 
 def _table(columns: Arrays) -> str:

@@ -33,6 +33,7 @@ from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
+    diagonal_picture,
     line_picture,
     overview_picture,
     spectrum_picture,
@@ -44,6 +45,7 @@ from landscape.results import (
     CongruenceTrace,
     CurvatureTrace,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -52,7 +54,7 @@ from landscape.results import (
     Trajectory,
     problem_of,
 )
-from landscape.spectra import curvature_trace, density
+from landscape.spectra import curvature_trace, density, diagonal
 from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "contour",
     "curvature_trace",
     "density",
+    "diagonal",
     "difference",
     "eigenvalues",
     "figure_of",
@@ -110,6 +113,8 @@ def figure_of(result: Result) -> go.Figure:
         return density([result])
     if isinstance(result, CurvatureTrace):
         return curvature_trace([result])
+    if isinstance(result, Diagonal):
+        return diagonal([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
 
 
@@ -127,6 +132,7 @@ def html_of(result: Result) -> str:
         Eigenpairs: spectrum_picture,
         Density: density_picture,
         CurvatureTrace: curvature_picture,
+        Diagonal: diagonal_picture,
         CongruenceTrace: congruence_picture,
     }
     file = io.BytesIO()

@@ -1,6 +1,7 @@
 """What belongs together: results of one checkpoint, surfaces that may share a scale, spectra that compare.
 
-A checkpoint has one name and one look everywhere. Surfaces share a scale only on the same plane, grid and data.
+A checkpoint has one name and one look everywhere; the seeds of one method share a colour. Surfaces share a scale only
+on the same plane, grid and data.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from landscape.methods import method_key
 from landscape.results import (
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -57,6 +60,7 @@ class Style:
     color: str
     symbol: str
     dash: str
+    method: str = ""  # equal for checkpoints that differ in nothing but their seeds; empty where that is not known
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class Checkpoint:
     lines: list[Line]
     pairs: list[Eigenpairs]
     layers: list[Eigenpairs]  # of the blocks of single layers
+    checked: list[Eigenpairs]  # those that another program was held against, also where longer ones stand in `pairs`
     densities: list[Density]
     estimates: list[Estimate]
+    diagonals: list[Diagonal]
     data_spreads: list[DataSpread]
     curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
@@ -115,13 +121,16 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
     ]
-    return {key: _style(name, n) for n, (key, name) in enumerate(zip(keys, names, strict=True))}
-
-
-def _style(name: str, n: int) -> Style:
-    """The first eight differ in colour, mark and dash; of a colour's later rounds the mark and the dash are others."""
-    turned = n + n // len(COLORS)
-    return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)])
+    methods = [method_key(first[key]) for key in keys]
+    families = [method or key for method, key in zip(methods, keys, strict=True)]
+    order = list(dict.fromkeys(families))
+    found: dict[str, Style] = {}
+    for n, (key, name) in enumerate(zip(keys, names, strict=True)):
+        family, seed = order.index(families[n]), families[:n].count(families[n])
+        turned = family + family // len(COLORS) + seed  # of a colour's later rounds the marks and dashes are others
+        mark, dash = SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)]
+        found[key] = Style(name, COLORS[family % len(COLORS)], mark, dash, methods[n])
+    return found
 
 
 def _readable(label: object) -> str:
@@ -194,7 +203,7 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
+def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "protocol", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
@@ -222,8 +231,10 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Line)],
         _distinct([one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings]),
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
+        [one for one in mine if isinstance(one, Eigenpairs) and isinstance(one.checks.get("pyhessian"), dict)],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, Diagonal)],
         [one for one in mine if isinstance(one, DataSpread)],
         [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],

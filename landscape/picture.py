@@ -13,8 +13,27 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 
 from landscape.grouping import Style, checkpoint_key, split_order, styles
-from landscape.readings import centre, centre_cell, ends, landmarks, measured, places_on_axis, stick_height
-from landscape.results import Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
+from landscape.readings import (
+    centre,
+    centre_cell,
+    ends,
+    landmarks,
+    measured,
+    places_on_axis,
+    shown_tensors,
+    stick_height,
+)
+from landscape.results import (
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+    Surface,
+)
 from landscape.view import CELL_COLOR, View, drawn, left_out_cells, log_ticks, loss_view, tick_label
 
 if TYPE_CHECKING:
@@ -24,12 +43,13 @@ if TYPE_CHECKING:
 
 Width = Literal["single", "double"]
 WIDTHS = {"single": 3.25, "double": 6.75}  # inches, as in the styles of ICML and CVPR
-R = TypeVar("R", Surface, Line, Eigenpairs, Density, CurvatureTrace, CongruenceTrace)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Diagonal, CurvatureTrace, CongruenceTrace)
 
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
 _MARKS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "triangle-up": "^", "triangle-down": "v"}
 _MARKS |= {"pentagon": "p", "star": "*"}
+_HATCHES = ("", "///", "xxx", "...", "---", "+++", "|||")
 
 
 def overview_picture(results: Sequence[Result], *, width: Width | None = None) -> Picture:
@@ -183,6 +203,28 @@ def density_picture(results: Sequence[Result], *, width: Width = "single") -> Pi
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     _labelled(ax, "eigenvalue of the mean loss", "density")
+    _legend(ax)
+    return picture
+
+
+def diagonal_picture(results: Sequence[Result], *, width: Width = "single") -> Picture:
+    """The trace of each tensor with a bar of its standard error, from input to output; the largest 12 where more."""
+    diagonals = _needed(results, Diagonal, "diagonal_picture", "hessian CKPT --diagonal")
+    known, names = styles(results), shown_tensors(diagonals, 12)
+    picture = _picture(_inches(width), 0.8 + 0.14 * len(names) * len(diagonals))
+    ax = picture.subplots()
+    height = 0.8 / len(diagonals)
+    for n, one in enumerate(diagonals):
+        style = known[checkpoint_key(one)]
+        places = [place for place, name in enumerate(one.names) if name in names]
+        at = np.array([names.index(one.names[place]) for place in places]) + (n + 0.5) * height - 0.4
+        bars: dict[str, Any] = {"color": style.color, "hatch": _HATCHES[n % len(_HATCHES)], "edgecolor": "white"}
+        ax.barh(at, one.tensor_traces[places], height, linewidth=0, label=_name(style), **bars)
+        errors = one.tensor_standard_errors[places]
+        ax.errorbar(one.tensor_traces[places], at, xerr=errors, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=1)
+    _labelled(ax, "trace of the tensor", "")
+    ax.set_yticks(range(len(names)), [_literal(name) for name in names], fontsize=6)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     _legend(ax)
     return picture
 

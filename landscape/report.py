@@ -14,7 +14,13 @@ from pathlib import Path
 import plotly.offline
 
 from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
-from landscape.page.curvature import blocks_section, density_section, following_section, sample_section
+from landscape.page.curvature import (
+    blocks_section,
+    density_section,
+    following_section,
+    sample_section,
+    tensors_section,
+)
 from landscape.page.differences import differences_section
 from landscape.page.lines import lines_section
 from landscape.page.markup import escape
@@ -65,6 +71,7 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
         spectrum=spectrum_section(measured),
         density=density_section(measured),
         blocks=blocks_section(measured),
+        tensors=tensors_section(measured),
         sample=sample_section(measured),
         following=following_section(measured),
         congruence=congruence_section(measured),

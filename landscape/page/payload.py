@@ -21,7 +21,7 @@ from landscape.results import Array, Json, Surface, Trajectory
 from landscape.view import STATUS_NAMES, View, loss_view
 
 MOST_COLUMNS = 8  # pictures side by side; of more checkpoints
-SLOTS = 3  # have a picture, each with a picker
+SLOTS = 3  # have a picture, each with a picker; of more than these that are seeds of few methods, one of each
 MOST_DIFFERENCES = 7  # pictures of differences
 
 
@@ -49,7 +49,10 @@ def payload(
         "linear_only": linear_only,
         "clip": _clip_range(surfaces),
         "camera": figures.CAMERA,
-        "planes": [_family_payload(family, splits, known, log=not linear_only) for family in planes],
+        "planes": [
+            {"where": plane_named(n, len(planes)), **_family_payload(family, splits, known, log=not linear_only)}
+            for n, family in enumerate(planes)
+        ],
         "lines": [_line_payload(group, known) for group in lines],
         "differences": [_difference_payload(one, first) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
@@ -73,6 +76,20 @@ def difference_sets(
     return found
 
 
+def plane_named(n: int, num_planes: int) -> str:
+    """What tells the pictures of one family of planes from those of another."""
+    return f", plane {n + 1}" if num_planes > 1 else ""
+
+
+def slots(columns: Sequence[Style]) -> list[int]:
+    """Which checkpoints have a picture at first: all; of many one of each method; of very many a few over all."""
+    methods = [style.method or style.name for style in columns]
+    found = [methods.index(name) for name in dict.fromkeys(methods)] if len(columns) > SLOTS else [*range(len(columns))]
+    if len(found) <= MOST_COLUMNS:
+        return found
+    return [found[round(place)] for place in np.linspace(0, len(found) - 1, SLOTS)]
+
+
 def json_in_html(value: object) -> str:
     """JSON that cannot end the script element it lies in."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -88,7 +105,7 @@ def _family_payload(
         "x": one.x.tolist(),
         "y": one.y.tolist(),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
-        "crowded": len(family[0].columns) > MOST_COLUMNS,
+        "crowded": len(slots(family[0].columns)) < len(family[0].columns),
         "missing": {key: no_surface(name) for key, name in splits.values()},
         "members": [
             {

@@ -117,7 +117,7 @@ function tell(column, one) { // the texts of a column, as they came escaped
   byId(column.id + "-stat").innerHTML = one ? one.stat : column.plane.missing[state.split];
   byId(column.id + "-badge").innerHTML = one ? one.badge : "";
   for (const [kind, what] of [["scene", "3-D surface"], ["contour", "Contours"]]) {
-    byId(`${column.id}-${kind}`).setAttribute("aria-label", `${what} of the loss around ${look.name}`);
+    byId(`${column.id}-${kind}`).setAttribute("aria-label", `${what} of the loss around ${look.name}${column.plane.where}`);
   }
   byId(column.id + "-marks").textContent = one ? told(one) : "";
   const cut = view?.cut;

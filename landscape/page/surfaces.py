@@ -13,8 +13,8 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import MOST_COLUMNS, SLOTS
-from landscape.page.sentences import slice_sentence, surface_sentence
+from landscape.page.payload import plane_named, slots
+from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
 from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
 
@@ -52,7 +52,7 @@ def surfaces_section(
             f'<p class="note warn">These surfaces lie on {len(planes)} different planes or grids. They are shown '
             "apart, each with its own range; heights of different planes do not compare.</p>"
         )
-    body += "".join(_family_html(n, family, ids, alone=len(planes) == 1) for n, family in enumerate(planes))
+    body += "".join(_family_html(n, family, ids, plane_named(n, len(planes))) for n, family in enumerate(planes))
     titles = "".join(
         f"<span {shown_for(key, ids)}>{escape(_first_sentence(planes, key, name))}</span>" for key, name in ids
     )
@@ -64,9 +64,9 @@ def _first_sentence(planes: Sequence[Sequence[SurfaceGroup]], key: str, name: st
     return surface_sentence(plane.sets[key], plane.columns, name)
 
 
-def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: bool) -> str:
+def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str) -> str:
     first = family[0]
-    heading = "" if alone else f'<p class="eyebrow">Plane {n + 1}</p>'
+    heading = f'<p class="eyebrow">Plane {n + 1}</p>' if where else ""
     shared = (
         " Each checkpoint is the centre of its own plane, along directions drawn from the same seed."
         if len(first.columns) > 1 and "random" in first.name
@@ -78,35 +78,40 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
     several = len(family) > 1
     flat = "".join(_flatness_html(family, key, name, ids) for key, name in ids) if several else ""
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
+    pictured = slots(first.columns)
     play = _play_html(n, f"through all {len(first.columns)} checkpoints, in the first picture")
     play = play if len(first.columns) > 1 and not _runs(family) else ""
-    columns = "".join(_column_html(n, c, first, ids) for c in slots(len(first.columns)))
+    columns = "".join(_column_html(n, c, first, ids, where) for c in pictured)
     pictures = (
         f'<div class="columns">{columns}</div><div class="actions readout"><p class="note" id="p{n}-readout" '
         'aria-live="polite">Point at a contour, or move over it with the arrow keys, to read the loss of every '
         f'checkpoint at that place.</p><button type="button" id="p{n}-copy" hidden>Copy as JSON</button> <span '
         'role="status" class="note"></span></div>'
     )
-    told = "".join(_plane_texts(n, k, plane, ids) for k, plane in enumerate(family))
+    told = "".join(_plane_texts(n, family, k, ids) for k in range(len(family)))
     return (
         f'<div class="plane">{heading}{flat}<div class="planebar">{choose}{play}</div><p class="note">{names}{shared}'
         " The marked point is the checkpoint, the open diamond the lowest cell; × (in 3-D a diamond on the floor) "
-        f"marks a cell left out: not finite, or not measured.</p>{pictures}{told}"
+        f"marks a cell left out: not finite, or not measured.{_pictured(pictured, first.columns)}</p>{pictures}{told}"
         f'<figure><div class="planebar">{_cut_sliders(n, first)}</div><div class="chart double" id="p{n}-slices" '
-        f'role="group" aria-label="Loss along the two axes"></div></figure>{_runs_html(n, family)}</div>'
+        f'role="group" aria-label="Loss along the two axes{where}"></div></figure>{_runs_html(n, family, where)}</div>'
     )
 
 
-def slots(num_columns: int) -> list[int]:
-    """Which checkpoints have a picture at first: all, or of very many the first, the middle and the last."""
-    if num_columns <= MOST_COLUMNS:
-        return list(range(num_columns))
-    return [round(place) for place in np.linspace(0, num_columns - 1, SLOTS)]
+def _pictured(which: Sequence[int], columns: Sequence[Style]) -> str:
+    """Whose pictures these are, where not every checkpoint has one."""
+    if len(which) == len(columns):
+        return ""
+    methods = {style.method or style.name for style in columns}
+    whose = (
+        "One checkpoint of each method has" if len(methods) == len(which) else f"{len(which)} of {len(columns)} have"
+    )
+    return f" {whose} a picture, and curves below it; the others are in the pickers and in the numbers."
 
 
-def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids) -> str:
+def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, where: str) -> str:
     """A column as it is before any script; the script fills it for other data, planes and checkpoints."""
-    slot = slots(len(plane.columns)).index(c)
+    slot = slots(plane.columns).index(c)
     style, (key, data) = plane.columns[c], ids[0]
     name, identity = escape(style.name), f"p{n}c{slot}"
     surface = next((one for column, one in plane.sets.get(key, []) if column == c), None)
@@ -115,7 +120,7 @@ def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids) -> str:
     described = f' aria-describedby="p{n}-readout"'
     plots = "".join(
         f'<div class="{kind}" id="{identity}-{kind}" role="{role}" tabindex="0" aria-label="{what} of the loss around '
-        f'{name}"{described if kind == "contour" else ""}></div>'
+        f'{name}{where}"{described if kind == "contour" else ""}></div>'
         for kind, role, what in (("scene", "group", "3-D surface"), ("contour", "application", "Contours"))
     )
     return (
@@ -127,13 +132,19 @@ def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids) -> str:
     )
 
 
-def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
-    told, captions = "", ""
+def _plane_texts(n: int, family: Sequence[SurfaceGroup], k: int, ids: Ids) -> str:
+    plane, told, captions = family[k], "", ""
+    like = next(iter(family[0].sets.values()))[0][1]
     for key, name in ids:
-        members, attributes = plane.sets.get(key), shown_for(key, ids, n, k)
+        members, attributes = plane.sets.get(key, []), shown_for(key, ids, n, k)
+        there = {column for column, _ in members}
+        lost = [style.name for column, style in enumerate(plane.columns) if column not in there]
+        if lost:
+            whose = ", ".join(lost) if len(lost) <= MOST_NAMED else f"{len(lost)} checkpoints"
+            command = surface_command(name, like, num_planes=len(family))
+            what = f"of {whose} on {'these planes' if len(family) > 1 else 'this plane'}"
+            captions += f"<div {attributes}>{missing(f'No {name} surface {what}', command)}</div>"
         if not members:
-            text = missing(f"No {name} surface on this plane yet", surface_command(name))
-            captions += f"<div {attributes}>{text}</div>"
             continue
         told += f"<div {attributes}>{numbers(_surface_numbers(members, plane.columns))}</div>"
         captions += (
@@ -187,7 +198,7 @@ def _runs(family: Sequence[SurfaceGroup]) -> list[Surface]:
     return [one for one in surfaces if one.trajectory is not None]
 
 
-def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
+def _runs_html(n: int, family: Sequence[SurfaceGroup], where: str) -> str:
     seen = _runs(family)
     if not seen:
         return ""
@@ -199,7 +210,7 @@ def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
         f'class="note">{_parting(seen)} Where the two losses '
         "part, the contour does not show what the run went through.</p></figcaption>"
         f'<div class="planebar">{controls}</div><div class="chart double" id="p{n}-run" role="group" '
-        'aria-label="Own loss and plane’s loss against epoch"></div></figure>'
+        f'aria-label="Own loss and plane’s loss against epoch{where}"></div></figure>'
     )
 
 

@@ -1,5 +1,6 @@
 """Small problems with a known answer: networks of up to 500 parameters, data with a ragged last batch, dense truths."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -104,3 +105,17 @@ def dense_hessian(objective: Objective) -> Tensor:
     objective.model.eval()
     with sdpa_kernel(SDPBackend.MATH):
         return torch.autograd.functional.hessian(whole_loss(objective), objective.theta)
+
+
+def a_run(num=3, size=0.02):
+    """Objectives at weights that move a little each epoch."""
+    net, inputs, targets = build("tied")
+    found = []
+    torch.manual_seed(0)
+    for epoch in range(1, num + 1):
+        net = copy.deepcopy(net)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(size * torch.randn_like(p))
+        found.append((2 * epoch, Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))))
+    return found

@@ -8,7 +8,7 @@ import math
 import meshio
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries
 
 from landscape import export
 from landscape.results import (
@@ -224,10 +224,10 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
     trace = CongruenceTrace(epoch=np.array([1, 2]), num_probes=np.array([3, 3]), **probes, **errors)
     row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
     line = Line(**row, status=status_of(row["x"]))
-    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, density(), along_run(), trace]
+    results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, density(), entries(), along_run(), trace]
     made = [export.export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
     assert made[0] == made[1]
-    kinds = ("surface", "run", "line", "spectrum", "density", "curvature", "congruence")
+    kinds = ("surface", "run", "line", "spectrum", "density", "diagonal", "curvature", "congruence")
     assert [path.name for path in made[0]] == [f"s-{name}.pdf" for name in kinds]
     for content in made[0].values():
         assert b"/FontFile2" in content  # the letters travel with it
@@ -241,3 +241,11 @@ def test_without_anything_to_draw_there_is_no_picture(tmp_path):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
     with pytest.raises(ValueError, match=r"width must be one of \('single', 'double'\), got 'wide'"):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")
+
+
+def test_a_diagonal_is_a_row_for_each_entry_with_its_tensor(tmp_path):
+    (content,) = export.export_csv([entries()], tmp_path / "s.npz").values()
+    rows = content.decode().splitlines()
+    assert rows[:2] == ["tensor,place,value,standard_error", "in.weight,0,0.5,0.1"]
+    assert rows[7:9] == ["in.bias,0,-4.0,0.1", "in.bias,1,-4.0,0.1"]
+    assert len(rows) == 13

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries
 
 from landscape import figures, picture
 from landscape.readings import largest, places
@@ -493,7 +493,7 @@ def test_pictures_have_the_width_of_a_column(width, inches):
     assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
 
 
-@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), along_run()])
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), entries(), along_run()])
 def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
     assert one.plot().data
     shown = one._repr_html_()
@@ -593,3 +593,30 @@ def test_the_twin_of_both_ends_numbers_the_smallest_from_below():
     one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings={"which": "both", "k": 2})
     (ax,) = picture.spectrum_picture([one]).axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "−1"]
+
+
+def test_a_diagonal_is_a_bar_for_each_tensor_from_input_to_output_with_its_error():
+    one, other = figures.diagonal([entries(), entries("sam", (1.0, 2.0, 3.0))]).data
+    assert list(one.y) == ["in.weight", "in.bias", "out.weight"]
+    assert list(one.x) == [3.0, -8.0, 0.5]
+    assert list(one.error_x.array) == [0.3, 0.4, 0.05]
+    assert (one.name, other.name) == ("sgd", "sam")
+    assert one.marker.pattern.shape != other.marker.pattern.shape
+
+
+def test_of_many_tensors_the_largest_are_drawn():
+    traces = np.arange(-50.0, 50.0)
+    shapes = {"names": [f"t{n}" for n in range(100)], "shapes": [[1]] * 100}
+    errors = {"standard_error": np.ones(100), "tensor_standard_errors": np.ones(100)}
+    one = entries(traces=(0.0,) * 3, values=traces, tensor_traces=traces, **shapes, **errors)
+    (bars,) = figures.diagonal([one]).data
+    assert list(bars.y) == [f"t{n}" for n in (*range(16), *range(86, 100))]
+    (ax,) = picture.diagonal_picture([one]).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"t{n}" for n in (*range(7), *range(95, 100))]
+
+
+def test_the_twin_of_a_diagonal_has_the_same_bars():
+    (ax,) = picture.diagonal_picture([entries(), entries("sam")]).axes
+    assert [bar.get_width() for bar in ax.patches] == 2 * [3.0, -8.0, 0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["in.weight", "in.bias", "out.weight"]
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"sgd", "sam"}

@@ -255,6 +255,13 @@ def test_cells_left_out_are_marked(seen):
     assert seen.get(f"[{cells}.x, {cells}.y, {cells}.text]") == [[-1, 1], [-1, 1], ["nan", "+inf"]]
 
 
+def test_the_status_of_a_cell_leaves_the_page_with_its_loss(seen, tmp_path):
+    found = json.loads(saved(seen, "#save-json", tmp_path).read_text())["surfaces"][0]
+    assert (found["loss"][0][0], found["status"][0][0]) == ("NaN", "nan")
+    assert (found["loss"][8][8], found["status"][8][8]) == ("Infinity", "+inf")
+    assert found["status"][4][4] == "ok"
+
+
 def test_no_button_sends_the_chart_away(seen):
     titles = seen.get(
         "[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title + ' ' + b.dataset.attr)"
@@ -821,8 +828,11 @@ def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
     assert found["surfaces"][0]["loss"][4][0] == pytest.approx(2.3)
     assert found["commands"] == ["landscape surface a.pt"]
     rows = saved(rich, "#save-csv", tmp_path).read_text().splitlines()
-    assert rows[0].startswith("checkpoint,family,plane,split,x,y,loss")
+    assert rows[0] == "checkpoint,family,plane,split,x,y,loss,standard_error,accuracy,status"
     assert len(rows) == 1 + 8 * 81
+    assert rows[1].endswith(",ok")
+    names = rich.get("[...document.getElementById('figure').options].map((one) => one.textContent)")
+    assert len(names) == len(set(names)) > 10
     rich.page.select_option("#figure", "p0-slices")
     picture = saved(rich, "#save-svg", tmp_path)
     assert picture.name == "landscape-p0-slices.svg"
