@@ -43,6 +43,8 @@ PLANES = {  # what a line or plane is, by the kind of its directions
     "given": "along given directions",
 }
 
+LONGEST_NAME = 48
+
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _SPLITS = ("train", "validation", "test")
 _PLANE = (
@@ -116,27 +118,36 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     """One style per checkpoint, by `checkpoint_key`, in order of appearance."""
     first = {checkpoint_key(result): result.checkpoint for result in reversed(results)}
     keys = list(dict.fromkeys(checkpoint_key(result) for result in results))
-    labels = [_readable(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
+    labels = [_name(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
     names = [
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
     ]
     methods = [method_key(first[key]) for key in keys]
     families = [method or key for method, key in zip(methods, keys, strict=True)]
-    order = list(dict.fromkeys(families))
+    order, seen = list(dict.fromkeys(families)), dict.fromkeys(families, -1)
     found: dict[str, Style] = {}
-    for n, (key, name) in enumerate(zip(keys, names, strict=True)):
-        family, seed = order.index(families[n]), families[:n].count(families[n])
-        turned = family + family // len(COLORS) + seed  # of a colour's later rounds the marks and dashes are others
-        mark, dash = SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)]
-        found[key] = Style(name, COLORS[family % len(COLORS)], mark, dash, methods[n])
+    for key, name, method, family in zip(keys, names, methods, families, strict=True):
+        seen[family] += 1
+        found[key] = _style(name, order.index(family), seen[family], method)
     return found
 
 
-def _readable(label: object) -> str:
-    """A name without what turns the text around it: control characters, and marks of direction."""
-    kept = [c for c in str(label) if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING]
-    return "".join(kept) or "unnamed checkpoint"
+def _style(name: str, n: int, seed: int, method: str) -> Style:
+    """The first eight differ in colour, mark and dash; seeds of a colour and later rounds in mark and dash."""
+    turned = n + n // len(COLORS) + seed
+    return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)], method)
+
+
+def readable(text: str) -> str:
+    """Text without what turns the text around it: control characters, and marks of direction."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING)
+
+
+def _name(label: object) -> str:
+    """A readable name; a long one is cut inside."""
+    name = readable(str(label)) or "unnamed checkpoint"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
 
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:

@@ -103,5 +103,5 @@ def mean_and_deviation(values: Array) -> str:
 
 
 def _how_many(found: Sequence[Comparison], first: OverSeeds) -> str:
-    apart = sum(one.beyond_spread for one in found)
+    apart = sum(one.beyond_spread for one in found) or "none"
     return f"differs from that of {first.name} by more than the spread over seeds for {apart} of {len(found)} methods"

@@ -20,6 +20,9 @@ def stat(surface: Surface, data: str) -> str:
 
 def _stat(surface: Surface, data: str) -> str:
     at = centre(surface)
+    if surface.loss.size == 1:
+        value, error = float(surface.loss[0, 0]), float(surface.standard_error[0, 0])
+        return f"a grid of one cell, nothing to draw: {escape(data)} loss <b>{plus_minus(value, error)}</b>"
     if not math.isfinite(at.loss):
         return (
             "the loss at the centre was not measured"

@@ -10,8 +10,9 @@ import json
 from collections.abc import Sequence
 
 from landscape.formatting import counted
-from landscape.grouping import Checkpoint, Style, checkpoint_key
+from landscape.grouping import Checkpoint, Style, checkpoint_key, readable
 from landscape.page.markup import escape, table
+from landscape.page.sentences import MOST_NAMED
 from landscape.results import Json, Record, Result
 
 _LONG = ("norm_ratios", "axis_norms", "landmarks")  # a number for each parameter, or drawn elsewhere
@@ -21,7 +22,10 @@ _HASH_DIGITS = 12
 def provenance(results: Sequence[Result], known: dict[str, Style]) -> str:
     """The checkpoints with the settings of their runs, and each kind of result with its settings and checks."""
     records = {checkpoint_key(one): one.checkpoint for one in reversed(results)}
-    runs = [{"checkpoint": style.name, **_flat({**records[key], "label": None})} for key, style in known.items()]
+    runs = [
+        {"checkpoint": style.name, **_flat({**records[key], "label": _cut(records[key], style)})}
+        for key, style in known.items()
+    ]
     parts = [_part("Checkpoints", runs)] if runs else []
     kinds = dict.fromkeys(type(one) for one in results)
     for kind in kinds:
@@ -62,12 +66,20 @@ def told_commands(commands: Sequence[str]) -> str:
 
 
 def footer(results: Sequence[Result], checkpoints: Sequence[Checkpoint]) -> str:
-    """The version of landscape, and the hashes of the checkpoints."""
+    """The version of landscape, and the hashes of the checkpoints where they are few."""
     version = importlib.import_module("landscape").__version__  # an import statement would draw in torch
+    if len(checkpoints) > MOST_NAMED:
+        return f"landscape {version} · {counted(len(results), 'result')} of {len(checkpoints)} checkpoints"
     hashes = [f"{c.style.name} {str(c.record['hash'])[:_HASH_DIGITS]}" for c in checkpoints if c.record.get("hash")]
     return " · ".join(
         [f"landscape {version}", counted(len(results), "result"), *(hashes or ["no checkpoint hashes recorded"])]
     )
+
+
+def _cut(record: Record, style: Style) -> Json:
+    """The whole name, where the page shows another."""
+    label = readable(str(record.get("label") or ""))
+    return label if len(label) > len(style.name) else None
 
 
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
@@ -85,5 +97,6 @@ def _plain(value: Json) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = readable(text)
     is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
     return f"{text[:_HASH_DIGITS]}…" if is_hash else text

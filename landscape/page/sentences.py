@@ -22,6 +22,7 @@ from landscape.readings import (
     largest,
     loss_of_spectrum,
     mean_over_epochs,
+    measured,
     num_examples,
     rise_distance,
 )
@@ -37,6 +38,9 @@ def headline(checkpoints: Sequence[Checkpoint]) -> str:
     if not any(sentences):
         losses = [(c.style.name, centre(c.surface("train"))) for c in checkpoints]
         sentences = [_ranged("train loss", [(n, at.loss, at.error) for n, at in losses if math.isfinite(at.loss)])]
+        trained = [c.surface("train") for c in checkpoints]
+        lost = sum(one is not None and not math.isfinite(centre(one).loss) for one in trained)
+        sentences += [f"no finite train loss at {counted(lost, 'checkpoint')}"] if lost else []
     text = ". ".join(capital(sentence) for sentence in sentences if sentence)
     return text + "." if text else f"{counted(len(checkpoints), 'checkpoint')}, measured"
 
@@ -84,7 +88,12 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
         if math.isfinite(at.loss) and math.isfinite(edge):
             told.append((columns[column].name, at.loss, edge))
     if not told:
-        return f"No finite loss was measured on {split}"
+        values = np.concatenate([measured(surface).ravel() for _, surface in members])
+        values = values[np.isfinite(values)]
+        if not values.size:
+            return f"No finite loss was measured on {split}"
+        ends = " to ".join(dict.fromkeys(short(float(value)) for value in (values.min(), values.max())))
+        return f"Loss on {split}: {ends}; not finite at the checkpoints, or not measured there"
     what = f"Loss on {split}, centre → edge of the slice (median)"
     if over := _over_seeds(members):
         each = [

@@ -15,8 +15,8 @@ from landscape.methods import method_told
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
-from landscape.readings import QUANTITIES, centre, largest, loss_of_spectrum, places
-from landscape.results import Eigenpairs, Estimate
+from landscape.readings import QUANTITIES, Centre, centre, centre_cell, largest, loss_of_spectrum, places
+from landscape.results import Eigenpairs, Estimate, Surface
 from landscape.verdicts import mean_and_deviation
 
 _ACTIONS = (
@@ -189,11 +189,18 @@ def _checkpoint_cells(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         "checkpoint": checkpoint.style.name,
         "method, radii": method_told(checkpoint.record),
-        "train loss": "—" if math.isnan(train.loss) else plus_minus(train.loss, train.error),
+        "train loss": _loss(checkpoint.surface("train"), train),
         "train accuracy": percent(train.accuracy, train.accuracy_error),
-        "test loss": "—" if math.isnan(test.loss) else plus_minus(test.loss, test.error),
+        "test loss": _loss(checkpoint.surface("test"), test),
         "test accuracy": percent(test.accuracy, test.accuracy_error),
     }
+
+
+def _loss(surface: Surface | None, at: Centre) -> str:
+    """The loss at the checkpoint, also where it is not a finite number; a dash where it was not measured."""
+    if surface is None or (math.isnan(at.loss) and centre_cell(surface) is None):
+        return "—"
+    return plus_minus(at.loss, at.error)
 
 
 def _spectrum_cells(

@@ -111,6 +111,9 @@ def test_of_many_methods_it_is_told_how_many_differ():
     assert curvature_over_seeds(measured, symbol="λmax", split="train") == (
         "λmax differs from that of m0 by more than the spread over seeds for 2 of 5 methods"
     )
+    assert "for none of 4 methods" in curvature_over_seeds(
+        [OverSeeds(f"m{n}", draw.uniform(1, 9, 3), UNKNOWN) for n in range(5)], symbol="λmax", split="train"
+    )
     assert accuracy_over_seeds(measured[:4]).endswith("apart from m0 by more than the spread over seeds: none")
 
 

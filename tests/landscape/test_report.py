@@ -462,6 +462,39 @@ def test_fifty_checkpoints_have_a_picture_for_three(page):
     assert len(data(text)["planes"][0]["members"][0]["train"]["surfaces"]) == 50
 
 
+def test_a_surface_without_a_finite_number_is_told_as_such(page):
+    lost = changed(bowl("lost"), loss=np.full((5, 5), np.nan))
+    text = page(lost, bowl("fine"))
+    assert heading(text) == "Train loss 0.500 ± 0.050 at fine. No finite train loss at 1 checkpoint."
+    table = visible(text)[visible(text).index("Every measure at every checkpoint") :]
+    assert "lost sam, rho 0.4 nan" in table  # not a dash: it was measured
+    assert "No finite loss was measured on train" in visible(page(lost))
+
+
+def test_a_grid_without_its_centre_is_told_by_what_it_holds(page):
+    text = page(bowl("one", steps=1))
+    assert "a grid of one cell, nothing to draw: train loss 3.00 ± 0.30" in visible(text)
+    assert "Loss on train: 3.00; not finite at the checkpoints, or not measured there" in visible(text)
+
+
+def test_a_long_name_is_cut_inside_and_whole_in_the_provenance(page):
+    name = "a_very_long_name_" * 9
+    text = page(
+        changed(bowl(), checkpoint={"label": f"{name}1", "hash": "1"}),
+        changed(bowl(), checkpoint={"label": f"{name}2", "hash": "2"}),
+    )
+    shown = [column["name"] for column in data(text)["planes"][0]["columns"]]
+    assert len(set(shown)) == 2
+    assert max(map(len, shown)) <= 48
+    assert f"{name}1" in visible(text)
+
+
+def test_names_that_are_equal_once_cut_are_told_apart_by_their_hashes(page):
+    names = [f"{'x' * 30}{middle}{'y' * 30}" for middle in "ab"]
+    text = page(*(changed(bowl(), checkpoint={"label": name, "hash": f"{name[30]}234567890"}) for name in names))
+    assert {name[-11:] for name in columns(text)[0]} == {" (a2345678)"[-11:], " (b2345678)"[-11:]}
+
+
 def test_a_large_surface_is_written_whole(page):
     text = page(bowl(steps=201))
     assert data(text)["planes"][0]["members"][0]["train"]["surfaces"][0]["loss"]["rows"] == 201
