@@ -80,6 +80,7 @@ async function draw(all = true) {
     await drawScene(column);
   }
   listFigures();
+  data.planes.forEach((_, p) => { if (state[`epoch${p}`] !== initial[`epoch${p}`]) showEpoch(p); });
   document.body.dataset.drawn = "all";
 }
 

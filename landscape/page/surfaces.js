@@ -160,6 +160,7 @@ async function drawScene(column) {
   layout.scene.zaxis.title.text = state.loss === "log" ? "loss (log scale)" : "loss";
   layout.scene.camera = structuredClone(camera());
   if (!div.data) div.replaceChildren();
+  div.tabIndex = 0;
   if (!await plot(div, figure, layout)) return;
   let waiting = null;
   const follow = (event, last) => {
@@ -204,6 +205,7 @@ const webgl = (() => {
 })();
 function placeholder(column) {
   const div = byId(column.id + "-scene");
+  div.tabIndex = -1; // there is nothing to turn
   div.replaceChildren();
   if (!webgl) {
     div.textContent = "This browser has no WebGL, so there is no 3-D view. The contours below show the same numbers.";
