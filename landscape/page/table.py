@@ -41,7 +41,13 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     body = _table_note(_kinds(checkpoints))
     if over := _over_seeds(checkpoints, head):
         kept = [n for n in range(len(head)) if any(row[n] != "—" for row in over)]
-        means = table([head[n] for n in kept], [[row[n] for n in kept] for row in over], text=2, sortable=True)
+        titles = {"checkpoint": "method", "method, radii": "seeds"}
+        means = table(
+            [titles.get(head[n], head[n]) for n in kept],
+            [[row[n] for n in kept] for row in over],
+            text=2,
+            sortable=True,
+        )
         body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
         body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
@@ -56,7 +62,8 @@ def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    parts = ["\n".join(map(line, part)) for part in (rows, _over_seeds(checkpoints, head)) if part]
+    over = [[name, f"{count} seeds", *cells] for name, count, *cells in _over_seeds(checkpoints, head)]
+    parts = ["\n".join(map(line, part)) for part in (rows, over) if part]
     columns = "ll" + "r" * (len(head) - 2)
     return (
         f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n"
@@ -116,7 +123,7 @@ def _over_seeds(checkpoints: Sequence[Checkpoint], head: Sequence[str]) -> list[
     kind, rows = next(iter(_kinds(checkpoints)), ""), []
     for method in repeats(checkpoints):
         members = [checkpoints[n] for n in method.members]
-        cells = {"checkpoint": method.name, "method, radii": counted(len(members), "seed"), "spectrum of": kind}
+        cells = {"checkpoint": method.name, "method, radii": str(len(members)), "spectrum of": kind}
         for split in ("train", "test"):
             at = [centre(c.surface(split)) for c in members]
             cells[f"{split} loss"] = _mean(one.loss for one in at)
