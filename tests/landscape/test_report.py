@@ -628,6 +628,15 @@ def interval(a, b):
     return found.low, np.mean(a) - np.mean(b), found.high
 
 
+def test_seeds_that_were_not_measured_are_counted(page):
+    more = of_seed(bowl(centre=9.0), "sgd", 7)
+    text = page(*SGD, *SAM, more)
+    assert heading(text).count("(6 of 7 checkpoints)") == 2
+    row = visible(text)[visible(text).index("Over seeds: mean") :]
+    assert "sgd 3 to 4 of 4 " in row
+    assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
+
+
 def test_two_seeds_each_are_told_as_checkpoints(page):
     text = page(*SAM[:6], *SGD[:6])
     assert "ranges from 2.00 at sam-0" in heading(text)
