@@ -433,12 +433,12 @@ def test_an_empty_report_has_no_errors(browser, tmp_path):
     watched.context.close()
 
 
-def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
+def test_degenerate_surfaces_and_names_have_no_errors_and_stay_in_the_page(browser, tmp_path):
     path = tmp_path / "degenerate.html"
     first, *_ = results(["one"])
     one = {"x": np.zeros(1), "y": np.zeros(1)} | dict.fromkeys(("loss", "standard_error", "accuracy"), np.ones((1, 1)))
     lost = np.full((9, 9), np.nan)
-    name = '"><script>alert(1)</script>'
+    name = '"><script>alert(1)</script>' + "and_no_place_to_break" * 9
     hostile = {"label": name, "hash": "2"}
     run, line = all_kinds()[6], all_kinds()[8]
     places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
@@ -458,7 +458,8 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
         title=name,
         commands=[name],
     )
-    watched = Watched(browser, path.as_uri())
+    watched = Watched(browser, path.as_uri(), viewport={"width": 400, "height": 800})
+    assert watched.get("document.documentElement.scrollWidth") <= 400
     assert not watched.errors
     watched.context.close()
 
