@@ -234,6 +234,22 @@ def colors_of(watched, plot):
     return np.asarray(Image.open(io.BytesIO(watched.page.locator(f"#{plot}").screenshot())).convert("RGB"))
 
 
+def test_pages_that_share_plotly_are_drawn_from_the_file_beside_them(browser, tmp_path):
+    write_report(results(["sgd"]), tmp_path / "report.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    watched = Watched(browser, (tmp_path / "report.html").as_uri(), viewport={"width": 760, "height": 600})
+    assert not watched.errors
+    assert [url for url in watched.requests if not url.startswith(("data:", "blob:"))] == [
+        (tmp_path / "report.html").as_uri(),
+        script.as_uri(),
+    ]
+    assert watched.get("document.querySelectorAll('#p0c0-contour svg').length") > 0
+    script.unlink()
+    watched.page.reload()
+    watched.until("document.querySelector('header').innerText.includes('has to be beside this page')", seconds=5)
+    watched.context.close()
+
+
 def test_scenes_and_contours_are_really_drawn(seen):
     for plot in ("p0c0-scene", "p0c1-scene", "p0c0-contour"):
         pixels = colors_of(seen, plot)[..., :3].reshape(-1, 3).astype(int)
