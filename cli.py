@@ -27,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -68,7 +69,9 @@ if TYPE_CHECKING:
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
+DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
+_TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
@@ -89,7 +92,7 @@ _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class _CommandError(Exception):
-    """What a person did, or ran into: one line, an exit code, and the results that there are all the same."""
+    """What a person did, or ran into: one line, and an exit code; of a failed check, the numbers too."""
 
     def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
@@ -108,6 +111,16 @@ class _Console:
     quiet: bool
     show: bool = False
 
+    @property
+    def width(self) -> int:
+        """Columns to write in: the terminal's, or all that may be used."""
+        return min(max(shutil.get_terminal_size((WIDTH, 24)).columns, 60), WIDTH) if sys.stdout.isatty() else WIDTH
+
+    def wrapped(self, text: str, *, indent: str = "") -> list[str]:
+        """Lines of whole words, as wide as may be."""
+        wrapper = textwrap.TextWrapper(self.width, indent, indent, break_on_hyphens=False, break_long_words=False)
+        return wrapper.wrap(text)
+
     def table(self, text: str) -> None:
         if not self.as_json:
             click.echo(text)
@@ -119,9 +132,9 @@ class _Console:
         from landscape.ink import ASCII, BLOCKS
         from landscape.sketches import sketch
 
-        terminal = shutil.get_terminal_size((WIDTH, 24))
         ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
-        drawn = sketch(results, width=min(terminal.columns, WIDTH), height=max(terminal.lines - 1, 12), ink=ink)
+        height = max(shutil.get_terminal_size((WIDTH, 24)).lines - 1, 12)
+        drawn = sketch(results, width=self.width, height=height, ink=ink)
         if drawn:
             self.table(f"\n{drawn}")
         else:
@@ -515,12 +528,13 @@ def train(
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(_outcome_text(outcome))
+    told = _outcome_record(outcome, time.perf_counter() - started)
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
-        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}")
+        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}", results=told)
     console.next(f"landscape surface {_shown(out / 'last.pt')}")
-    return _outcome_record(outcome, time.perf_counter() - started)
+    return told
 
 
 _DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
@@ -839,7 +853,13 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     show_default=True,
     help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
 )
-@click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="Residual over the largest |lambda|; float32 resolves 1e-6.",
+)
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
@@ -854,8 +874,16 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Vectors of the iteration held at a time.  [default: 40 of them]",
 )
 @click.option("--budget", type=click.IntRange(1), help="Everything in so many products: eigenvalues, density, trace.")
-@click.option("--density", is_flag=True, help="The density of all eigenvalues, with a band over 4 random probes.")
-@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank.")
+@click.option(
+    "--density",
+    is_flag=True,
+    help="The density of all eigenvalues, with a band over 4 random probes of 80 products each.",
+)
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="The trace, with a standard error, and the effective rank; 60 products.",
+)
 @click.option(
     "--operator",
     type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
@@ -893,9 +921,15 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Running statistics as they are, or those of each batch.",
 )
 @click.option(
-    "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
+    "--data-error",
+    is_flag=True,
+    help="What eigenvalues and trace owe to the sample of examples, from random parts of it; some 60 products.",
 )
-@click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="The eigenvalues of each layer's own block as well; some 40 products for each.",
+)
 @click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
@@ -930,6 +964,9 @@ def hessian(
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    given = click.get_current_context().get_parameter_source("max_matvecs")
+    if wanted.budget is not None and given is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--budget bounds all products, and --max-matvecs those of the eigenvalues: give one")
     measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
     if _processes()[1] == 1:
         return measure()
@@ -982,8 +1019,15 @@ def _hessian(
         options["processes"] = _processes()[1]
     if runs:
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
+
+    def check(one: _Opened) -> None:
+        _chosen(one, split, examples, seed)
+        _refuse_misfits(one.model, [state for _, state in runs.get(one.label, [])])
+
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
-    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console, kept=kept)
+    return _measure_all(
+        "hessian", checkpoints, split, device, options, measure, output, console, check=check, kept=kept
+    )
 
 
 @app.command()
@@ -1333,11 +1377,13 @@ def _measure_all(
     output: _Output,
     console: _Console,
     *,
+    check: Callable[[_Opened], object] = lambda one: one,
     kept: bool = False,
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
 
-    What is `kept` of a measurement that was stopped is not measured again.
+    Of each checkpoint `check` refuses what cannot be measured before the first one is. What is `kept` of a measurement
+    that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
 
@@ -1345,13 +1391,16 @@ def _measure_all(
     results = from_first(lambda: work.done(output))
     if results is not None:
         return _told(work.out, results, console, there=True)
+    for one in work.opened:
+        check(one)
     started = time.perf_counter()
-    with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep, _counting(console) as count:
+    with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep:
         results = []
-        for index, one in enumerate(work.opened):
-            made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
-            listed = made if isinstance(made, list) else [made]
-            results += [_with_record(result, one, split) for result in listed]
+        with _counting(console) as count:
+            for index, one in enumerate(work.opened):
+                made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+                listed = made if isinstance(made, list) else [made]
+                results += [_with_record(result, one, split) for result in listed]
         if place()[0] == 0:
             _save(work, results, time.perf_counter() - started, console)
     return _told(work.out, results, console)
@@ -1366,11 +1415,12 @@ def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Cons
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
     from landscape.tables import tables
+    from landscape.typesetting import joined
 
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
-    console.table("\n\n".join(table.text() for table in made))
+    console.table(joined(made, console.width))
     console.pictures(results)
     told: Record = {
         "file": str(out),
@@ -1476,13 +1526,15 @@ def _curvature(
 ) -> list[Result]:
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
+    from landscape.distributed import place
     from landscape.entries import diagonal
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
     from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
-    if asked.data_error and objective.num_examples < 4:
+    least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
+    if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
@@ -1522,7 +1574,8 @@ def _curvature(
         def of_part(part: Objective) -> SymmetricOperator:
             return replayed(_operator(part, plain))
 
-        others.append(data_error(objective, pairs, operator_of=of_part, seed=asked.seed))
+        spread = data_error(objective, pairs, operator_of=of_part, num_parts=DATA_PARTS, seed=asked.seed)
+        others.append(spread)
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)
@@ -2084,12 +2137,12 @@ def _list_recipes(console: _Console) -> Record:
     from train import recipes
 
     found = [recipes.read(name) for name in recipes.names()]
-    rows = [("recipe", "reproduces", "the paper has")]
+    lines = ["recipe: what it reproduces, and below it what the paper has"]
     for one in found:
-        expected = ", ".join(f"{method} {value}" for method, value in one.expected.items())
-        rows.append((one.name, one.reproduces, expected or "a picture"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    console.table("\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+        expected = ", ".join(f"{method} {value}".replace(" ", _TIED) for method, value in one.expected.items())
+        lines += console.wrapped(f"{one.name}: {one.reproduces}")
+        lines += console.wrapped(expected or "a picture", indent="    ")
+    console.table("\n".join(lines).replace(_TIED, " "))
     console.say(
         "Test accuracy in %; of a hessian recipe, an eigenvalue on a log scale. --json has the source of each, "
         "and what the paper states and what we chose"
@@ -2104,7 +2157,6 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
         found = plan(config)
     timing, told = _timing(config, found)
     lines = [
-        config.to_toml(),
         f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes",
         f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}",
         f"{found.num_gradients:.4g} gradients of a whole batch per step",
@@ -2113,7 +2165,7 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
         *([f"warning: {found.warning}"] if found.warning else []),
         f"would write {_shown(out)}",
     ]
-    console.table("\n".join(lines))
+    console.table("\n".join([config.to_toml(), *(part for line in lines for part in console.wrapped(line))]))
     return {"settings": cast(Json, config.to_dict()), **cast("Record", vars(found)), "timing": timing, "out": str(out)}
 
 
@@ -2372,8 +2424,25 @@ def _as_usage_error() -> Iterator[None]:
         yield
     except ValueError as error:
         if type(error) is ValueError:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(_in_options(str(error))) from error
         raise
+
+
+_OPTIONS = (  # of hessian, as arguments in the messages of what it calls
+    (r"\bk must", "--top must"),
+    (r"\bk = (\d+)", r"--top \1"),
+    (r"\b(max_matvecs|tolerance|budget) must", r"--\1 must"),
+    ("--max_matvecs", "--max-matvecs"),
+    (r"\bengine='([\w-]+)'", r"--engine \1"),
+    ("'finite-differences-across-kinks'", "--engine finite-differences-across-kinks"),
+)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library in the words of the command line."""
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
+    return message
 
 
 @contextlib.contextmanager
@@ -2460,7 +2529,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        kept = {"surface": "measured points are kept", "hessian": "what was measured is kept"}.get("".join(words[:1]))
+        kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
+        kept = None if "timed" in words else kinds.get("".join(words[:1]))
         if kept and code in (130, 143):
             hint = f"{kept}: --resume goes on"
         if kept and getattr(error, "errno", None) in _NO_ROOM:
@@ -2470,8 +2540,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
-                flagged = {"results": error.results} if isinstance(error, _CommandError) and error.results else {}
-                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}, **flagged})
+                flagged = getattr(error, "results", None)
+                document: Record = {"ok": False, "error": {"code": code, "message": message, "hint": hint}}
+                _print_json(document if flagged is None else {**document, "command": words[0], "results": flagged})
             click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
         return code
     finally:
@@ -2499,6 +2570,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, _Terminated):
         return 143, "terminated", ""
     kind = type(error).__name__
+    if kind == "NotTwiceDifferentiableError":
+        return 3, _in_options(message), ""
     if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
     if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):

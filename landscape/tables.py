@@ -7,9 +7,7 @@ as plain records, so that what is printed and what a program reads are the same 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeGuard, TypeVar, cast
 
 import numpy as np
@@ -46,26 +44,10 @@ from landscape.results import (
     Trajectory,
     t_factor,
 )
+from landscape.typesetting import Table
 from landscape.verdicts import hessian_verdict
 
 R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A title, a header and rows of text, notes below, and the rows as records."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    records: Sequence[Record]
-
-    def text(self) -> str:
-        """The table as lines of at most about 100 columns."""
-        title = textwrap.wrap(self.title, 98)
-        notes = [line for note in self.notes for line in textwrap.wrap(note, 98)]
-        return "\n".join([*title, *aligned(self.header, self.rows), *notes])
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -156,25 +138,23 @@ def surface_table(surfaces: Sequence[Surface]) -> Table:
     """Loss and accuracy at each centre, and the mean rise half way out and at the edge of the grid."""
     records = [_surface_record(s) for s in surfaces]
     settings = surfaces[0].settings
+    ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
+    rises = ("rise_half_way", "rise_at_edge") if ringed else ()
     rows = [
         [
             str(r["checkpoint"]),
             plus_minus(_number(r["loss"]), _number(r["loss_standard_error"])),
             percent(_number(r["accuracy"]), _number(r["accuracy_standard_error"])),
-            *(
-                "" if math.isnan(_number(r[name])) else short(_number(r[name]))
-                for name in ("rise_half_way", "rise_at_edge")
-            ),
+            *("" if math.isnan(_number(r[name])) else short(_number(r[name])) for name in rises),
             str(r["num_nonfinite"]),
         ]
         for r in records
     ]
-    ringed = any(math.isfinite(_number(r["rise_at_edge"])) for r in records)
     rise = "rise is the mean loss above the centre's on the square ring at half and at the whole extent"
     notes = [*([rise] if ringed else []), _centre_note(surfaces), *_missing_notes(surfaces), *_axes_notes(surfaces)]
     title = f"Loss on {_where('plane', settings)}, {settings.get('steps')} x {settings.get('steps')} points"
     title += f"{_early(settings)}, {_reach(settings)}, {_data(settings)}{_mode(settings)}"
-    header = ["", "loss", "accuracy", "rise, half", "rise, edge", "not finite"]
+    header = ["", "loss", "accuracy", *(["rise, half", "rise, edge"] if ringed else []), "not finite"]
     return Table(title, header, rows, notes, records)
 
 
@@ -329,12 +309,16 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
         [
             str(record["checkpoint"]),
             short(result.loss),
-            plus_minus(float(result.values[lead]), float(result.residuals[lead])) + _flag(result),
+            plus_minus(float(result.values[lead]), float(result.residuals[lead]))
+            + _flag(bool(result.converged[lead]) and result.complete),
             *(_two_decimals(record[name]) for name in ("ln", "log10", "relative_to_first")),
             *(
-                plus_minus(float(result.values[place]), float(result.residuals[place]))
-                if place == -1
-                else short(float(result.values[place]))
+                (
+                    plus_minus(float(result.values[place]), float(result.residuals[place]))
+                    if place == -1
+                    else short(float(result.values[place]))
+                )
+                + _flag(bool(result.converged[place]))
                 for place in others
             ),
             str(result.num_matvecs),
@@ -344,7 +328,8 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     leading = "lambda_1" if lead == 0 else "lambda_min"
     header = ["", "loss", leading, "ln", "log10", f"vs {_label(results[0])}", *names, "products"]
     notes = [_verdict(results), *_cross_checks(results), *filter(None, [hessian_verdict(results)])]
-    return Table(_operator_title(settings), header, rows, notes, records)
+    title = _operator_title(settings)
+    return Table(title, header, rows, notes, records, subject=title)
 
 
 def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
@@ -364,19 +349,20 @@ def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
 
 
 def curvature_trace_table(trace: CurvatureTrace) -> Table:
-    """The largest eigenvalue at each checkpoint of a run, what stayed of the top space, and where the steps go."""
+    """The largest eigenvalues at each checkpoint of a run, what stayed of the top space, and where the steps go."""
     names = ("epoch", "loss", "overlap", "along_gradient", "along_sam", "learning_rate", "stability_limit")
-    columns = [getattr(trace, name).tolist() for name in (*names, "values", "residuals", "num_matvecs")]
-    records: list[Record] = [
-        dict(zip((*names, "values", "residuals", "num_matvecs"), row, strict=True))
-        for row in zip(*columns, strict=True)
-    ]
+    lists = ("values", "residuals", "converged", "complete", "num_matvecs")
+    columns = [getattr(trace, name).tolist() for name in (*names, *lists)]
+    records: list[Record] = [dict(zip((*names, *lists), row, strict=True)) for row in zip(*columns, strict=True)]
+    num = trace.values.shape[1]
+    others = sorted({1, num - 1} - {0}) if num > 1 else []
+    sure = trace.converged.all(axis=1) & trace.complete
     rows = [
         [
             str(trace.epoch[t]),
             short(float(trace.loss[t])),
-            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0]))
-            + ("" if trace.converged[t].all() and trace.complete[t] else " (!)"),
+            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0])) + ("" if sure[t] else " (!)"),
+            *(short(float(trace.values[t, place])) for place in others),
             *(
                 "" if math.isnan(_number(records[t][name])) else short(_number(records[t][name]))
                 for name in ("overlap", "along_gradient", "along_sam", "stability_limit")
@@ -386,14 +372,31 @@ def curvature_trace_table(trace: CurvatureTrace) -> Table:
         for t in range(len(trace.epoch))
     ]
     notes = [
-        f"overlap: the share of the space of the top {trace.values.shape[1]} eigenvectors that lies in that of the "
+        _trace_verdict(trace),
+        f"overlap: the share of the space of the top {num} eigenvectors that lies in that of the "
         "checkpoint before. g'Hg: curvature along the gradient, and along SAM's step at radius "
         f"{trace.settings.get('rho')}. limit: the largest stable curvature at the epoch's learning rate, by the theory "
         "of full batches",
     ]
-    title = f"{_label(trace)} through training: {_operator_title(trace.settings)}"
-    header = ["epoch", "loss", "lambda_1", "overlap", "g'Hg", "SAM's", "limit", "products"]
-    return Table(title, header, rows, notes, records)
+    subject = _operator_title(trace.settings)
+    title = f"{_label(trace)} through training: {subject}"
+    beside = [f"lambda_{place + 1}" for place in others]
+    header = ["epoch", "loss", "lambda_1", *beside, "overlap", "g'Hg", "SAM's", "limit", "products"]
+    return Table(title, header, rows, notes, records, subject)
+
+
+def _trace_verdict(trace: CurvatureTrace) -> str:
+    """At which epochs an eigenvalue did not converge, or one may have been missed."""
+    unmet = [f"{epoch}: {num}" for epoch, num in zip(trace.epoch, (~trace.converged).sum(axis=1), strict=True) if num]
+    missed = [str(epoch) for epoch, complete in zip(trace.epoch, trace.complete, strict=True) if not complete]
+    return "; ".join(
+        [
+            "± is the residual ||Hv - lambda v||",
+            f"(!) NOT converged, at epoch {', '.join(unmet)}" if unmet else "all converged",
+            f"(!) possibly incomplete, at epoch {', '.join(missed)}" if missed else "none missed",
+            f"symmetry {_number(trace.checks.get('symmetry')):.0e}",
+        ]
+    )
 
 
 def density_table(results: Sequence[Density]) -> Table:
@@ -417,9 +420,9 @@ def density_table(results: Sequence[Density]) -> Table:
         "quantiles of the bulk, without the outliers, which are the converged eigenvalues; eigenvalues nearer to each "
         "other than the resolution are one"
     ]
-    title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
+    subject = _operator_title(results[0].settings)
     header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
-    return Table(title, header, rows, notes, records)
+    return Table(f"Density of the eigenvalues, {subject}", header, rows, notes, records, subject)
 
 
 def _of_a_model(result: Result) -> TypeGuard[Eigenpairs]:
@@ -439,16 +442,17 @@ def _layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
             [
                 str(r.settings["layer"]),
                 f"{int(str(r.settings.get('num_kept', 0))):,}",
-                plus_minus(float(r.values[0]), float(r.residuals[0])) + _flag(r),
-                short(float(r.values[-1])),
+                plus_minus(float(r.values[0]), float(r.residuals[0])) + _flag(bool(r.converged[0]) and r.complete),
+                short(float(r.values[-1])) + _flag(bool(r.converged[-1])),
                 str(r.num_matvecs),
             ]
             for r in mine
         ]
-        title = f"Each layer's own block at {_label(mine[0])}: {_operator_title(mine[0].settings, whole=True)}"
+        subject = _operator_title(mine[0].settings, whole=True)
+        title = f"Each layer's own block at {_label(mine[0])}: {subject}"
         head = ["layer", "parameters", "lambda_1", f"lambda_{max(len(r.values) for r in mine)}", "products"]
         note = "what lies between layers is in none of the blocks: the whole has a lambda_1 at least as large as each"
-        found.append(Table(title, head, rows, [_verdict(mine), note], records))
+        found.append(Table(title, head, rows, [_verdict(mine), note], records, subject))
     return found
 
 
@@ -487,8 +491,9 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
         "much the lambda_1 of so few examples is too large on average, from halves and quarters of them. for 5 %: "
         "examples that bring both below 5 % of lambda_1",
     ]
-    title = f"What these numbers owe to the sample: {_operator_title(results[0].settings)}"
-    return Table(title, ["", "lambda_1", "bias", "for 5 %", "products"], rows, notes, records)
+    subject = _operator_title(results[0].settings)
+    title = f"What these numbers owe to the sample: {subject}"
+    return Table(title, ["", "lambda_1", "bias", "for 5 %", "products"], rows, notes, records, subject)
 
 
 def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
@@ -515,8 +520,8 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
     if any(math.isnan(one.value) for one in estimates):
         notes = ["no products were left for probes: a larger --budget has some"]
     notes += sorted({one.note for one in estimates if one.note})
-    title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
-    return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
+    subject, header = _operator_title(estimates[0].settings), ["", *(names[name] for name in columns), "probes"]
+    return Table(f"The whole spectrum, {subject}", header, rows, notes, records, subject)
 
 
 def _within(num_samples: Sequence[int]) -> str:
@@ -544,8 +549,9 @@ def diagonal_table(result: Diagonal) -> Table:
     rows = [
         [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
     ]
-    uncertain = [result.num_samples] if result.trace_standard_error > 0 else []
-    notes = [f"± is one standard error over the probes{_within(uncertain)}; mean is the trace over the entries"]
+    notes = ["mean is the trace over the number of entries"]
+    if result.trace_standard_error > 0:
+        notes = [f"± is one standard error over the probes{_within([result.num_samples])}; {notes[0]}"]
     if left := order[len(shown) :]:
         count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
         rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])
@@ -553,9 +559,10 @@ def diagonal_table(result: Diagonal) -> Table:
     rows.append(
         ["all", f"{count:,}", plus_minus(result.trace, result.trace_standard_error), short(result.trace / count)]
     )
-    title = f"Trace of each tensor at {_label(result)}, {result.num_samples} probes: {_operator_title(result.settings)}"
+    subject = _operator_title(result.settings)
+    title = f"Trace of each tensor at {_label(result)}, {result.num_samples} probes: {subject}"
     notes += [result.note] if result.note else []
-    return Table(title, ["tensor", "entries", "trace", "mean"], rows, notes, records)
+    return Table(title, ["tensor", "entries", "trace", "mean"], rows, notes, records, subject)
 
 
 def _operator_title(settings: Record, *, whole: bool = False) -> str:
@@ -581,7 +588,18 @@ def _operator_title(settings: Record, *, whole: bool = False) -> str:
         parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
     elif isinstance(parameters, int) and not whole:
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
-    return ", ".join(parts)
+    return ", ".join([*parts, *_engine_words(settings)])
+
+
+def _engine_words(settings: Record) -> list[str]:
+    """How the products were made, where not in the usual way."""
+    engine = settings.get("engine", "retained")
+    processes = settings.get("num_processes")
+    return [
+        *([f"products by {str(engine).replace('-', ' ')}"] if engine != "retained" else []),
+        *(["products as usual, for compiling failed"] if "engine_reason" in settings else []),
+        *([f"{processes} processes"] if isinstance(processes, int) else []),
+    ]
 
 
 def _two_decimals(value: object) -> str:
@@ -601,14 +619,18 @@ def congruence_table(results: Sequence[Congruence]) -> Table:
         }
         for r in results
     ]
-    rows = [[_label(r), plus_minus(r.value, r.standard_error), "" if r.status == "ok" else r.status] for r in results]
+    failed = any(r.status != "ok" for r in results)
+    rows = [
+        [_label(r), plus_minus(r.value, r.standard_error), *(["" if r.status == "ok" else r.status] if failed else [])]
+        for r in results
+    ]
     settings = results[0].settings
     title = (
         f"Cosine of the training and the validation gradient, eval mode, radius {settings.get('radius')}, "
         f"{settings.get('num_examples'):,} and {settings.get('num_validation_examples'):,} examples"
     )
     notes = ["± is one standard error, from leaving out each batch once"]
-    return Table(title, ["", "cosine", "status"], rows, notes, records)
+    return Table(title, ["", "cosine", *(["status"] if failed else [])], rows, notes, records)
 
 
 def trace_table(traces: Sequence[CongruenceTrace]) -> Table:
@@ -627,32 +649,17 @@ def trace_table(traces: Sequence[CongruenceTrace]) -> Table:
     header = ["", "cosine before a step", "after it", "change", "probes"]
     title = f"Gradient congruence during training, train mode, probe radius {traces[0].settings.get('radius')}"
     notes = ["means over the run's epochs; ± is one standard error, from the spread of the probes within each"]
+    notes += [_changes(records)] if any(math.isfinite(_number(r["change_standard_error"])) for r in records) else []
     return Table(title, header, rows, notes, records)
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column flush left, the others aligned on their decimal points.
-
-    Example:
-        >>> aligned(["", "x"], [["a", "1.5"], ["bc", "10.25"]])
-        ['      x', 'a    1.5', 'bc  10.25']
-    """
-    left = [max((len(_split(row[c])[0]) for row in rows), default=0) for c in range(len(header))]
-    bodies = [
-        [row[0], *(" " * (left[c] - len(_split(row[c])[0])) + row[c] for c in range(1, len(header)))] for row in rows
-    ]
-    widths = [max(len(line[c]) for line in [header, *bodies]) for c in range(len(header))]
-    room = [min(max(left[c] + 1, len(header[c])), widths[c]) for c in range(len(header))]
-    heads = [header[0].ljust(widths[0])]
-    heads += [header[c].rjust(room[c]).ljust(widths[c]) for c in range(1, len(header))]
-    lines = [heads, *([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in bodies)]
-    return ["  ".join(line).rstrip() for line in lines]
-
-
-def _split(cell: str) -> tuple[str, str]:
-    number = cell.split(" ")[0]
-    whole, point, rest = number.partition(".")
-    return whole, point + rest
+def _changes(records: Sequence[Record]) -> str:
+    """Whether a step changes the congruence by more than the probes let one doubt."""
+    told = []
+    for verb, sign in (("raises", 1), ("lowers", -1)):
+        sure = [r for r in records if sign * _number(r["change"]) > 2 * _number(r["change_standard_error"])]
+        told += [f"{verb} it: {', '.join(str(r['checkpoint']) for r in sure)}"] if sure else []
+    return "a step, by more than two standard errors, " + ("; ".join(told) or "changes it for none")
 
 
 def _surface_record(surface: Surface) -> Record:
@@ -822,8 +829,8 @@ def _eigenpairs_record(result: Eigenpairs, first: float, lead: int = 0) -> Recor
     }
 
 
-def _flag(result: Eigenpairs) -> str:
-    return "" if result.converged.all() and result.complete else " (!)"
+def _flag(certified: bool) -> str:
+    return "" if certified else " (!)"
 
 
 def _verdict(results: Sequence[Eigenpairs]) -> str:

@@ -17,7 +17,8 @@ WRN = ("--recipe", "cifar100-wrn28x10")
 def test_the_list_has_every_recipe_with_what_it_reproduces_and_expects(landscape, landscape_json):
     done = landscape("train", "--list-recipes")
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()[1:]] == recipes.names()
+    assert [line.split(":")[0] for line in done.out.splitlines()[1:] if line[0] != " "] == recipes.names()
+    assert max(map(len, done.out.splitlines())) <= 100
     assert "cifar100-wrn28x10" in done.out
     assert "Tables 1, 5 and 6 (time); Figure 1 (bars)" in done.out
     assert "agnostic-sam 83.86 ± 0.077" in done.out
@@ -52,7 +53,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(landscape, landscape_json,
     assert "70,200 steps: 200 epochs of 351" in done.out
     assert "2 gradients of a whole batch per step" in done.out
     assert "about 9.8 h of steps on an abacus, 0.5 s each: an estimate from 3 on 32 random images, times 4" in done.out
-    assert "(64 did not fit into memory); reading images, probes and evaluation come on top" in done.out
+    assert "(64 did not fit into memory); reading images, probes and evaluation come on top" in " ".join(
+        done.out.split()
+    )
+    assert max(map(len, done.out.splitlines())) <= 100
     assert "runs/cifar100-wrn28x10/agnostic-sam-seed0" in done.out
     found = landscape_json(*command).document["results"]
     assert (found["timing"]["seconds"], found["timing"]["seconds_per_step"]) == (35_100.0, 0.5)
@@ -92,11 +96,11 @@ def test_a_duration_is_told_in_a_unit_that_a_person_would_take(seconds, told):
 
 def test_a_dry_run_of_asam_tells_what_is_scaled(landscape, landscape_json):
     command = ("train", "--model", "resnet32", "--data", "digits32", "--method", "asam", "--batch-size", 8, "--dry-run")
-    told = next(line for line in landscape(*command).out.splitlines() if line.startswith("asam scales"))
-    assert told == (
+    told = " ".join(landscape(*command).out.split())
+    assert (
         "asam scales 63 parameters by |theta| + 0.01: conv*.weight, bn*.weight, 30 layer*.*.conv*.weight, "
         "30 layer*.*.bn*.weight, linear.weight (* is a number; --json names each)"
-    )
+    ) in told
     names = landscape_json(*command).document["results"]["scaled_names"]
     assert (len(names), names[:3]) == (63, ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"])
     assert "asam scales" not in landscape("train", "--dry-run").out

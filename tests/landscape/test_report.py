@@ -342,6 +342,7 @@ def test_surfaces_of_any_value_are_written(page, value):
     assert data(text)["linear_only"] == (value in (0.0, -2.0))
     if not np.isfinite(value):
         assert "25 of 25 cells left out" in visible(text)
+    page(*(changed(bowl(seed=seed), loss=np.full((5, 5), value)) for seed in (0, 1)))
 
 
 def test_a_surface_of_one_cell_is_written(page):
@@ -415,6 +416,9 @@ def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
     assert len(data(text)["planes"][0]["members"]) == 3
     assert "Flatness over several planes" in visible(text)
     assert "different planes or grids" not in visible(text)
+    apart = page(*(bowl("a", seed=seed) for seed in (3, 4, 5)), bowl("b", seed=3))  # the planes are two families
+    assert visible(apart).count("Flatness over several planes") == 1
+    assert "a 3 0.500" in visible(apart)
 
 
 def test_a_line_alone_makes_a_page(page):
@@ -610,8 +614,8 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert heading(text) == (
         "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 %, not apart by more than the spread over seeds. "
-        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, more than the spread over "
-        "seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, a difference larger "
+        "than the spread over seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
     )
     assert "3 seeds of sgd, 3 seeds of sam (rho 0.4): ± is the standard deviation over seeds" in visible(text)
     assert "compares checkpoints, not methods" not in visible(text)
@@ -623,6 +627,15 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
 def interval(a, b):
     found = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return found.low, np.mean(a) - np.mean(b), found.high
+
+
+def test_seeds_that_were_not_measured_are_counted(page):
+    more = of_seed(bowl(centre=9.0), "sgd", 7)
+    text = page(*SGD, *SAM, more)
+    assert heading(text).count("(6 of 7 checkpoints)") == 2
+    row = visible(text)[visible(text).index("Over seeds: mean") :]
+    assert "sgd 3 to 4 of 4 " in row
+    assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
 
 
 def test_two_seeds_each_are_told_as_checkpoints(page):
@@ -642,7 +655,7 @@ def test_eigenvalues_that_are_not_certified_are_not_compared_between_methods(pag
 def test_each_method_has_a_row_of_means_over_its_seeds(page):
     text = visible(page(*SGD, *SAM))
     start = text.index("Over seeds: mean ± standard deviation")
-    row = text[text.index("sam (rho 0.4) 3 seeds", start) : text.index("Each checkpoint", start)]
+    row = text[text.index("sam (rho 0.4) 3 1.10", start) : text.index("Each checkpoint", start)]
     deviation = np.log([2.0, 2.1, 2.2]).std(ddof=1)
     for cell in (
         "1.10 ± 0.10",
