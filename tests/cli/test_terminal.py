@@ -55,6 +55,20 @@ def test_show_adds_nothing_to_a_document_and_changes_no_number(landscape, runs):
     assert landscape("surface", runs / "sgd", *SMALL, "--resume", *out).code == 0  # the same plan
 
 
+def test_a_document_has_what_the_table_says_also_where_a_number_failed_its_check(landscape, runs):
+    words = ("hessian", runs / "sgd", "--top", 2, "--examples", 100, "--max-matvecs", 26, "--tolerance", 1e-12)
+    shown = landscape(*words)
+    done = landscape(*words, "--resume", "--json")
+    assert shown.code == done.code == 4
+    document = json.loads(done.out)
+    assert document["ok"] is False
+    (table,) = document["results"]["tables"]
+    said = " ".join(shown.out.split())
+    assert table["title"] in said
+    assert all(note in said for note in table["notes"])
+    assert "NOT converged" in table["notes"][0]
+
+
 def test_pictures_are_of_blocks_where_the_terminal_can_show_them(monkeypatch):
     class Terminal:
         encoding = "utf-8"
