@@ -524,7 +524,7 @@ def train(
     if dry_run:
         return _dry_run(config, out, console)
     started = time.perf_counter()
-    console.say(_plan_text(config))
+    console.say("\n".join(part for line in _plan_text(config).splitlines() for part in console.wrapped(line)))
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(_outcome_text(outcome))
@@ -1234,7 +1234,7 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     console.table(_DEMO_STORY)
     found: Record = {}
     for command in _demo_commands(out, epochs, steps):
-        console.table(f"\n$ landscape {shlex.join(command)}")
+        console.table(f"\n{_prompt(command, console.width)}")
         found[shlex.join(command)] = _inside_demo([*command, *flags])
     page, picture = out / "report.html", out / "demo.png"
     title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
@@ -1248,6 +1248,16 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     if open_it:
         webbrowser.open(page.resolve().as_uri())
     return {"report": str(page), "picture": str(picture), "table": list(summary.records), "commands": found}
+
+
+def _prompt(command: Sequence[str], width: int) -> str:
+    """A command line as it can be typed, in lines of whole words."""
+    lines = ["$ landscape"]
+    for word in map(shlex.quote, command):
+        if len(lines[-1]) + len(word) + len(" \\") >= width:
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    return " \\\n".join(lines)
 
 
 def _inside_demo(command: list[str]) -> Json:
@@ -1274,10 +1284,11 @@ def _demo_commands(out: Path, epochs: int, steps: int) -> list[list[str]]:
 
 
 _DEMO_STORY = """\
-Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one seed.
-Each method has the radius that did best after 40 epochs on clean validation labels (benchmarks/methods.md, 5 seeds).
-There, on test data, SAM has 95.4 ± 0.8 %, SAM on 70 % of each batch 94.3 ± 0.3 %, Agnostic-SAM 95.3 ± 0.5 % and SGD
-70.8 ± 2.0 %. The demo shows what a pit of memorised labels looks like, not which SAM is better."""
+Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one
+seed. Each method has the radius that did best after 40 epochs on clean validation labels
+(benchmarks/methods.md, 5 seeds). There, on test data, SAM has 95.4 ± 0.8 %, SAM on 70 % of each
+batch 94.3 ± 0.3 %, Agnostic-SAM 95.3 ± 0.5 % and SGD 70.8 ± 2.0 %. The demo shows what a pit of
+memorised labels looks like, not which SAM is better."""
 
 
 def _draw_picture(results: Sequence[Result], path: Path) -> None:

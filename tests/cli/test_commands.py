@@ -285,6 +285,13 @@ def test_the_demo_makes_everything(demo):
     assert made == {"sgd", "sam", "agnostic-sam", "report.html", "demo.png"} | results
 
 
+def test_the_demo_keeps_to_a_hundred_columns(demo):
+    folder, out = demo
+    printed = [line for line in out.splitlines() if str(folder) not in line]  # a folder has the name that it has
+    assert len(printed) > 30
+    assert max(map(len, printed)) <= 100
+
+
 def test_the_demo_ends_with_a_table_of_all_checkpoints(demo):
     folder, out = demo
     table = out[out.index("All checkpoints:") :].splitlines()
@@ -303,7 +310,8 @@ def test_a_second_demo_reuses_what_is_there(landscape, demo):
 
 
 def test_each_command_that_the_demo_prints_can_be_run_alone(landscape, demo):
-    commands = [line.split()[2:] for line in demo[1].splitlines() if line.startswith("$ landscape ")]
+    lines = demo[1].replace(" \\\n", " ").splitlines()
+    commands = [line.split()[2:] for line in lines if line.startswith("$ landscape ")]
     assert len(commands) == 7
     for command in commands:
         done = landscape(*command, "--resume")  # equal in every setting to what the demo made
