@@ -1427,6 +1427,10 @@ def _curvature(
     least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
     if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
+    if asked.cross_check:
+        from landscape.crosscheck import require_comparable
+
+        require_comparable(objective)
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
