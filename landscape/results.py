@@ -519,7 +519,7 @@ def _remedy(settings: Record) -> str:
     dtype, tolerance = str(settings.get("dtype")), settings.get("tolerance")
     finest = _RESOLVED.get(dtype, 0.0)
     if isinstance(tolerance, float) and tolerance < finest:
-        return f"{dtype} resolves residuals of about {finest:g}, not of {tolerance:g}: ask for that --tolerance"
+        return f"{dtype} resolves no residual below about {finest:g}, so take no tolerance of {tolerance:g}"
     return "allow more products"
 
 
