@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,14 @@ import traceback
 import warnings
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
 from landscape.tables import summary_table, tables
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from landscape.operators import SymmetricOperator
     from landscape.picture import Width
     from landscape.plane import Plane
+    from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from train.checkpoint import Checkpoint, State
@@ -68,7 +71,9 @@ SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
 DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
+WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -103,10 +108,26 @@ class _Console:
 
     as_json: bool
     quiet: bool
+    show: bool = False
 
     def table(self, text: str) -> None:
         if not self.as_json:
             click.echo(text)
+
+    def pictures(self, results: Sequence[Result]) -> None:
+        """What --show adds to a table: pictures as wide as the terminal, in characters that it can show."""
+        if not self.show or self.as_json:
+            return
+        from landscape.ink import ASCII, BLOCKS
+        from landscape.sketches import sketch
+
+        terminal = shutil.get_terminal_size((WIDTH, 24))
+        ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
+        drawn = sketch(results, width=min(terminal.columns, WIDTH), height=max(terminal.lines - 1, 12), ink=ink)
+        if drawn:
+            self.table(f"\n{drawn}")
+        else:
+            self.say("single numbers have no picture")
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -278,6 +299,14 @@ def _output_options(default: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _show_option(command: Command) -> Command:
+    @functools.wraps(command)
+    def packed(*args: object, show: bool, console: _Console, **others: object) -> object:
+        return command(*args, console=dataclasses.replace(console, show=show), **others)
+
+    return click.option("--show", is_flag=True, help="Draw the results in characters too, below their table.")(packed)
+
+
 def _console_options(command: Command) -> Command:
     @functools.wraps(command)
     def packed(*args: object, as_json: bool, quiet: bool, debug: bool, **others: object) -> object:
@@ -353,7 +382,12 @@ _TRAIN_HELP = {
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import TrainConfig
+    from train.config import AUGMENTATIONS, DATA, DEVICES, METHODS, MODELS, PRECISIONS, SCHEDULES, SYNCS, TrainConfig
+
+    known = {
+        **{"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES, "augment": AUGMENTATIONS},
+        **{"precision": PRECISIONS, "schedule": SCHEDULES, "sam_sync": SYNCS},
+    }
 
     def spelled(name: str, kind: str) -> str:
         option = name.replace("_", "-")
@@ -366,10 +400,40 @@ def _train_options(command: Command) -> Command:
             default=item.default,
             show_default=item.default != "",
             help=_TRAIN_HELP[item.name],
+            shell_complete=_one_of(known[item.name]) if item.name in known else _PATHS.get(item.name),
         )
         for item in dataclasses.fields(TrainConfig)
     ]
     return _together(*options)(command)
+
+
+def _one_of(names: Iterable[str]) -> Callable[..., list[str]]:
+    """What a shell is offered for a value."""
+    return lambda _context, _parameter, begun: [name for name in names if name.startswith(begun)]
+
+
+def _a_path(kind: Literal["file", "dir"]) -> Callable[..., list[CompletionItem]]:
+    return lambda _context, _parameter, begun: [CompletionItem(begun, type=kind)]
+
+
+_PATHS = {"weights": _a_path("file"), "data_root": _a_path("dir")}
+
+
+def _recipe_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    from train import recipes
+
+    return _one_of(recipes.names())(context, parameter, begun)
+
+
+def _data_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    from train.config import DATA
+
+    return _one_of(DATA)(context, parameter, begun)
+
+
+def _direction_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    kinds = _one_of(_DIRECTIONS)(context, parameter, begun)
+    return [CompletionItem(kind) for kind in kinds] or _a_path("file")(context, parameter, begun)
 
 
 def _refuse_another_train_module() -> None:
@@ -410,7 +474,11 @@ def app(context: click.Context) -> None:
 
 @app.command()
 @_train_options
-@click.option("--recipe", help="An experiment of the paper (--list-recipes): its settings, but for those given here.")
+@click.option(
+    "--recipe",
+    shell_complete=_recipe_names,
+    help="An experiment of the paper (--list-recipes): its settings, but for those given here.",
+)
 @click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
 @click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
 @click.option(
@@ -498,6 +566,7 @@ def _look_options(command: Command) -> Command:
             default="random",
             show_default=True,
             metavar="KIND|FILE",
+            shell_complete=_direction_names,
             help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
             "or three; gradient; sam, its step; or a FILE as --save-directions writes it. Those of pca, eigenvectors "
             "and FILE are the first checkpoint's, one displacement for all.",
@@ -588,6 +657,7 @@ def _look_options(command: Command) -> Command:
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @click.option("--of-devices", is_flag=True, hidden=True)  # a process of --devices, which has looked at the results file
 @_output_options("surface.npz beside the checkpoints")
+@_show_option
 def surface(
     checkpoints: tuple[Path, ...],
     steps: int | None,
@@ -618,7 +688,7 @@ def surface(
     landscape surface runs/sam/last.pt
     landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
     landscape surface runs/sgd/last.pt runs/sam/last.pt --directions between
-    landscape surface runs/sam/last.pt --directions pca
+    landscape surface runs/sam/last.pt --directions pca --show
     landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
     steps = (61 if look.line else 51) if steps is None else steps
@@ -858,6 +928,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @_examples_option
 @_device_option
 @_output_options("hessian.npz beside the checkpoints")
+@_show_option
 def hessian(
     checkpoints: tuple[Path, ...],
     explain: bool,
@@ -955,6 +1026,7 @@ def _hessian(
 )
 @_device_option
 @_output_options("alignment.npz beside the runs")
+@_show_option
 def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Output, console: _Console) -> Record:
     """Show how well training and validation gradients agree: the trace of a RUN folder, or measured at a CKPT.
 
@@ -987,15 +1059,29 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: report.html beside them]")
 @click.option("--title", default="Loss landscape", show_default=True, help="Of the page.")
 @click.option("--force", is_flag=True, help="Replace a file that is not a page of ours.")
+@click.option(
+    "--plotlyjs",
+    type=click.Choice(["embedded", "directory"]),
+    default="embedded",
+    show_default=True,
+    help="In the page, or as one file beside it that all pages of the folder share.",
+)
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @_console_options
 def report(
-    paths: tuple[Path, ...], out: Path | None, title: str, force: bool, open_it: bool, console: _Console
+    paths: tuple[Path, ...],
+    out: Path | None,
+    title: str,
+    force: bool,
+    plotlyjs: PlotlyJs,
+    open_it: bool,
+    console: _Console,
 ) -> Record:
     """Write one offline HTML page of all results in the files and folders.
 
     \b
     landscape report runs
+    landscape report runs --plotlyjs directory
     landscape report runs/surface.npz runs/hessian.npz --out page.html --open
     """
     from landscape.report import write_report
@@ -1006,14 +1092,16 @@ def report(
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_report(results, out, title=title, commands=_commands_of(loaded))
+    write_report(results, out, title=title, commands=_commands_of(loaded), plotlyjs=plotlyjs)
     console.say(f"wrote {_shown(out)}")
     if open_it:
         webbrowser.open(out.resolve().as_uri())
     return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
 
 
-_data_root_option = click.option("--data-root", default="", help=_TRAIN_HELP["data_root"])
+_data_root_option = click.option(
+    "--data-root", default="", help=_TRAIN_HELP["data_root"], shell_complete=_PATHS["data_root"]
+)
 
 
 @app.group()
@@ -1042,7 +1130,7 @@ def data_list(data_root: str, console: _Console) -> Record:
 
 
 @data.command("path")
-@click.argument("name")
+@click.argument("name", shell_complete=_data_names)
 @_data_root_option
 @_console_options
 def data_path(name: str, data_root: str, console: _Console) -> Record:
@@ -1057,7 +1145,7 @@ def data_path(name: str, data_root: str, console: _Console) -> Record:
 
 
 @data.command("check")
-@click.argument("name")
+@click.argument("name", shell_complete=_data_names)
 @_data_root_option
 @_console_options
 def data_check(name: str, data_root: str, console: _Console) -> Record:
@@ -1317,6 +1405,7 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
     told: Record = {"file": str(out), "tables": [{"title": one.title, "rows": list(one.records)} for one in made]}
+    console.pictures(results)
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
@@ -1375,7 +1464,7 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
         work.journal(output, (index + 1, 1 if output.force else len(names)))
-    words = _without(_words(), {"--devices": 1, "--force": 0, "--resume": 0, "--json": 0, "--quiet": 0, "--debug": 0})
+    words = _without(_words(), {"--devices": 1})
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
@@ -1584,6 +1673,14 @@ def _explain_products(objective: Objective, asked: _Asked, console: _Console) ->
     for name, value in told.items():
         console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
     return told
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plainly(value: Json) -> str:
@@ -2279,7 +2376,7 @@ def _cost(run: Record) -> str:
 def _words() -> list[str]:
     """The words of the innermost command, without the flags that change no number."""
     words: list[str] = click.get_current_context().meta["words"]
-    return [word for word in words if word not in ("--resume", "--force", "--json", "--quiet", "--debug")]
+    return [word for word in words if word not in _CHANGE_NO_NUMBER]
 
 
 def _versions() -> Record:

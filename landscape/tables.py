@@ -561,8 +561,9 @@ def diagonal_table(result: Diagonal) -> Table:
     rows = [
         [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
     ]
-    uncertain = [result.num_samples] if result.trace_standard_error > 0 else []
-    notes = [f"± is one standard error over the probes{_within(uncertain)}; mean is the trace over the entries"]
+    notes = ["mean is the trace over the number of entries"]
+    if result.trace_standard_error > 0:
+        notes = [f"± is one standard error over the probes{_within([result.num_samples])}; {notes[0]}"]
     if left := order[len(shown) :]:
         count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
         rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])

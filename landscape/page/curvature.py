@@ -45,7 +45,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
         head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
-        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
+        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2), "Numbers of the density")
     if estimates:
         told = [
             [
@@ -57,7 +57,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             ]
             for c, one in estimates
         ]
-        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
+        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3), "Trace and norm")
     return section("Density", _sentence(checkpoints), body)
 
 

@@ -157,7 +157,7 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
             for method, of in zip(found, mine, strict=True)
         ]
         unsure = uncertified([pairs for of in mine for _, pairs, _ in of])
-        return unsure or curvature_over_seeds(over, symbol="λmax", split=split)
+        return unsure or curvature_over_seeds(over, symbol="λmax", split=split) + _share(found, checkpoints)
     ranked = sorted(spectra, key=lambda item: largest(item[1]))
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
@@ -205,6 +205,12 @@ def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
     return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
+def _share(found: Sequence[Method], checkpoints: Sequence[Checkpoint]) -> str:
+    """How many of the methods' checkpoints a sentence is of, where it is not of all."""
+    count, whole = (sum(len(one.members) for one in some) for some in (found, repeats(checkpoints)))
+    return "" if count == whole else f" ({count} of {whole} checkpoints)"
+
+
 def _named(names: Sequence[str]) -> str:
     return " and ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} others"
 
@@ -245,9 +251,8 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if len(found) > 1:
         values = [np.array([tested[n][2].accuracy for n in method.members]) for method in found]
         nothing = np.full(1, np.nan)
-        return accuracy_over_seeds(
-            [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
-        )
+        over = [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
+        return accuracy_over_seeds(over) + _share(found, checkpoints)
     ranked = sorted(tested, key=lambda item: -item[2].accuracy)
     (best, _, high), (worst, _, low) = ranked[0], ranked[-1]
     highest, lowest = (percent(at.accuracy, at.accuracy_error) for at in (high, low))

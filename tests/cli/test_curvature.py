@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import landscape as ls
 
@@ -275,3 +276,12 @@ def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, land
     assert (told["engine"], told["micro_batch"], told["num_examples"]) == ("recomputed", 64, 64)
     assert told["seconds_per_product"] > 0
     assert not (tmp_path / "e.npz").exists()
+
+
+def test_a_network_that_draws_at_random_has_no_curvature(landscape, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: torch.dropout(x.relu(), 0.5, train=True))
+    done = landscape("hessian", trained / "sgd", *SMALL, "--out", tmp_path / "h.npz")
+    assert done.code == 4
+    assert "two passes at the same weights gave" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "h.npz").exists()
