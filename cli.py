@@ -2506,7 +2506,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
             code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
-            if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
+            if type(error).__name__ == "ToldError":
+                return 0  # or torchrun would end the one that has something to say, and give our exit code for its own
+            if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
         kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
