@@ -42,7 +42,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
-from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -1212,6 +1211,8 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo
     landscape demo --out /tmp/demo --open
     """
+    from landscape.tables import summary_table
+
     _check_grid(steps, 1.0)
     flags = [
         "--force" if force else "--resume",
@@ -1400,12 +1401,17 @@ def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Cons
 
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
+    from landscape.tables import tables
+
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
-    told: Record = {"file": str(out), "tables": [{"title": one.title, "rows": list(one.records)} for one in made]}
     console.pictures(results)
+    told: Record = {
+        "file": str(out),
+        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
+    }
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
@@ -2201,11 +2207,12 @@ def _plan_text(config: TrainConfig) -> str:
         "asam": ["rho", "eta"],
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
+    over = "" if config.method == "sgd" else " over sgd"
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
     shape = published_shape(config.data)
     warning = size_warning(config.model, shape) if shape else ""
     return (
-        f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
+        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
         f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
@@ -2448,8 +2455,12 @@ def _counting(console: _Console) -> Iterator[Count]:
             state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
             if name not in bars:
-                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
-            bars[name].set_description(what, refresh=False)
+                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
+                bars[name] = tqdm(
+                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
+                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
+                )
+            bars[name].set_description_str(what, refresh=False)
             bars[name].update(done - bars[name].n)
         elif now - state["last"] >= 10:
             told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
