@@ -195,6 +195,19 @@ class _Asked:
                 "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
             )
 
+    def check_shared(self) -> None:
+        """Refuse what several processes cannot share."""
+        alone = {
+            "--per-layer": self.per_layer,
+            "--cross-check": self.cross_check,
+            "--engine timed": self.engine == "timed",
+            "--protocol paper": self.protocol == "paper",
+            "--batch-norm train": self.batch_norm == "train",
+            "--operator fisher": self.operator == "fisher",
+        }
+        if found := [option for option, given in alone.items() if given]:
+            raise click.UsageError(f"{found[0]} is measured by one process: leave out torchrun")
+
     def record(self, examples: int | None) -> Record:
         return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
 
@@ -390,8 +403,8 @@ def app(context: click.Context) -> None:
     landscape hessian runs/sam/last.pt                its largest curvatures, each with its residual
     landscape report runs                             one offline page of all that was measured
     """
-    if _processes()[1] > 1 and context.invoked_subcommand != "train":
-        raise click.UsageError("of all commands only train shares its work among the processes of torchrun")
+    if _processes()[1] > 1 and context.invoked_subcommand not in ("train", "hessian"):
+        raise click.UsageError("of all commands only train and hessian share their work among processes of torchrun")
 
 
 @app.command()
@@ -843,9 +856,33 @@ def hessian(
     landscape hessian runs/sam/last.pt --cross-check
     landscape hessian runs/*/last.pt --protocol paper
     landscape hessian runs/sam                 a run with several checkpoints: through training
+    torchrun --no-python --nproc-per-node 4 -- landscape hessian runs/sam/last.pt
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
+    if _processes()[1] == 1:
+        return measure()
+    wanted.check_shared()
+    from landscape.distributed import together
+    from train.distributed import joined
+
+    with joined(device):
+        return together(measure)
+
+
+def _hessian(
+    checkpoints: tuple[Path, ...],
+    wanted: _Asked,
+    explain: bool,
+    split: str,
+    examples: int | None,
+    device: str,
+    output: _Output,
+    console: _Console,
+) -> Record:
+    """What hessian measures, in each of the processes that share it."""
+    seed = wanted.seed
     if explain:
         one = _open(checkpoints[0], _labels(checkpoints)[0], _device(device))
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
@@ -871,6 +908,8 @@ def hessian(
     from train.checkpoint import content_hash
 
     options = wanted.record(examples)
+    if _processes()[1] > 1:
+        options["processes"] = _processes()[1]
     if runs:
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
@@ -1161,16 +1200,18 @@ class _Work:
     def ledger(self, output: _Output) -> Iterator[Keep]:
         """Inside, what keeps the steps of a measurement: new, or one to go on with."""
         from landscape import journal, ledger
+        from landscape.distributed import place
 
         folder = journal.folder_of(self.out)
-        if ledger.begun(folder) and not (output.force or output.resume):
+        if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
             told = f"{folder} holds a measurement that was not finished"
             raise _CommandError(6, told, "--resume goes on, --force anew")
         with ledger.opened(folder, self.plan, anew=output.force) as kept:
             try:
                 yield kept.step
             except (click.UsageError, FloatingPointError):  # which would end it again
-                ledger.remove(folder)
+                if place()[0] == 0:
+                    ledger.remove(folder)
                 raise
 
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
@@ -1209,8 +1250,10 @@ def _measure_all(
 
     What is `kept` of a measurement that was stopped is not measured again.
     """
+    from landscape.distributed import from_first, place
+
     work = _Work.of(command, paths, split, device, options, output)
-    results = work.done(output)
+    results = from_first(lambda: work.done(output))
     if results is not None:
         return _told(work.out, results, console, there=True)
     started = time.perf_counter()
@@ -1220,7 +1263,8 @@ def _measure_all(
             made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
             listed = made if isinstance(made, list) else [made]
             results += [_with_record(result, one, split) for result in listed]
-        _save(work, results, time.perf_counter() - started, console)
+        if place()[0] == 0:
+            _save(work, results, time.perf_counter() - started, console)
     return _told(work.out, results, console)
 
 
@@ -1431,11 +1475,19 @@ def _followed(
         progress=lambda done, products: count(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
+        operator_of=lambda objective: _operator(objective, asked),
         keep=keep,
     )
 
 
 def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
+    """The matrix that was asked for, of which each of several processes has a part of the data."""
+    from landscape.distributed import shared
+
+    return shared(objective, lambda part: _own_operator(part, asked))
+
+
+def _own_operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     from landscape import operators
     from landscape.plane import layer_mask, layers_of
 
@@ -2161,8 +2213,10 @@ def _run_record(seconds: float) -> Record:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
+    size = _processes()[1]
+    torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
     return {
-        "command": f"landscape {shlex.join(_words())}",
+        "command": f"{torchrun}landscape {shlex.join(_words())}",
         "seconds": seconds,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
@@ -2294,7 +2348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
             code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
-            if code != 2 and type(error).__name__ != "ToldError":
+            if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
         kept = {"surface": "measured points are kept", "hessian": "what was measured is kept"}.get("".join(words[:1]))

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from landscape import journal
+from landscape.distributed import from_first, place
 from landscape.journal import JournalError
 from landscape.operators import SymmetricOperator
 from landscape.results import Record, Result, load, save
@@ -57,32 +58,42 @@ def unkept(_name: str, make: Make) -> list[Result]:
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """The steps of a measurement, in a folder that this process alone writes."""
+    """The steps of a measurement, in a folder that this process alone writes; None in all but the first of several."""
 
-    folder: Path
+    folder: Path | None
 
     def step(self, name: str, make: Make) -> list[Result]:
         """What was kept of a finished step, or what `make` finds now; its operators' products are kept meanwhile."""
-        done, products = (self.folder / f"{name}.{ending}" for ending in ("npz", "products"))
-        if done.exists():
-            return load(done)
+        there = from_first(lambda: self._finished(name))
+        if there is not None:
+            return there
+        if self.folder is None:
+            return make(_Products(None, None).replayed)
+        products = self.folder / f"{name}.products"
         with products.open("ab", buffering=0) as file, products.open("rb") as kept:
             results = make(_Products(file, kept).replayed)
-        save(results, done)
+        save(results, self.folder / f"{name}.npz")
         products.unlink()
         return results
+
+    def _finished(self, name: str) -> list[Result] | None:
+        done = self.folder and self.folder / f"{name}.npz"
+        return load(done) if done and done.exists() else None
 
 
 @contextlib.contextmanager
 def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
     """Inside, the ledger of a measurement: an empty one or, unless `anew`, one that goes on.
 
-    It is removed at the end, where all went well.
+    It is removed at the end, where all went well. Of several processes (landscape.distributed) the first one writes.
 
     Raises:
         JournalBusyError: If another process writes it.
         JournalError: If what is there is of other work; the message names what differs.
     """
+    if place()[0]:
+        yield Ledger(None)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with journal.locked(folder / _LOCK, wait=False):
         if anew or not begun(folder):
@@ -125,8 +136,8 @@ def _own_files(folder: Path) -> list[Path]:
 class _Products:
     """The products of one step, from its file and, from where that ends, into it."""
 
-    file: BinaryIO  # unbuffered: what is written is the system's at once, and kill -9 does not undo it
-    kept: BinaryIO
+    file: BinaryIO | None  # unbuffered: what is written is the system's at once, and kill -9 does not undo it
+    kept: BinaryIO | None
     count: int = 0
     replaying: bool = True
     keeping: bool = True
@@ -142,21 +153,25 @@ class _Products:
 
     def _product(self, operator: SymmetricOperator, vectors: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         asked = hashlib.blake2b(_bytes(vectors), digest_size=16).hexdigest()
-        if self.replaying and (kept := self._read(asked, vectors)) is not None:
+        kept = from_first(lambda: self._read(asked, vectors.nbytes)) if self.replaying else None
+        if kept is not None:
             operator.checks.update(kept[0])
-            return kept[1]
+            product = torch.frombuffer(bytearray(kept[1]), dtype=vectors.dtype)
+            return product.reshape(vectors.shape).to(vectors.device)
+        self.replaying = False
         product = make(vectors)
-        if self.keeping:
-            self._append({"vector": asked, "checks": operator.checks}, _bytes(product))
+        if self.file is not None and self.keeping:
+            self._append(self.file, {"vector": asked, "checks": operator.checks}, _bytes(product))
         return product
 
-    def _read(self, asked: str, vectors: Tensor) -> tuple[Record, Tensor] | None:
-        """The next product with what the operator had noted; None from the first record on that is not whole."""
+    def _read(self, asked: str, num_bytes: int) -> tuple[Record, bytes] | None:
+        """What the operator had noted at the next product, and that; None from the first record on that is torn."""
+        if self.file is None or self.kept is None:
+            return None
         start = self.kept.tell()
         body = journal.body_of(self.kept.readline())
-        found = bytearray() if body is None else bytearray(self.kept.read(vectors.nbytes))
-        if body is None or len(found) < vectors.nbytes or zlib.crc32(found) != body["product"]:
-            self.replaying = False
+        found = b"" if body is None else self.kept.read(num_bytes)
+        if body is None or len(found) < num_bytes or zlib.crc32(found) != body["product"]:
             self.file.truncate(start)
             return None
         self.count += 1
@@ -165,21 +180,21 @@ class _Products:
                 f"{self.file.name}: product {self.count} is of another vector than is asked for now (another machine, "
                 "or another build of a library?): go on where it was begun, or --force starts anew"
             )
-        return body["checks"], torch.frombuffer(found, dtype=vectors.dtype).reshape(vectors.shape).to(vectors.device)
+        return body["checks"], found
 
-    def _append(self, body: Record, product: memoryview) -> None:
-        start, folder = self.file.seek(0, os.SEEK_END), Path(self.file.name).parent
+    def _append(self, file: BinaryIO, body: Record, product: memoryview) -> None:
+        start, folder = file.seek(0, os.SEEK_END), Path(file.name).parent
         try:
             if shutil.disk_usage(folder).free < _ROOM * product.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for part in (journal.line_of({**body, "product": zlib.crc32(product)}), product):
                 left = memoryview(part)
                 while left:
-                    left = left[self.file.write(left) :]
+                    left = left[file.write(left) :]
         except OSError as error:
             self.keeping = False
-            self.file.truncate(start)
-            told = f"{self.file.name}: {error.strerror}, so products are no longer kept; --resume would go on from here"
+            file.truncate(start)
+            told = f"{file.name}: {error.strerror}, so products are no longer kept; --resume would go on from here"
             warnings.warn(told, LedgerWarning, stacklevel=2)
 
 

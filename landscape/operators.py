@@ -130,8 +130,10 @@ def fisher(
     "mc" takes the gradients at one label for each target, drawn from the model's own distribution once, by `seed`: its
     mean over seeds is the Gauss-Newton matrix for cross-entropy, squared errors and binary cross-entropy with logits,
     whose distributions are known; other losses are refused. "empirical" takes the labels of the data, and is neither
-    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. A product costs
-    about 1.2 gradients where the graphs fit into memory.
+    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. Of squared errors
+    and binary cross-entropy an example's gradient is that of the sum over its O outputs, and the mean is over outputs
+    too: that makes O times the mean outer product of the gradients of the examples' own means. A product costs about
+    1.2 gradients where the graphs fit into memory.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.

@@ -272,8 +272,8 @@ class Density:
 class Estimate:
     """One number about an operator (its trace, its Frobenius norm, ...) from random probes.
 
-    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. `num_matvecs` are the
-    products that it took.
+    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. Of few probes it is itself
+    uncertain: `interval` is as wide as that makes it. `num_matvecs` are the products that it took.
     """
 
     quantity: str
@@ -289,6 +289,11 @@ class Estimate:
 
     __repr__ = _short
     _repr_html_ = _html
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's interval for the value: NaN without a standard error, the value itself where that is exact."""
+        half = self.standard_error and t_factor(self.num_samples, confidence) * self.standard_error
+        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -341,7 +346,7 @@ class DataSpread:
     """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
 
     `standard_error` is that of each of the K `values` at its fixed vector, from the spread over random parts, a lower
-    bound.
+    bound. That of `trace` has two parts, the sample of the data, `trace_data_error`, and the random probes it is over.
     The largest eigenvalue of a sample is too large on average: `subset_values` are those of disjoint subsets, each of
     `subset_sizes` examples (what the mean divides by), the whole sample last, and `bias` is what a + c / N through them
     leaves at the whole sample. `num_matvecs` counts products in units of one over all data.
@@ -357,6 +362,7 @@ class DataSpread:
     num_examples: float
     num_parts: int
     num_matvecs: int
+    trace_data_error: float = float("nan")
     loss: float = float("nan")
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
@@ -460,6 +466,18 @@ def status_of(loss: Array) -> npt.NDArray[np.uint8]:
     status[np.isposinf(loss)] = POSITIVE_INFINITY
     status[np.isneginf(loss)] = NEGATIVE_INFINITY
     return status
+
+
+def t_factor(num_samples: int, confidence: float = 0.95) -> float:
+    """How many standard errors Student's interval reaches to either side of a mean of `num_samples`.
+
+    Example:
+        >>> [round(t_factor(num), 2) for num in (4, 20, 60)]
+        [3.18, 2.09, 2.0]
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(num_samples - 1, (1 + confidence) / 2))
 
 
 def problem_of(result: Result) -> str:

@@ -20,12 +20,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 
 from landscape.krylov import Counted, Progress
 from landscape.operators import SymmetricOperator
 from landscape.probes import Probes, known_pairs, lanczos_probes, product_probes, whole_matrix, xtrace_samples
-from landscape.results import Array, Density, Eigenpairs, Estimate, Record
+from landscape.results import Array, Density, Eigenpairs, Estimate, Record, t_factor
 
 TraceMethod = Literal["hutchinson", "xtrace"]
 
@@ -172,7 +171,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
     grid = _grid(probes, width)
     each = np.array([_smoothed(grid, x, w, width) for x, w in zip(probes.nodes, probes.weights, strict=True)])
     each = each.reshape(-1, len(grid)) * (probes.num_left / operator.size)
-    half = stdtrit(len(each) - 1, (1 + _CONFIDENCE) / 2) * standard_error(each) if probes.num_left else 0.0
+    half = t_factor(len(each), _CONFIDENCE) * standard_error(each) if probes.num_left else 0.0
     mean = each.mean(0) if probes.num_left else np.zeros_like(grid)
     return Density(
         grid=grid,

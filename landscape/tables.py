@@ -44,6 +44,7 @@ from landscape.results import (
     Result,
     Surface,
     Trajectory,
+    t_factor,
 )
 from landscape.verdicts import hessian_verdict
 
@@ -463,7 +464,9 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
                 "values": one.values.tolist(),
                 "standard_error": one.standard_error.tolist(),
                 "bias": one.bias,
-                "trace_standard_error_of_the_data": one.trace_standard_error,
+                "trace": one.trace,
+                "trace_standard_error": one.trace_standard_error,
+                "trace_standard_error_of_the_data": one.trace_data_error,
                 "examples_for_5_percent": wanted,
                 "subset_sizes": one.subset_sizes.tolist(),
                 "subset_values": one.subset_values.tolist(),
@@ -502,16 +505,24 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
         record: Record = {"checkpoint": _label(first), "num_samples": first.num_samples}
         for name, one in mine.items():
             record |= {name: one.value, f"{name}_standard_error": one.standard_error, f"{name}_note": one.note}
+            record[f"{name}_interval_95"] = list(one.interval())
         records.append(record)
         known = {name: one for name, one in mine.items() if not math.isnan(one.value)}
         cells = [plus_minus(known[name].value, known[name].standard_error) if name in known else "" for name in columns]
         rows.append([_label(first), *cells, str(first.num_samples)])
-    notes = ["± is one standard error over the probes, from which converged eigenvalues are taken out"]
+    uncertain = [one.num_samples for one in estimates if one.standard_error > 0]
+    notes = [f"± is one standard error over the probes{_within(uncertain)}, beside the converged eigenvalues"]
     if any(math.isnan(one.value) for one in estimates):
         notes = ["no products were left for probes: a larger --budget has some"]
     notes += sorted({one.note for one in estimates if one.note})
     title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
+
+
+def _within(num_samples: Sequence[int]) -> str:
+    """How many of these standard errors an interval takes: more than two where probes are few."""
+    factors = sorted({f"{t_factor(num):.1f}" for num in num_samples}, key=float)
+    return f" (95 %: {' or '.join(factors)} of them)" if factors else ""
 
 
 _TENSORS = 12  # in the table of a diagonal; --json has all
@@ -533,7 +544,8 @@ def diagonal_table(result: Diagonal) -> Table:
     rows = [
         [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
     ]
-    notes = ["± is one standard error over the probes; mean is the trace over the number of entries"]
+    uncertain = [result.num_samples] if result.trace_standard_error > 0 else []
+    notes = [f"± is one standard error over the probes{_within(uncertain)}; mean is the trace over the entries"]
     if left := order[len(shown) :]:
         count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
         rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])

@@ -9,7 +9,7 @@ from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest
-from landscape.results import Estimate
+from landscape.results import Estimate, t_factor
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -25,10 +25,12 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
         probes = sorted({len(one.nodes) for _, one in densities})
         body += (
             "Sticks are outliers, eigenvalues found by themselves, with bars of their residual; the curve is all "
-            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. "
-            "A stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the "
-            "resolution look like one."
+            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A "
+            "stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the "
+            "resolution look like one. "
         )
+    if factors := sorted({f"{t_factor(e.num_samples):.1f}" for _, e in estimates if e.standard_error > 0}, key=float):
+        body += f"± of a value is one standard error over the probes; 95 % takes {' or '.join(factors)} of them."
     body += "</p>"
     body += "".join(
         f'<p class="warn">{escape(c.style.name)}: {escape(one.note)}.</p>'

@@ -33,7 +33,8 @@ def test_one_budget_answers_everything(measured):
 
 
 def test_density_and_trace_can_be_had_alone(measured):
-    _, (pairs, trace, rank) = measured("--trace")
+    tables, (pairs, trace, rank) = measured("--trace")
+    assert tables[1]["rows"][0]["trace_interval_95"] == pytest.approx(trace.interval())
     assert (trace.quantity, rank.quantity) == ("trace", "effective_rank")
     assert trace.settings["split"] == "test"
     assert pairs.vectors is None
