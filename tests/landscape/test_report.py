@@ -295,6 +295,15 @@ def test_the_csv_has_full_precision(page):
     assert row["test_loss"] == ""
 
 
+def test_equal_losses_are_not_told_as_a_range(page):
+    text = visible(page(*(bowl(f"run {n}") for n in range(6))))
+    assert "Loss on train at the centre: 0.500 at all 6 checkpoints" in text
+    assert "has risen by 0.1 along x at all 6 checkpoints alike: run 0 at |x| = 0.10" in text
+    for gap, tie in ((0.01, True), (1.0, False)):
+        text = visible(page(*(bowl(f"run {n}", centre=1.0 + gap * n) for n in range(6))))
+        assert ("(run 5), within two standard errors of each other" in text) == tie
+
+
 def test_what_another_program_found_is_told_with_the_spectrum(page):
     check = {"eigenvalue": 4.0001, "difference": 2.5e-5, "trace": 9.0, "trace_standard_error": 1.0, "num_matvecs": 40}
     checked = changed(spectrum(values=(4.0,)), checks={"pyhessian": check})
