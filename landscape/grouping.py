@@ -134,7 +134,7 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
 
 
 def _style(name: str, n: int, seed: int, method: str) -> Style:
-    """The first eight differ in colour, mark and dash; seeds of a colour and later rounds in mark and dash."""
+    """The first eight differ in colour, mark and dash; a colour's seeds and later rounds, mark and dash do."""
     turned = n + n // len(COLORS) + seed
     return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)], method)
 

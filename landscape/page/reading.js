@@ -126,6 +126,10 @@ function turnBy(key) {
   writeFragment();
   turn();
 }
+document.addEventListener("focusout", ({ target }) => {
+  const column = columns.find((one) => target.id === `${one.id}-contour`);
+  if (column) unread(column.p);
+});
 document.addEventListener("keydown", (event) => {
   const column = columns.find((one) => event.target.id === `${one.id}-contour` || event.target.id === `${one.id}-scene`);
   if (!column || event.ctrlKey || event.altKey || event.metaKey) return;

@@ -153,9 +153,9 @@ def test_a_bad_extent_is_refused(landscape, tmp_path, extent):
 
 
 def test_bad_options_of_the_iteration_are_refused(landscape, runs):
-    refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "k must be in 1..")
-    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "tolerance must be above 0")
-    refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "max_matvecs must be at least")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "--top must be in 1..")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "--tolerance must be above 0")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "--max-matvecs must be at least")
     refused(landscape("alignment", runs / "sgd/last.pt", "--radius", "nan"), 2, "radius must be finite")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import plotly.offline
 import pytest
 from curvature_results import along_run, density, entries
 from scipy.stats import ttest_ind
@@ -705,3 +706,40 @@ def sample(label, error):
         checkpoint=spectrum(label).checkpoint,
         settings=spectrum(label).settings,
     )
+
+
+def test_pages_of_a_folder_share_one_plotly_that_is_written_once(tmp_path):
+    for name in ("a", "b"):
+        write_report([], tmp_path / f"{name}.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    assert script.read_text("utf-8") == plotly.offline.get_plotlyjs()
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert f'<script src="{script.name}"></script>' in page
+    assert plotly.offline.get_plotlyjs() not in page
+    before = script.stat().st_ino, script.stat().st_mtime_ns
+    write_report([], tmp_path / "c.html", plotlyjs="directory")
+    assert (script.stat().st_ino, script.stat().st_mtime_ns) == before
+
+
+def test_a_damaged_plotly_is_written_anew_and_another_version_keeps_its_own(tmp_path, monkeypatch):
+    write_report([], tmp_path / "a.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    script.write_text("half of")
+    write_report([], tmp_path / "a.html", plotlyjs="directory")
+    assert script.read_text("utf-8") == plotly.offline.get_plotlyjs()
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs_version", lambda: "0.0.1")
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs", lambda: "another")
+    write_report([], tmp_path / "b.html", plotlyjs="directory")
+    assert len(script.read_text("utf-8")) > 1_000_000
+    assert (tmp_path / "plotly-0.0.1.min.js").read_text() == "another"
+
+
+def test_an_embedded_page_lets_in_no_script_from_outside(tmp_path):
+    write_report([], tmp_path / "a.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+    assert "script-src 'unsafe-inline';" in (tmp_path / "a.html").read_text("utf-8")
+
+
+def test_plotlyjs_has_two_places(tmp_path):
+    with pytest.raises(ValueError, match=r"one of \('embedded', 'directory'\), got 'cdn'"):
+        write_report([], tmp_path / "a.html", plotlyjs="cdn")
