@@ -603,6 +603,13 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.3 ±")
     rich.page.keyboard.press("Home")
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0, y = 0: sgd")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0"))
+    rich.page.focus("#p0c0-contour")  # from plane to plane without a pause
+    rich.page.keyboard.press("ArrowUp")
+    rich.page.focus("#p2c0-contour")
+    rich.page.keyboard.press("End")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.5"))
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
     rich.page.focus("#p0c0-contour")
     rich.page.keyboard.press("ArrowUp")
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
