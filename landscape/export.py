@@ -7,30 +7,50 @@ has no such numbers, beside the status that says which.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from landscape.picture import Width
+from landscape.grouping import line_groups, spectrum_kind, styles
+from landscape.picture import (
+    Width,
+    compared,
+    congruence_picture,
+    curvature_picture,
+    density_picture,
+    difference_picture,
+    line_picture,
+    overview_picture,
+    picture_bytes,
+    planes,
+    relief_picture,
+    spectrum_picture,
+    trajectory_picture,
+)
 from landscape.results import (
+    Congruence,
     CongruenceTrace,
     CurvatureTrace,
+    DataSpread,
     Density,
     Eigenpairs,
+    Estimate,
     Json,
-    Line,
     Record,
     Result,
     Surface,
     taken_apart,
 )
+from landscape.view import Scale
 
 if TYPE_CHECKING:
     import xarray
@@ -86,46 +106,115 @@ def to_xarray(result: Surface) -> xarray.Dataset:
     )
 
 
-def export_picture(
-    results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False, width: Width | None = None
-) -> dict[Path, bytes]:
-    """Pictures for paper, one for each kind of result: contours (`relief`: in three dimensions), runs, lines, ...
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, the part of its file's name that tells it from others, and what it shows."""
 
-    `kind` is png, svg or pdf, `width` that of a "single" or "double" column, in place of each picture's own. The same
-    results give the same bytes; letters stay letters in svg and pdf.
+    name: str
+    caption: str
+    picture: Figure
+
+
+def drawings(
+    results: Sequence[Result],
+    *,
+    relief: bool = False,
+    width: Width | None = None,
+    scale: Scale = "auto",
+    clip: float | None = None,
+) -> list[Drawing]:
+    """Pictures for paper: one for each plane, for each kind of line, and for each other kind of result.
+
+    Surfaces are contours, or with `relief` in three dimensions; where they kept the losses of equal examples, their
+    differences have a picture too. A checkpoint looks the same in all of them.
 
     Raises:
         ValueError: If there is nothing to draw, or for a relief no surface.
     """
-    import matplotlib as mpl
-
-    from landscape import picture
-
-    curves: dict[str, tuple[type, Callable[..., Figure]]] = {
-        "line": (Line, picture.line_picture),
-        "spectrum": (Eigenpairs, picture.spectrum_picture),
-        "density": (Density, picture.density_picture),
-        "curvature": (CurvatureTrace, picture.curvature_picture),
-        "congruence": (CongruenceTrace, picture.congruence_picture),
-    }
-    results = [one for one in results if not (isinstance(one, Eigenpairs) and "layer" in one.settings)]  # a table's
-    runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]
-    drawn: dict[str, Callable[..., Figure]] = {}
-    if relief or any(isinstance(one, Surface) for one in results):
-        drawn["surface"] = picture.relief_picture if relief else picture.overview_picture
-    drawn |= {"run": picture.trajectory_picture} if runs else {}
-    drawn |= {name: draw for name, (of, draw) in curves.items() if any(isinstance(one, of) for one in results)}
+    shown = [one for one in results if not _of_layer(one)]
+    surfaces = [one for one in shown if isinstance(one, Surface)]
+    look: dict[str, Any] = {"known": styles(results), **({"width": width} if width else {})}
+    drawn: list[tuple[str, str, Callable[..., Figure], Sequence[Result]]] = []
+    if relief and not surfaces:
+        relief_picture([])  # which says what makes one
+    several = planes(surfaces)
+    for n, (plane, mine) in enumerate(several, 1):
+        place = f"-plane-{n}" if len(several) > 1 else ""
+        draw = relief_picture if relief else overview_picture
+        data = " and ".join(dict.fromkeys(str(one.settings.get("split") or "unnamed data") for one in mine))
+        told = f"mean loss on {data}, {plane}"
+        drawn.append((f"surface{place}", told, functools.partial(draw, scale=scale, clip=clip), mine))
+        if not relief and compared(mine):
+            drawn.append((f"difference{place}", f"paired differences, {plane}", difference_picture, mine))
+    if runs := [one for one in surfaces if one.trajectory is not None]:
+        drawn.append(("run", "a run seen from its plane", trajectory_picture, runs))
+    groups = line_groups(shown)
+    for n, group in enumerate(groups, 1):
+        place, told = f"-{n}" if len(groups) > 1 else "", f"mean {group.data} loss, {group.name}"
+        drawn.append((f"line{place}", told, line_picture, group.lines))
+    for name, (of, draw, what) in _CURVES.items():
+        if curves := [one for one in shown if isinstance(one, of)]:
+            kinds = dict.fromkeys(spectrum_kind(one) for one in curves if isinstance(one, Spectral))
+            drawn.append((name, "; ".join([what, *kinds]), draw, curves))
     if not drawn:
         raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
-    undated = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    files = {}
-    with mpl.rc_context():
-        mpl.rcParams.update({"svg.hashsalt": "landscape", "svg.fonttype": "none", "pdf.fonttype": 42})
-        for name, draw in drawn.items():
-            file = io.BytesIO()
-            draw(results, **({"width": width} if width else {})).savefig(file, format=kind, dpi=300, metadata=undated)
-            files[_file(stem, kind, *([name] if len(drawn) > 1 else []))] = file.getvalue()
-    return files
+    return [Drawing(name, told, draw(mine, **look)) for name, told, draw, mine in drawn]
+
+
+def undrawn(results: Sequence[Result]) -> str:
+    """What no picture shows, in words; "" if nothing."""
+    counts = {
+        "spectrum of a single layer": sum(_of_layer(one) for one in results),
+        "error of sampling": sum(isinstance(one, DataSpread) for one in results),
+        "estimate": sum(isinstance(one, Estimate) for one in results),
+        "congruence at a checkpoint": sum(isinstance(one, Congruence) for one in results),
+    }
+    told = [f"{count} × {what}" for what, count in counts.items() if count]
+    return f"not drawn: {', '.join(told)} (--to csv and --to json have them)" if told else ""
+
+
+def export_picture(
+    results: Sequence[Result],
+    stem: Path,
+    *,
+    kind: str,
+    relief: bool = False,
+    width: Width | None = None,
+    scale: Scale = "auto",
+    clip: float | None = None,
+) -> dict[Path, bytes]:
+    """The `drawings` as png, svg or pdf files beside `stem`.
+
+    `width` is that of a "single" or "double" column, in place of each picture's own. The same results give the same
+    bytes; fonts travel with a pdf, and letters stay letters in svg; the file's description is the caption.
+
+    Raises:
+        ValueError: If there is nothing to draw, or for a relief no surface.
+    """
+    return picture_files(drawings(results, relief=relief, width=width, scale=scale, clip=clip), stem, kind)
+
+
+def picture_files(drawn: Sequence[Drawing], stem: Path, kind: str) -> dict[Path, bytes]:
+    """The content of a file for each drawing; one by itself has the stem's name."""
+    return {
+        _file(stem, kind, *([one.name] if len(drawn) > 1 else [])): picture_bytes(
+            one.picture, kind, caption=one.caption
+        )
+        for one in drawn
+    }
+
+
+Spectral = Eigenpairs | Density | CurvatureTrace
+_CURVES: dict[str, tuple[type[Result], Callable[..., Any], str]] = {
+    "spectrum": (Eigenpairs, spectrum_picture, "eigenvalues"),
+    "density": (Density, density_picture, "density of the eigenvalues"),
+    "curvature": (CurvatureTrace, curvature_picture, "largest eigenvalues along a run"),
+    "congruence": (CongruenceTrace, congruence_picture, "gradient congruence along a run"),
+}
+
+
+def _of_layer(result: Result) -> bool:
+    return isinstance(result, Eigenpairs) and "layer" in result.settings
 
 
 Arrays = dict[str, npt.NDArray[np.generic]]

@@ -33,9 +33,13 @@ from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
+    difference_picture,
     line_picture,
     overview_picture,
+    relief_picture,
+    save_picture,
     spectrum_picture,
+    trajectory_picture,
 )
 from landscape.readings import centre_cell, landmarks
 from landscape.results import (
@@ -53,7 +57,19 @@ from landscape.results import (
     problem_of,
 )
 from landscape.spectra import curvature_trace, density
-from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
+from landscape.view import (
+    CELL_COLOR,
+    Scale,
+    View,
+    drawn,
+    left_out_cells,
+    linear_part,
+    loss_view,
+    round_step,
+    signed_ticks,
+    symlog,
+    tick_labels,
+)
 
 __all__ = [
     "Scale",
@@ -62,21 +78,30 @@ __all__ = [
     "centre_cell",
     "checkpoint_key",
     "congruence",
+    "congruence_picture",
     "contour",
+    "curvature_picture",
     "curvature_trace",
     "density",
+    "density_picture",
     "difference",
+    "difference_picture",
     "eigenvalues",
     "figure_of",
     "html_of",
     "line",
+    "line_picture",
     "loss_view",
     "overview_picture",
+    "relief_picture",
+    "save_picture",
     "slices",
     "spectrum_kind",
+    "spectrum_picture",
     "styles",
     "surface_3d",
     "trajectory",
+    "trajectory_picture",
 ]
 
 CAMERA = {  # high enough to see the bottom of a bowl over its rim; the centre makes room for the title on the left
@@ -264,7 +289,8 @@ def contour(
 def difference(a: Surface, b: Surface) -> go.Figure:
     """The loss of `a` less that of `b`, example by example, on a diverging map centred at zero.
 
-    A grey dot marks a point where the difference is within two of its standard errors.
+    A grey dot marks a point where the difference is within two of its standard errors. Where differences span decades,
+    the map is linear up to about their error and logarithmic beyond, which the bar says.
 
     Raises:
         ValueError: If the losses of equal examples were not kept for both, or the grids differ.
@@ -273,27 +299,36 @@ def difference(a: Surface, b: Surface) -> go.Figure:
     found = paired_difference(a, b)
     value, error = found.value, found.standard_error
     reach = round_step(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0)
-    ticks = [reach * part for part in (-1, -0.5, 0, 0.5, 1)]
+    linear = linear_part(value, error)
+    shown = value if linear is None else symlog(value, linear)
+    edge = reach if linear is None else float(symlog(np.array(reach), linear))
+    ticks = signed_ticks(reach, linear)
+    labels = tick_labels(ticks)
     names = [known[checkpoint_key(one)].name for one in (a, b)]
     figure = go.Figure(layout=layout(f"{names[0]} less {names[1]}: difference of the mean losses", height=460))
     figure.add_contour(
         x=a.x,
         y=a.y,
-        z=value.T,
-        customdata=error.T,
-        hovertemplate="x %{x:.3g}<br>y %{y:.3g}<br>difference %{z:.4g} ± %{customdata:.2g}<extra></extra>",
+        z=shown.T,
+        customdata=np.stack([value.T, error.T], axis=-1),
+        hovertemplate="x %{x:.3g}<br>y %{y:.3g}"
+        "<br>difference %{customdata[0]:.4g} ± %{customdata[1]:.2g}<extra></extra>",
         hoverongaps=False,
         colorscale="RdBu",
         reversescale=True,
-        zmin=-reach,
-        zmax=reach,
+        zmin=-edge,
+        zmax=edge,
         autocontour=False,
-        contours={"start": -reach, "end": reach, "size": reach / 10, "coloring": "fill"},
+        contours={"start": -edge, "end": edge, "size": edge / 10, "coloring": "fill"},
         line={"smoothing": 0, "width": 0.4, "color": "rgba(0,0,0,0.25)"},
         colorbar={
-            **_colorbar(f"mean loss of {names[0]} less {names[1]}"),
-            "tickvals": ticks,
-            "ticktext": [("+" if tick > 0 else "") + tick_label(tick) for tick in ticks],
+            **_colorbar(
+                f"mean loss of {names[0]} less {names[1]}" + ("" if linear is None else f", log beyond ±{linear:g}")
+            ),
+            "tickvals": ticks if linear is None else symlog(np.array(ticks), linear).tolist(),
+            "ticktext": [
+                ("+" if tick > 0 else "") + text for tick, text in zip(ticks, tick_labels(ticks), strict=True)
+            ],
         },
         meta="difference",
     )
