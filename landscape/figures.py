@@ -326,9 +326,7 @@ def difference(a: Surface, b: Surface) -> go.Figure:
                 f"mean loss of {names[0]} less {names[1]}" + ("" if linear is None else f", log beyond ±{linear:g}")
             ),
             "tickvals": ticks if linear is None else symlog(np.array(ticks), linear).tolist(),
-            "ticktext": [
-                ("+" if tick > 0 else "") + text for tick, text in zip(ticks, tick_labels(ticks), strict=True)
-            ],
+            "ticktext": [f"+{label}" if float(label) > 0 else label for label in labels],
         },
         meta="difference",
     )

@@ -138,8 +138,8 @@ def test_export_draws_each_plane_apart_and_says_what_it_leaves_out(landscape, tr
     assert [file.rpartition("/")[2] for file in found["files"]] == ["s-surface-plane-1.svg", "s-surface-plane-2.svg"]
     assert ["seed 0" in found["captions"][0], "seed 1" in found["captions"][1]] == [True, True]
     assert found["note"] == ""
-    words = ("--top", 1, "--trace", "--budget", 60, "--split", "test", "--out", tmp_path / "h.npz")
-    landscape("hessian", trained / "sgd", *words)
+    words = ("--top", 1, "--trace", "--split", "test", "--out", tmp_path / "h.npz")
+    assert landscape("hessian", trained / "sgd/last.pt", *words).code == 0
     done = landscape("export", tmp_path / "h.npz", "--to", "png")
     assert "h.png: eigenvalues; hessian, test" in done.err
     assert "not drawn: 1 × estimate (--to csv and --to json have them)" in done.err
