@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from landscape.picture import (
     spectrum_picture,
     trajectory_picture,
 )
+from landscape.readings import QUANTITIES
 from landscape.results import (
     Congruence,
     CongruenceTrace,
@@ -163,14 +165,17 @@ def drawings(
 
 def undrawn(results: Sequence[Result]) -> str:
     """What no picture shows, in words; "" if nothing."""
-    counts = {
-        "spectrum of a single layer": sum(_of_layer(one) for one in results),
-        "error of sampling": sum(isinstance(one, DataSpread) for one in results),
-        "estimate": sum(isinstance(one, Estimate) for one in results),
-        "congruence at a checkpoint": sum(isinstance(one, Congruence) for one in results),
-    }
-    told = [f"{count} × {what}" for what, count in counts.items() if count]
-    return f"not drawn: {', '.join(told)} (--to csv and --to json have them)" if told else ""
+    names = {DataSpread: "error of the sample", Congruence: "congruence at a checkpoint"}
+    left_out = Counter(
+        "spectrum of a layer"
+        if _of_layer(one)
+        else QUANTITIES.get(one.quantity, one.quantity)
+        if isinstance(one, Estimate)
+        else names.get(type(one), "")
+        for one in results
+    )
+    told = [f"{what} ({count})" for what, count in left_out.items() if what]
+    return f"not drawn: {', '.join(told)}: --to csv and --to json have them" if told else ""
 
 
 def export_picture(

@@ -7,9 +7,6 @@ the data does; nothing else is cut. `loss[i, j]` is at x[i], y[j]; plotly wants 
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +23,8 @@ from landscape.curves import (
     trajectory,
     with_unit,
 )
-from landscape.formatting import plus_minus
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.notebook import html_of
 from landscape.paired import paired_difference
 from landscape.picture import (
     congruence_picture,
@@ -44,17 +41,14 @@ from landscape.picture import (
 from landscape.readings import centre_cell, landmarks
 from landscape.results import (
     Array,
-    Congruence,
     CongruenceTrace,
     CurvatureTrace,
     Density,
     Eigenpairs,
-    Estimate,
     Line,
     Result,
     Surface,
     Trajectory,
-    problem_of,
 )
 from landscape.spectra import curvature_trace, density
 from landscape.view import (
@@ -136,31 +130,6 @@ def figure_of(result: Result) -> go.Figure:
     if isinstance(result, CurvatureTrace):
         return curvature_trace([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
-
-
-def html_of(result: Result) -> str:
-    """One result in a notebook: what it is, which check it failed, and its picture, which needs no script."""
-    name = styles([result])[checkpoint_key(result)].name
-    if isinstance(result, Congruence):
-        return f"<p>Congruence at {html.escape(name)}: {plus_minus(result.value, result.standard_error)}</p>"
-    if isinstance(result, Estimate):
-        what = result.quantity.replace("_", " ").capitalize()
-        return f"<p>{html.escape(f'{what} at {name}')}: {plus_minus(result.value, result.standard_error)}</p>"
-    pictures = {
-        Surface: overview_picture,
-        Line: line_picture,
-        Eigenpairs: spectrum_picture,
-        Density: density_picture,
-        CurvatureTrace: curvature_picture,
-        CongruenceTrace: congruence_picture,
-    }
-    file = io.BytesIO()
-    pictures[type(result)]([result]).savefig(file, format="png", dpi=110, metadata={"Software": ""})
-    title = html.escape(f"{type(result).__name__} at {name}")
-    problem = problem_of(result)
-    said = f"<p><strong>{html.escape(problem)}</strong></p>" if problem else ""
-    image = base64.b64encode(file.getvalue()).decode()
-    return f'<p>{title}</p>{said}<img alt="{title}" src="data:image/png;base64,{image}">'
 
 
 def surface_3d(

@@ -38,6 +38,7 @@ def percent(value: float, error: float) -> str:
 
 def short(value: float) -> str:
     """Three significant digits."""
+    value = value + 0.0  # no sign to a zero
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-3 <= abs(value) < 1e5:

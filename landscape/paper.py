@@ -51,15 +51,15 @@ def save_picture(picture: Picture, path: str | Path, *, caption: str = "") -> No
     write_atomically(Path(path), lambda file: file.write(content))
 
 
-def picture_bytes(picture: Picture, kind: str, *, caption: str = "") -> bytes:
-    """What `save_picture` writes."""
+def picture_bytes(picture: Picture, kind: str, *, caption: str = "", dots: int = 300) -> bytes:
+    """What `save_picture` writes; `dots` to an inch are of png."""
     import matplotlib as mpl
 
     described = {"pdf": "Subject"}.get(kind, "Description")
     told = _UNDATED[kind] | ({described: caption} if caption else {})
     file = io.BytesIO()
     with mpl.rc_context(_SETTINGS):
-        picture.savefig(file, format=kind, dpi=300, metadata=told)
+        picture.savefig(file, format=kind, dpi=dots, metadata=told)
     return file.getvalue()
 
 

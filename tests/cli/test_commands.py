@@ -142,7 +142,7 @@ def test_export_draws_each_plane_apart_and_says_what_it_leaves_out(landscape, tr
     assert landscape("hessian", trained / "sgd/last.pt", *words).code == 0
     done = landscape("export", tmp_path / "h.npz", "--to", "png")
     assert "h.png: eigenvalues; hessian, test" in done.err
-    assert "not drawn: 1 × estimate (--to csv and --to json have them)" in done.err
+    assert "not drawn: trace (1), trace / λmax (1): --to csv and --to json have them" in done.err
     refused = landscape("export", tmp_path / "h.npz", "--to", "json", "--clip", 3)
     assert refused.code == 2
     assert "--clip is of pictures (png, svg, pdf), not of json" in refused.err

@@ -15,7 +15,6 @@ from landscape.results import (
     MISSING,
     Congruence,
     Eigenpairs,
-    Estimate,
     Line,
     Surface,
 )
@@ -347,11 +346,6 @@ def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
 
 def test_a_single_number_has_no_figure():
     one = Congruence(value=0.25, standard_error=0.01)
-    assert "0.250 ± 0.010" in one._repr_html_()
-    rank = Estimate(quantity="effective_rank", value=10.28, standard_error=0.17, num_samples=4, num_matvecs=60)
-    assert "Effective rank at unnamed checkpoint: 10.28 ± 0.17" in " ".join(
-        rank._repr_html_().replace("</p>", "").split()
-    )
     assert not hasattr(one, "plot")
     with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
         figures.figure_of(one)
