@@ -700,7 +700,8 @@ def export(
     landscape export runs/surface.npz --to csv
     landscape export runs/surface.npz --to pdf --width double --out figure-3.pdf
     """
-    from landscape.export import PICTURES, TABLES, drawings, picture_files, undrawn
+    from landscape.export import PICTURES, TABLES, picture_files
+    from landscape.gallery import drawings, undrawn
 
     of_pictures = {"relief": relief, "width": width, "scale": scale != "auto", "clip": clip is not None}
     for name, given in of_pictures.items() if kind not in PICTURES else ():

@@ -7,76 +7,62 @@ has no such numbers, beside the status that says which.
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from landscape.grouping import line_groups, spectrum_kind, styles
-from landscape.picture import (
-    Width,
-    compared,
-    congruence_picture,
-    curvature_picture,
-    density_picture,
-    difference_picture,
-    line_picture,
-    overview_picture,
-    picture_bytes,
-    planes,
-    relief_picture,
-    spectrum_picture,
-    trajectory_picture,
-)
-from landscape.readings import QUANTITIES
+from landscape.gallery import Drawing, drawings
+from landscape.picture import Width, picture_bytes
 from landscape.results import (
-    Congruence,
-    CongruenceTrace,
-    CurvatureTrace,
     DataSpread,
     Density,
-    Eigenpairs,
-    Estimate,
     Json,
     Record,
     Result,
     Surface,
     taken_apart,
 )
-from landscape.view import Scale
+from landscape.view import STATUS_NAMES, Scale
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
 
 def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
     """A table for each result, as files beside `stem`: a row for each point, eigenvalue or epoch; full precision.
 
-    The run on a surface is a second table, a row for each of its checkpoints.
+    What has rows of its own is a second table: the run on a surface, the sticks and the nodes of a density, the subsets
+    of an error of the sample. The last file, -about.json, says of each table what its columns are, and has checkpoint,
+    settings, checks and single values.
     """
     written: dict[Path, bytes] = {}
+    about: dict[str, Json] = {}
     for path, result in _named(results, stem, "csv"):
-        written[path] = _csv(result).encode()
-        if isinstance(result, Surface) and result.trajectory is not None:
-            run = taken_apart(result.trajectory)[0]
-            written[path.with_name(f"{path.stem}-trajectory.csv")] = _table(run).encode()
-    return written
+        for part, columns in _tables(result).items():
+            file = path.with_name(f"{path.stem}-{part}.csv") if part else path
+            written[file] = _table(columns).encode()
+            meanings: dict[str, Json] = {name: _MEANINGS[name] for name in map(_base, columns) if name in _MEANINGS}
+            plain = {name: _listed(value) for name, value in _plain(result).items()}
+            about[file.name] = {"type": type(result).__name__, "columns": meanings, **plain}
+    return written | {_file(stem, "json", "about"): _json({"status": _STATUS, "tables": about})}
 
 
 def export_json(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
-    """All results in one document: type, checkpoint, settings, checks, and every array as nested lists."""
-    document = {"results": [_document(result) for result in results]}
-    return {_file(stem, "json"): json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()}
+    """All results in one document: type, checkpoint, settings, checks, and every array as nested lists.
+
+    `meanings` says what the arrays are, `status` what the status of a cell means.
+    """
+    found = [_document(result) for result in results]
+    names = {_base(name) for one in found for name in one}
+    meanings: Json = {name: meaning for name, meaning in _MEANINGS.items() if name in names}
+    return {_file(stem, "json"): _json({"status": _STATUS, "meanings": meanings, "results": [*found]})}
 
 
 def export_vtk(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
@@ -106,76 +92,6 @@ def to_xarray(result: Surface) -> xarray.Dataset:
         coords={"x": result.x, "y": result.y},
         attrs={name: json.dumps(getattr(result, name)) for name in ("checkpoint", "settings", "checks")},
     )
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture, the part of its file's name that tells it from others, and what it shows."""
-
-    name: str
-    caption: str
-    picture: Figure
-
-
-def drawings(
-    results: Sequence[Result],
-    *,
-    relief: bool = False,
-    width: Width | None = None,
-    scale: Scale = "auto",
-    clip: float | None = None,
-) -> list[Drawing]:
-    """Pictures for paper: one for each plane, for each kind of line, and for each other kind of result.
-
-    Surfaces are contours, or with `relief` in three dimensions; where they kept the losses of equal examples, their
-    differences have a picture too. A checkpoint looks the same in all of them.
-
-    Raises:
-        ValueError: If there is nothing to draw, or for a relief no surface.
-    """
-    shown = [one for one in results if not _of_layer(one)]
-    surfaces = [one for one in shown if isinstance(one, Surface)]
-    look: dict[str, Any] = {"known": styles(results), **({"width": width} if width else {})}
-    drawn: list[tuple[str, str, Callable[..., Figure], Sequence[Result]]] = []
-    if relief and not surfaces:
-        relief_picture([])  # which says what makes one
-    several = planes(surfaces)
-    for n, (plane, mine) in enumerate(several, 1):
-        place = f"-plane-{n}" if len(several) > 1 else ""
-        draw = relief_picture if relief else overview_picture
-        data = " and ".join(dict.fromkeys(str(one.settings.get("split") or "unnamed data") for one in mine))
-        told = f"mean loss on {data}, {plane}"
-        drawn.append((f"surface{place}", told, functools.partial(draw, scale=scale, clip=clip), mine))
-        if not relief and compared(mine):
-            drawn.append((f"difference{place}", f"paired differences, {plane}", difference_picture, mine))
-    if runs := [one for one in surfaces if one.trajectory is not None]:
-        drawn.append(("run", "a run seen from its plane", trajectory_picture, runs))
-    groups = line_groups(shown)
-    for n, group in enumerate(groups, 1):
-        place, told = f"-{n}" if len(groups) > 1 else "", f"mean {group.data} loss, {group.name}"
-        drawn.append((f"line{place}", told, line_picture, group.lines))
-    for name, (of, draw, what) in _CURVES.items():
-        if curves := [one for one in shown if isinstance(one, of)]:
-            kinds = dict.fromkeys(spectrum_kind(one) for one in curves if isinstance(one, Spectral))
-            drawn.append((name, "; ".join([what, *kinds]), draw, curves))
-    if not drawn:
-        raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
-    return [Drawing(name, told, draw(mine, **look)) for name, told, draw, mine in drawn]
-
-
-def undrawn(results: Sequence[Result]) -> str:
-    """What no picture shows, in words; "" if nothing."""
-    names = {DataSpread: "error of the sample", Congruence: "congruence at a checkpoint"}
-    left_out = Counter(
-        "spectrum of a layer"
-        if _of_layer(one)
-        else QUANTITIES.get(one.quantity, one.quantity)
-        if isinstance(one, Estimate)
-        else names.get(type(one), "")
-        for one in results
-    )
-    told = [f"{what} ({count})" for what, count in left_out.items() if what]
-    return f"not drawn: {', '.join(told)}: --to csv and --to json have them" if told else ""
 
 
 def export_picture(
@@ -209,19 +125,45 @@ def picture_files(drawn: Sequence[Drawing], stem: Path, kind: str) -> dict[Path,
     }
 
 
-Spectral = Eigenpairs | Density | CurvatureTrace
-_CURVES: dict[str, tuple[type[Result], Callable[..., Any], str]] = {
-    "spectrum": (Eigenpairs, spectrum_picture, "eigenvalues"),
-    "density": (Density, density_picture, "density of the eigenvalues"),
-    "curvature": (CurvatureTrace, curvature_picture, "largest eigenvalues along a run"),
-    "congruence": (CongruenceTrace, congruence_picture, "gradient congruence along a run"),
+_STATUS: dict[str, Json] = {str(code): name for code, name in STATUS_NAMES.items()}
+_MEANINGS: dict[str, Json] = {
+    "x": "coordinate along the first axis, in settings.unit",
+    "y": "coordinate along the second axis, in settings.unit",
+    "loss": "mean loss over the examples, in the unit of the loss (nats for a cross-entropy)",
+    "standard_error": "of the mean over the examples; of eigenvalues and estimates, as their type says",
+    "accuracy": "fraction of the examples; nan where the task has none",
+    "status": "of the cell, a code",
+    "distance": "of the checkpoint from the plane, 2-norm of all parameters",
+    "plane_loss": "the plane's loss at (x, y)",
+    "values": "eigenvalues of the operator, which is of the mean loss",
+    "residuals": "||Hv - lambda v||: an eigenvalue lies within it",
+    "converged": "the residual met the tolerance",
+    "complete": "a fresh start found nothing above the last eigenvalue",
+    "num_matvecs": "products with the operator, checks included",
+    "overlap": "share of the top space that was there at the checkpoint before",
+    "along_gradient": "curvature v'Hv along the unit gradient",
+    "along_sam": "curvature v'Hv along SAM's step",
+    "stability_limit": "largest curvature that is stable, by full-batch theory",
+    "grid": "eigenvalue",
+    "mean": "density of the bulk, smoothed by a Gaussian of kernel_width; of a metric, its mean over the examples",
+    "low": "lower end of the Student-t interval over probes",
+    "high": "upper end of the Student-t interval over probes",
+    "nodes": "of the quadrature of a probe, an eigenvalue",
+    "weights": "of the nodes; those of a probe sum to 1",
+    "sticks": "eigenvalues found by themselves",
+    "stick_residuals": "of the sticks",
+    "subset_sizes": "examples of each subset",
+    "subset_values": "largest eigenvalue of each subset",
+    "cosine_b": "cosine of the two gradients before a step, mean of the epoch's probes",
+    "cosine_a": "cosine of the two gradients after the step, on the same examples",
+    "change": "cosine_a - cosine_b",
+    **{f"{name}_standard_error": "over the probes of the epoch" for name in ("cosine_b", "cosine_a", "change")},
+    "num_probes": "probes of the epoch",
+    "epoch": "epochs of training that were done",
+    "learning_rate": "mean over the steps of the epoch; of a followed checkpoint, its own",
+    "probe": "which random probe, from 0",
+    "node": "which node of it, from 0",
 }
-
-
-def _of_layer(result: Result) -> bool:
-    return isinstance(result, Eigenpairs) and "layer" in result.settings
-
-
 Arrays = dict[str, npt.NDArray[np.generic]]
 PICTURES = ("png", "svg", "pdf")
 TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
@@ -248,21 +190,29 @@ def _file(stem: Path, suffix: str, *parts: str) -> Path:
     return stem.with_name(f"{'-'.join([stem.stem if known else stem.name, *parts])}.{suffix}")
 
 
-def _csv(result: Result) -> str:
+def _tables(result: Result) -> dict[str, Arrays]:
+    """The columns of a result's tables; those of its first table are under ""."""
     if isinstance(result, Surface):
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        arrays = _on_grid(result)
-        writer.writerow(("x", "y", *arrays))
-        for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
-            writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
-        return file.getvalue()
-    columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
+        x, y = np.meshgrid(result.x, result.y, indexing="ij")
+        grid = {name: array.ravel() for name, array in {"x": x, "y": y, **_on_grid(result)}.items()}
+        return {"": grid, **({"trajectory": taken_apart(result.trajectory)[0]} if result.trajectory else {})}
     if isinstance(result, Density):
-        columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
-    if not columns:
-        columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
-    return _table(columns)
+        probe, node = np.meshgrid(*map(np.arange, result.nodes.shape), indexing="ij")
+        nodes = {"probe": probe, "node": node, "nodes": result.nodes, "weights": result.weights}
+        return {
+            "": {name: getattr(result, name) for name in ("grid", "mean", "low", "high")},
+            "sticks": {"sticks": result.sticks, "stick_residuals": result.stick_residuals},
+            "nodes": {name: array.ravel() for name, array in nodes.items()},
+        }
+    arrays = {name: array for name, array in _arrays(result).items() if not name.startswith("examples.")}
+    if isinstance(result, DataSpread):
+        subsets = {name: arrays.pop(name) for name in ("subset_sizes", "subset_values")}
+        return {"": arrays, "subsets": subsets}
+    columns: Arrays = {}
+    for name, array in arrays.items():  # of (T, K) each k is a column
+        columns |= {name: array} if array.ndim == 1 else {f"{name}_{k + 1}": each for k, each in enumerate(array.T)}
+    single = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
+    return {"": columns or single}
 
 
 def _table(columns: Arrays) -> str:
@@ -271,6 +221,15 @@ def _table(columns: Arrays) -> str:
     writer.writerow(columns)
     writer.writerows([value.item() for value in row] for row in zip(*columns.values(), strict=True))
     return file.getvalue()
+
+
+def _base(column: str) -> str:
+    """The name of the array that a column is of."""
+    return re.sub(r"_\d+$", "", column.rpartition(".")[2])
+
+
+def _json(document: Json) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _vtk(surface: Surface) -> bytes:
@@ -288,11 +247,15 @@ def _vtk(surface: Surface) -> bytes:
 
 
 def _title(surface: Surface) -> str:
-    label = surface.checkpoint.get("label") or "surface"
-    return f"landscape: mean loss of {label}".encode("ascii", "replace").decode().replace("\n", " ")[:255]
+    label, settings = surface.checkpoint.get("label") or "surface", surface.settings
+    names = ("split", "num_examples", "directions", "seed", "unit")
+    told = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name) is not None)
+    codes = " ".join(f"{code} {name}" for code, name in _STATUS.items())
+    text = f"landscape: mean loss of {str(label)[:80]}; {told[:100]}; status {codes}"
+    return text.encode("ascii", "replace").decode().replace("\n", " ")[:255]
 
 
-def _document(result: Result) -> Json:
+def _document(result: Result) -> dict[str, Json]:
     arrays: dict[str, Json] = {name: _listed(array.tolist()) for name, array in _arrays(result).items()}
     plain = {name: _listed(value) for name, value in _plain(result).items()}
     return {"type": type(result).__name__, **plain, **arrays}
