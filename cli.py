@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from landscape.engines import ProductEngine
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.filters import Normalization
+    from landscape.ledger import Keep, Make, Replayed
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator
     from landscape.picture import Width
@@ -79,7 +80,7 @@ _CONTENT_ERRORS = (
 _ALONG_A_RUN: dict[str, Any] = {
     **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
     **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
-    **{"data_error": False, "per_layer": False, "protocol": "clean", "basis_memory": None},
+    **{"data_error": False, "per_layer": False, "diagonal": False, "protocol": "clean", "basis_memory": None},
 }
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -182,6 +183,7 @@ class _Asked:
     batch_norm: Literal["frozen", "train"]
     data_error: bool
     per_layer: bool
+    diagonal: bool
     cross_check: bool
     save_vectors: bool
     seed: int
@@ -194,6 +196,19 @@ class _Asked:
                 "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
             )
 
+    def check_shared(self) -> None:
+        """Refuse what several processes cannot share."""
+        alone = {
+            "--per-layer": self.per_layer,
+            "--cross-check": self.cross_check,
+            "--engine timed": self.engine == "timed",
+            "--protocol paper": self.protocol == "paper",
+            "--batch-norm train": self.batch_norm == "train",
+            "--operator fisher": self.operator == "fisher",
+        }
+        if found := [option for option, given in alone.items() if given]:
+            raise click.UsageError(f"{found[0]} is measured by one process: leave out torchrun")
+
     def record(self, examples: int | None) -> Record:
         return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
 
@@ -201,6 +216,8 @@ class _Asked:
         """Refuse options that do not go together."""
         if self.budget is not None and (self.density or self.trace):
             raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
+        if self.budget is not None and self.diagonal:
+            raise click.UsageError("--budget has no products for a diagonal: use --max-matvecs, --trace and --density")
         if self.which == "smallest" and (self.budget is not None or self.trace):
             raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
         if self.engine != "retained" and self.operator != "hessian":
@@ -208,6 +225,7 @@ class _Asked:
         if self.protocol == "paper":
             usual = {**_ALONG_A_RUN, "which": self.which, "save_vectors": self.save_vectors}
             usual |= {"budget": self.budget, "density": self.density, "trace": self.trace, "protocol": "paper"}
+            usual |= {"diagonal": self.diagonal}
             if self != dataclasses.replace(self, **usual):
                 raise click.UsageError("--protocol paper is of the Hessian, its own parameters, in eval mode")
         if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
@@ -251,6 +269,8 @@ def _output_options(default: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def packed(*args: object, out: Path | None, force: bool, resume: bool, **others: object) -> object:
+            if force and resume:
+                raise click.UsageError("--force starts anew and --resume goes on: give one of them")
             return command(*args, output=_Output(out, force, resume), **others)
 
         return options(_console_options(packed))
@@ -384,8 +404,8 @@ def app(context: click.Context) -> None:
     landscape hessian runs/sam/last.pt                its largest curvatures, each with its residual
     landscape report runs                             one offline page of all that was measured
     """
-    if _processes()[1] > 1 and context.invoked_subcommand != "train":
-        raise click.UsageError("of all commands only train shares its work among the processes of torchrun")
+    if _processes()[1] > 1 and context.invoked_subcommand not in ("train", "hessian"):
+        raise click.UsageError("of all commands only train and hessian share their work among processes of torchrun")
 
 
 @app.command()
@@ -828,6 +848,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
 )
 @click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
+@click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
@@ -856,9 +877,33 @@ def hessian(
     landscape hessian runs/sam/last.pt --cross-check
     landscape hessian runs/*/last.pt --protocol paper
     landscape hessian runs/sam                 a run with several checkpoints: through training
+    torchrun --no-python --nproc-per-node 4 -- landscape hessian runs/sam/last.pt
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
+    if _processes()[1] == 1:
+        return measure()
+    wanted.check_shared()
+    from landscape.distributed import together
+    from train.distributed import joined
+
+    with joined(device):
+        return together(measure)
+
+
+def _hessian(
+    checkpoints: tuple[Path, ...],
+    wanted: _Asked,
+    explain: bool,
+    split: str,
+    examples: int | None,
+    device: str,
+    output: _Output,
+    console: _Console,
+) -> Record:
+    """What hessian measures, in each of the processes that share it."""
+    seed = wanted.seed
     if explain:
         one = _open(checkpoints[0], _labels(checkpoints)[0], _device(device))
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
@@ -870,20 +915,26 @@ def hessian(
     if runs:
         wanted.check_run()
 
-    def measure(one: _Opened, count: Count) -> list[Result]:
-        if one.label in runs:
-            with _as_usage_error():
-                return [_followed(one, runs[one.label], wanted, split, examples, count)]
-        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+    def measure(one: _Opened, count: Count, keep: Keep) -> list[Result]:
         with _as_usage_error():
-            return _curvature(objective, wanted, lambda done: count(f"hessian {one.label}", "products", done, None))
+            if one.label in runs:
+                return [_followed(one, runs[one.label], wanted, split, examples, count, keep)]
+            return keep("checkpoint", functools.partial(measure_one, one, count))
+
+    def measure_one(one: _Opened, count: Count, replayed: Replayed) -> list[Result]:
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+        told = f"hessian {one.label}"
+        return _curvature(objective, wanted, replayed, lambda done: count(told, "products", done, None))
 
     from train.checkpoint import content_hash
 
     options = wanted.record(examples)
+    if _processes()[1] > 1:
+        options["processes"] = _processes()[1]
     if runs:
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
-    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console)
+    kept = wanted.engine != "timed"  # which may choose another engine when it goes on
+    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console, kept=kept)
 
 
 @app.command()
@@ -904,7 +955,7 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
         raise click.UsageError("give either run folders (their traces) or checkpoint files (measured now), not both")
     traced = paths[0].is_dir()
 
-    def measure(one: _Opened, _count: Count) -> Result:
+    def measure(one: _Opened, _count: Count, _keep: Keep) -> Result:
         from landscape.alignment import gradient_congruence
 
         if traced:
@@ -1166,6 +1217,24 @@ class _Work:
             _writable(self.out)
         return results
 
+    @contextlib.contextmanager
+    def ledger(self, output: _Output) -> Iterator[Keep]:
+        """Inside, what keeps the steps of a measurement: new, or one to go on with."""
+        from landscape import journal, ledger
+        from landscape.distributed import place
+
+        folder = journal.folder_of(self.out)
+        if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
+            told = f"{folder} holds a measurement that was not finished"
+            raise _CommandError(6, told, "--resume goes on, --force anew")
+        with ledger.opened(folder, self.plan, anew=output.force) as kept:
+            try:
+                yield kept.step
+            except (click.UsageError, FloatingPointError):  # which would end it again
+                if place()[0] == 0:
+                    ledger.remove(folder)
+                raise
+
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
         """The folder of the journal: empty, or one to go on with."""
         from landscape import journal, survey
@@ -1182,39 +1251,48 @@ class _Work:
         return folder
 
 
+def _unkept(_name: str, make: Make) -> list[Result]:
+    return make(lambda operator: operator)
+
+
 def _measure_all(
     command: str,
     paths: Sequence[Path],
     split: str,
     device: str,
     options: Record,
-    measure: Callable[[_Opened, Count], Result | list[Result]],
+    measure: Callable[[_Opened, Count, Keep], Result | list[Result]],
     output: _Output,
     console: _Console,
+    *,
+    kept: bool = False,
 ) -> Record:
-    """Measure every checkpoint, save all results in one file, print their table; or read the file that is there."""
+    """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
+
+    What is `kept` of a measurement that was stopped is not measured again.
+    """
+    from landscape.distributed import from_first, place
+
     work = _Work.of(command, paths, split, device, options, output)
-    results = work.done(output)
+    results = from_first(lambda: work.done(output))
     if results is not None:
         return _told(work.out, results, console, there=True)
     started = time.perf_counter()
-    with _counting(console) as count:
-        found = [(one, measure(one, count)) for one in work.opened]
-    results = [
-        _with_record(result, one, split)
-        for one, made in found
-        for result in (made if isinstance(made, list) else [made])
-    ]
-    return _saved(work.out, results, console, work.plan, time.perf_counter() - started, work.places())
+    with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep, _counting(console) as count:
+        results = []
+        for index, one in enumerate(work.opened):
+            made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+            listed = made if isinstance(made, list) else [made]
+            results += [_with_record(result, one, split) for result in listed]
+        if place()[0] == 0:
+            _save(work, results, time.perf_counter() - started, console)
+    return _told(work.out, results, console)
 
 
-def _saved(
-    out: Path, results: Sequence[Result], console: _Console, plan: Record, seconds: float, places: Record
-) -> Record:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save(results, out, plan=plan, run={**_run_record(seconds), "checkpoints": places})
-    console.say(f"wrote {_shown(out)}")
-    return _told(out, results, console)
+def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Console) -> None:
+    work.out.parent.mkdir(parents=True, exist_ok=True)
+    save(results, work.out, plan=work.plan, run={**_run_record(seconds), "checkpoints": work.places()})
+    console.say(f"wrote {_shown(work.out)}")
 
 
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
@@ -1318,9 +1396,12 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
     return kept
 
 
-def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], None]) -> list[Result]:
+def _curvature(
+    objective: Objective, asked: _Asked, replayed: Replayed, progress: Callable[[int], None]
+) -> list[Result]:
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
+    from landscape.entries import diagonal
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
     from landscape.sampling import data_error
@@ -1328,7 +1409,7 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
 
     if asked.data_error and objective.num_examples < 4:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
-    operator = _operator(objective, asked)
+    operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
             operator,
@@ -1358,13 +1439,19 @@ def _curvature(objective: Objective, asked: _Asked, progress: Callable[[int], No
         if asked.trace:
             estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
             others += [estimate, effective_rank(estimate, pairs)]
+        if asked.diagonal:
+            others.append(diagonal(operator, seed=asked.seed, pairs=pairs, progress=progress))
     if asked.data_error:
         plain = dataclasses.replace(asked, engine="retained")  # parts are many, and small
-        others.append(data_error(objective, pairs, operator_of=lambda some: _operator(some, plain), seed=asked.seed))
+
+        def of_part(part: Objective) -> SymmetricOperator:
+            return replayed(_operator(part, plain))
+
+        others.append(data_error(objective, pairs, operator_of=of_part, seed=asked.seed))
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)
-            found_in = top_eigenpairs(block, most, tolerance=asked.tolerance, seed=asked.seed)
+            found_in = top_eigenpairs(replayed(block), most, tolerance=asked.tolerance, seed=asked.seed)
             others.append(dataclasses.replace(found_in, vectors=None))
     if asked.cross_check:
         from landscape.crosscheck import pyhessian_check
@@ -1382,6 +1469,7 @@ def _followed(
     split: str,
     examples: int | None,
     count: Count,
+    keep: Keep,
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
     from landscape.following import curvature_trace, stability_limit
@@ -1408,10 +1496,19 @@ def _followed(
         progress=lambda done, products: count(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
+        operator_of=lambda objective: _operator(objective, asked),
+        keep=keep,
     )
 
 
 def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
+    """The matrix that was asked for, of which each of several processes has a part of the data."""
+    from landscape.distributed import shared
+
+    return shared(objective, lambda part: _own_operator(part, asked))
+
+
+def _own_operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
     from landscape import operators
     from landscape.plane import layer_mask, layers_of
 
@@ -2137,8 +2234,10 @@ def _run_record(seconds: float) -> Record:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
+    size = _processes()[1]
+    torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
     return {
-        "command": f"landscape {shlex.join(_words())}",
+        "command": f"{torchrun}landscape {shlex.join(_words())}",
         "seconds": seconds,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
@@ -2270,13 +2369,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
             code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
-            if code != 2 and type(error).__name__ != "ToldError":
+            if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        if code in (130, 143) and words[0] == "surface":
-            hint = "measured points are kept: --resume goes on"
-        if words[:1] == ["surface"] and getattr(error, "errno", None) in _NO_ROOM:
-            hint = "make room; measured points are kept: --resume goes on"
+        kept = {"surface": "measured points are kept", "hessian": "what was measured is kept"}.get("".join(words[:1]))
+        if kept and code in (130, 143):
+            hint = f"{kept}: --resume goes on"
+        if kept and getattr(error, "errno", None) in _NO_ROOM:
+            hint = f"make room; {kept}: --resume goes on"
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         random_line,
         random_plane,
     )
+    from landscape.entries import diagonal
     from landscape.filters import filter_groups
     from landscape.following import curvature_trace
     from landscape.lanczos import top_eigenpairs
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         CurvatureTrace,
         DataSpread,
         Density,
+        Diagonal,
         Eigenpairs,
         Estimate,
         Line,
@@ -78,6 +80,7 @@ _HOME = {
     "Curvature": "budget",
     "curvature": "budget",
     "data_error": "sampling",
+    "diagonal": "entries",
     "curvature_trace": "following",
     "CurvatureTrace": "results",
     "gradient_congruence": "alignment",
@@ -89,6 +92,7 @@ _HOME = {
     "Eigenpairs": "results",
     "Density": "results",
     "DataSpread": "results",
+    "Diagonal": "results",
     "Estimate": "results",
     "Congruence": "results",
     "CongruenceTrace": "results",
@@ -104,6 +108,7 @@ __all__ = [
     "CurvatureTrace",
     "DataSpread",
     "Density",
+    "Diagonal",
     "Eigenpairs",
     "Estimate",
     "Line",
@@ -118,6 +123,7 @@ __all__ = [
     "curvature",
     "curvature_trace",
     "data_error",
+    "diagonal",
     "effective_rank",
     "eigenvector_plane",
     "figures",

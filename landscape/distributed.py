@@ -5,7 +5,8 @@
 with A_k the operator of the mean loss over the part of process k, and D_k that part's denominator: the same as in one
 process, however uneven the parts. A product costs each process its part of the passes, and one sum of P numbers over
 all of them, in every process with the same bits. So whatever iterates on products, from the same seed, stays the same
-in every process, without a word between them.
+in every process; that it does is seen at each product, where all tell a checksum of their vector. What ends one process
+is told there too, and ends all.
 
 Processes are those of torch.distributed's default group (torchrun), gloo on CPUs, NCCL on GPUs; the model is the bare
 one, not wrapped for training.
@@ -15,39 +16,54 @@ Legend: k a process, P parameters.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from landscape.batches import Batch, count, rows
-from landscape.objective import Objective
+from landscape.batches import Batch, bytes_of, count, rows
+from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import SymmetricOperator, hessian
+
+T = TypeVar("T")
+
+
+_TOLD = "all other processes were told"
+
+
+class ToldError(Exception):
+    """What ended another process, told by it, ends this one too."""
 
 
 def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] = hessian) -> SymmetricOperator:
     """`make(objective)`, each product of which is shared by all processes; by itself in one process.
 
-    Every process calls it with the same model and data, and later with the same vectors: a process that stops leaves
-    the others waiting until their group gives up.
+    Every process calls it with the same model and data, and later with the same vectors.
 
     Raises:
         ValueError: If the processes have other weights or data, are more than there are examples (or batches that
             cannot be cut), or the matrix is one that parts of the data do not add up to.
+        NotRepeatableError: At a product, if the processes came to different vectors.
+        ToldError: If another process failed.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    rank, size = place()
+    if size == 1:
         return make(objective)
-    rank, size = dist.get_rank(), dist.get_world_size()
     _refuse_other_work(objective)
     part = part_of(objective, rank, size)
-    operator = make(part)
+    operator = together(lambda: make(part))
     settings = operator.settings
     if settings.get("batch_norm") == "train":
         raise ValueError("BatchNorm in train mode measures the batches as they are, which parts cut: use one process")
     if settings.get("kind") == "mc":
         raise ValueError("labels are drawn by their place in all of the data, not in a part: use one process")
+    if "protocol" in settings:
+        raise ValueError("the protocol sums the means of batches of 128, which parts cut: use one process")
     weight = part.denominator
 
     def own_sum(mean: Tensor) -> Tensor:
@@ -56,15 +72,17 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
     own = own_sum(torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device))
     loss, denominator = (float(one) for one in summed(own))
 
-    def matvecs(vectors: Tensor) -> Tensor:
+    def several(vectors: Tensor) -> Tensor:
         many = operator.matvecs
-        products: Tensor = torch.stack([operator.matvec(v) for v in vectors]) if many is None else many(vectors)
-        return summed(own_sum(products)) / denominator
+        return torch.stack([operator.matvec(v) for v in vectors]) if many is None else many(vectors)
+
+    def product(own: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+        return summed(own_sum(together(lambda: own(vectors), state=zlib.crc32(bytes_of(vectors))))) / denominator
 
     return replace(
         operator,
-        matvec=lambda v: summed(own_sum(operator.matvec(v))) / denominator,
-        matvecs=matvecs,
+        matvec=partial(product, operator.matvec),
+        matvecs=partial(product, several),
         loss=loss / denominator,
         settings={
             **settings,
@@ -119,10 +137,73 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
+def place() -> tuple[int, int]:
+    """Which process this is, and of how many."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def together(action: Callable[[], T], *, state: int = 0) -> T:
+    """`action()` of every process, if it raised in none, and all are in the same state.
+
+    Raises:
+        ToldError: In every process but the first where it raised, with what that was.
+        NotRepeatableError: If the states differ.
+    """
+    if place()[1] == 1:
+        return action()
+    result, error = _attempted(action)
+    if error is not None and _is_told(error):
+        raise error
+    told = _gathered(state if error is None else f"{type(error).__name__}: {error}", error)
+    other = next((k for k, theirs in enumerate(told) if theirs != told[0]), None)
+    if other is not None:
+        raise NotRepeatableError(
+            f"process {other} came to other numbers than process 0 (other devices, threads, libraries?): use alike ones"
+        )
+    assert result is not None
+    return result[0]
+
+
+def from_first(action: Callable[[], T]) -> T:
+    """`action()` of process 0, in all processes; where it raises, they all end."""
+    rank, size = place()
+    if size == 1:
+        return action()
+    found: list[Any] = [together(action if rank == 0 else lambda: None)]
+    dist.broadcast_object_list(found, src=0)
+    result: T = found[0]
+    return result
+
+
+def _attempted(action: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None]:
+    try:
+        return (action(),), None
+    except Exception as error:  # whatever it is, the others wait for word of it
+        return None, error
+
+
+def _gathered(mine: object, error: Exception | None = None) -> list[Any]:
+    """What all processes tell; a text is of an error, and ends all: so that one which fails anywhere may tell it."""
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine)
+    failed = next((rank for rank, theirs in enumerate(told) if isinstance(theirs, str)), None)
+    if error is not None and failed == dist.get_rank():
+        error.add_note(_TOLD)
+        raise error
+    if failed is not None:
+        raise ToldError(f"process {failed} failed: {told[failed]}") from error
+    return told
+
+
+def _is_told(error: Exception) -> bool:
+    return isinstance(error, ToldError) or _TOLD in getattr(error, "__notes__", ())
+
+
 def _refuse_other_work(objective: Objective) -> None:
     mine = {"weights": objective.theta_hash, "data": objective.data_hash}
-    told: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(told, mine)
+    told: list[dict[str, str]] = _gathered(mine)
     for rank, theirs in enumerate(told):
         differ = [name for name in mine if told[0][name] != theirs[name]]
         if differ:

@@ -29,8 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.batches import Batch, count, cut, has_images, laid_out, to_device
 from landscape.batches import Layout as Layout
-from landscape.objective import Objective, Reference, float32_products, naming_batches_of_one, sums_of
+from landscape.objective import Objective, Reference
+from landscape.passes import float32_products, naming_batches_of_one
 from landscape.results import Record
+from landscape.sums import sums_of
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Batch], tuple[Tensor, Tensor]]
 Precision = Literal["fp32", "tf32", "bf16"]

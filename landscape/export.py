@@ -23,6 +23,7 @@ from landscape.picture import Width, picture_bytes
 from landscape.results import (
     DataSpread,
     Density,
+    Diagonal,
     Json,
     Record,
     Result,
@@ -161,6 +162,11 @@ _MEANINGS: dict[str, Json] = {
     "num_probes": "probes of the epoch",
     "epoch": "epochs of training that were done",
     "learning_rate": "mean over the steps of the epoch; of a followed checkpoint, its own",
+    "tensor": "of the parameters, its name",
+    "place": "in the tensor, flattened, from 0",
+    "value": "of the entry; of an estimate, the estimate",
+    "tensor_traces": "sum of the entries of the tensor",
+    "tensor_standard_errors": "of tensor_traces, from the spread of the sums over probes",
     "probe": "which random probe, from 0",
     "node": "which node of it, from 0",
 }
@@ -196,6 +202,9 @@ def _tables(result: Result) -> dict[str, Arrays]:
         x, y = np.meshgrid(result.x, result.y, indexing="ij")
         grid = {name: array.ravel() for name, array in {"x": x, "y": y, **_on_grid(result)}.items()}
         return {"": grid, **({"trajectory": taken_apart(result.trajectory)[0]} if result.trajectory else {})}
+    if isinstance(result, Diagonal):
+        sums = {"tensor": np.array(result.names), "tensor_traces": result.tensor_traces}
+        return {"": _by_entry(result), "tensors": {**sums, "tensor_standard_errors": result.tensor_standard_errors}}
     if isinstance(result, Density):
         probe, node = np.meshgrid(*map(np.arange, result.nodes.shape), indexing="ij")
         nodes = {"probe": probe, "node": node, "nodes": result.nodes, "weights": result.weights}
@@ -213,6 +222,14 @@ def _tables(result: Result) -> dict[str, Arrays]:
         columns |= {name: array} if array.ndim == 1 else {f"{name}_{k + 1}": each for k, each in enumerate(array.T)}
     single = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
     return {"": columns or single}
+
+
+def _by_entry(result: Diagonal) -> Arrays:
+    """Of each entry the tensor it is of, and its place in that, flattened."""
+    sizes = [math.prod(shape) for shape in result.shapes]
+    places = np.concatenate([np.arange(size) for size in sizes])
+    arrays: Arrays = {"tensor": np.repeat(np.array(result.names), sizes), "place": places}
+    return {**arrays, "value": result.values, "standard_error": result.standard_error}
 
 
 def _table(columns: Arrays) -> str:

@@ -30,6 +30,7 @@ from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
+    diagonal_picture,
     difference_picture,
     line_picture,
     overview_picture,
@@ -44,13 +45,14 @@ from landscape.results import (
     CongruenceTrace,
     CurvatureTrace,
     Density,
+    Diagonal,
     Eigenpairs,
     Line,
     Result,
     Surface,
     Trajectory,
 )
-from landscape.spectra import curvature_trace, density
+from landscape.spectra import curvature_trace, density, diagonal
 from landscape.view import (
     CELL_COLOR,
     Scale,
@@ -78,6 +80,8 @@ __all__ = [
     "curvature_trace",
     "density",
     "density_picture",
+    "diagonal",
+    "diagonal_picture",
     "difference",
     "difference_picture",
     "eigenvalues",
@@ -129,6 +133,8 @@ def figure_of(result: Result) -> go.Figure:
         return density([result])
     if isinstance(result, CurvatureTrace):
         return curvature_trace([result])
+    if isinstance(result, Diagonal):
+        return diagonal([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
 
 
@@ -255,11 +261,12 @@ def contour(
     return figure
 
 
-def difference(a: Surface, b: Surface) -> go.Figure:
+def difference(a: Surface, b: Surface, *, scale: Scale = "auto") -> go.Figure:
     """The loss of `a` less that of `b`, example by example, on a diverging map centred at zero.
 
     A grey dot marks a point where the difference is within two of its standard errors. Where differences span decades,
-    the map is linear up to about their error and logarithmic beyond, which the bar says.
+    the map is linear up to about their error and logarithmic beyond, which the bar says; with a "linear" scale it never
+    is.
 
     Raises:
         ValueError: If the losses of equal examples were not kept for both, or the grids differ.
@@ -268,7 +275,7 @@ def difference(a: Surface, b: Surface) -> go.Figure:
     found = paired_difference(a, b)
     value, error = found.value, found.standard_error
     reach = round_step(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0)
-    linear = linear_part(value, error)
+    linear = None if scale == "linear" else linear_part(value, error)
     shown = value if linear is None else symlog(value, linear)
     edge = reach if linear is None else float(symlog(np.array(reach), linear))
     ticks = signed_ticks(reach, linear)

@@ -10,17 +10,23 @@ Legend: T checkpoints, K eigenpairs, P parameters.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.lanczos import top_eigenpairs
+from landscape.ledger import Keep, Replayed, unkept
 from landscape.objective import Objective
-from landscape.operators import SymmetricOperator, hessian
-from landscape.results import CurvatureTrace, Eigenpairs, Record
+from landscape.operators import OperatorOf, SymmetricOperator, hessian
+from landscape.results import CurvatureTrace, Eigenpairs, Result
+
+_BESIDE = ("overlap", "along_gradient", "along_sam")
 
 
 def curvature_trace(
@@ -34,12 +40,15 @@ def curvature_trace(
     learning_rates: Iterable[float] | None = None,
     stability_limits: Iterable[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    operator_of: OperatorOf = hessian,
+    keep: Keep = unkept,
 ) -> CurvatureTrace:
     """The k largest eigenvalues of the Hessian at each (epoch, objective) of a run, in order of the epochs.
 
     `rho` is the radius of the SAM step whose direction is asked for. `learning_rates` and `stability_limits`, one for
     each checkpoint, are kept beside what is measured. `progress` gets the number of checkpoints done and the products
-    of the one that is measured.
+    of the one that is measured. `operator_of` makes the Hessian of an objective, and `keep` the steps of a run that may
+    be stopped (landscape.ledger): of a checkpoint that is finished nothing is measured again.
 
     Raises:
         ValueError: If the run is empty or its checkpoints have different parameters, rho is negative or not finite, or
@@ -47,29 +56,27 @@ def curvature_trace(
     """
     if not (math.isfinite(rho) and rho >= 0):
         raise ValueError(f"rho must be finite and not negative, got {rho}")
-    epochs, found, rows = [], list[Eigenpairs](), []
-    settings: Record = {}
+    epochs, found = [], list[Eigenpairs]()
     for epoch, objective in run:
         before = found[-1] if found else None
         if before is not None and before.vectors is not None and before.vectors.shape[1] != objective.theta.numel():
             raise ValueError("the checkpoints of a run must have equal parameters")
-        done, operator = len(found), hessian(objective)
-        pairs = top_eigenpairs(
-            operator,
-            k,
+        find = partial(
+            top_eigenpairs,
+            k=k,
             tolerance=tolerance,
             seed=seed,
             max_matvecs=max_matvecs,
             start=None if before is None else before.vectors,
-            progress=None if progress is None else lambda products, done=done: progress(done, products),  # type: ignore[misc]
+            progress=None if progress is None else partial(progress, len(found)),
         )
         epochs.append(epoch)
-        found.append(pairs)
-        rows.append([_overlap(before, pairs), *_along_steps(objective, operator, rho)])
-        settings = {**objective.describe(), **pairs.settings, "rho": rho}
+        make = partial(_measured, objective, before, operator_of, find, rho)
+        found.append(cast(Eigenpairs, keep(f"epoch-{epoch}", make)[0]))
     if not found:
         raise ValueError("a run needs at least one checkpoint")
-    overlap, along_gradient, along_sam = np.array(rows).T
+    overlap, along_gradient, along_sam = np.array([[pairs.checks[name] for name in _BESIDE] for pairs in found]).T
+    settings = {**found[-1].settings, "rho": rho}
     unknown = np.full(len(found), math.nan)
     return CurvatureTrace(
         epoch=np.array(epochs, dtype=np.int64),
@@ -108,6 +115,21 @@ def stability_limit(
         return math.inf
     top = 2 * (1 + momentum) / (1 + 2 * momentum) if nesterov else 2 + 2 * momentum
     return top / learning_rate - weight_decay
+
+
+def _measured(
+    objective: Objective,
+    before: Eigenpairs | None,
+    operator_of: OperatorOf,
+    find: Callable[[SymmetricOperator], Eigenpairs],
+    rho: float,
+    replayed: Replayed,
+) -> list[Result]:
+    """The eigenpairs at one checkpoint; among their checks, what is told beside them."""
+    operator = replayed(operator_of(objective))
+    pairs = find(operator)
+    beside = [_overlap(before, pairs), *_along_steps(objective, operator, rho)]
+    return [dataclasses.replace(pairs, checks={**pairs.checks, **dict(zip(_BESIDE, beside, strict=True))})]
 
 
 def _overlap(before: Eigenpairs | None, now: Eigenpairs) -> float:

@@ -15,6 +15,7 @@ from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
+    diagonal_picture,
     difference_picture,
     line_picture,
     overview_picture,
@@ -30,6 +31,7 @@ from landscape.results import (
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Result,
@@ -111,10 +113,11 @@ def undrawn(results: Sequence[Result]) -> str:
     return f"not drawn: {', '.join(told)}: --to csv and --to json have them" if told else ""
 
 
-Spectral = Eigenpairs | Density | CurvatureTrace
+Spectral = Eigenpairs | Density | Diagonal | CurvatureTrace
 _CURVES: dict[str, tuple[type[Result], Callable[..., Any], str]] = {
     "spectrum": (Eigenpairs, spectrum_picture, "eigenvalues"),
     "density": (Density, density_picture, "density of the eigenvalues"),
+    "diagonal": (Diagonal, diagonal_picture, "trace of each tensor"),
     "curvature": (CurvatureTrace, curvature_picture, "largest eigenvalues along a run"),
     "congruence": (CongruenceTrace, congruence_picture, "gradient congruence along a run"),
 }

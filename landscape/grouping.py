@@ -1,6 +1,7 @@
 """What belongs together: results of one checkpoint, surfaces that may share a scale, spectra that compare.
 
-A checkpoint has one name and one look everywhere. Surfaces share a scale only on the same plane, grid and data.
+A checkpoint has one name and one look everywhere; the seeds of one method share a colour. Surfaces share a scale only
+on the same plane, grid and data.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from landscape.methods import method_key
 from landscape.results import (
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -40,6 +43,8 @@ PLANES = {  # what a line or plane is, by the kind of its directions
     "given": "along given directions",
 }
 
+LONGEST_NAME = 48
+
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _SPLITS = ("train", "validation", "test")
 _PLANE = (
@@ -57,6 +62,7 @@ class Style:
     color: str
     symbol: str
     dash: str
+    method: str = ""  # equal for checkpoints that differ in nothing but their seeds; empty where that is not known
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,10 @@ class Checkpoint:
     lines: list[Line]
     pairs: list[Eigenpairs]
     layers: list[Eigenpairs]  # of the blocks of single layers
+    checked: list[Eigenpairs]  # those that another program was held against, also where longer ones stand in `pairs`
     densities: list[Density]
     estimates: list[Estimate]
+    diagonals: list[Diagonal]
     data_spreads: list[DataSpread]
     curvature_traces: list[CurvatureTrace]
     congruences: list[Congruence]
@@ -110,23 +118,36 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     """One style per checkpoint, by `checkpoint_key`, in order of appearance."""
     first = {checkpoint_key(result): result.checkpoint for result in reversed(results)}
     keys = list(dict.fromkeys(checkpoint_key(result) for result in results))
-    labels = [_readable(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
+    labels = [_name(first[key].get("label") or first[key].get("method") or "unnamed checkpoint") for key in keys]
     names = [
         f"{label} ({key[:8]})" if labels.count(label) > 1 and key else label
         for key, label in zip(keys, labels, strict=True)
     ]
-    return {
-        key: Style(
-            name, COLORS[n % len(COLORS)], SYMBOLS[n % len(SYMBOLS)], DASHES[(n + n // len(DASHES)) % len(DASHES)]
-        )
-        for n, (key, name) in enumerate(zip(keys, names, strict=True))
-    }
+    methods = [method_key(first[key]) for key in keys]
+    families = [method or key for method, key in zip(methods, keys, strict=True)]
+    order, seen = list(dict.fromkeys(families)), dict.fromkeys(families, -1)
+    found: dict[str, Style] = {}
+    for key, name, method, family in zip(keys, names, methods, families, strict=True):
+        seen[family] += 1
+        found[key] = _style(name, order.index(family), seen[family], method)
+    return found
 
 
-def _readable(label: object) -> str:
-    """A name without what turns the text around it: control characters, and marks of direction."""
-    kept = [c for c in str(label) if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING]
-    return "".join(kept) or "unnamed checkpoint"
+def _style(name: str, n: int, seed: int, method: str) -> Style:
+    """The first eight differ in colour, mark and dash; seeds of a colour and later rounds in mark and dash."""
+    turned = n + n // len(COLORS) + seed
+    return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)], method)
+
+
+def readable(text: str) -> str:
+    """Text without what turns the text around it: control characters, and marks of direction."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" and unicodedata.bidirectional(c) not in _TURNING)
+
+
+def _name(label: object) -> str:
+    """A readable name; a long one is cut inside."""
+    name = readable(str(label)) or "unnamed checkpoint"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
 
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
@@ -193,7 +214,7 @@ def data_identity(result: Result) -> str:
     return _identity(result, _DATA)
 
 
-def spectrum_kind(result: Eigenpairs | Density | Estimate | DataSpread | CurvatureTrace) -> str:
+def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
     """Of which operator, over which data, and which end: spectra of different kinds do not compare."""
     names = ("operator", "protocol", "kind", "split", "labels")
     parts = [str(result.settings[name]) for name in names if result.settings.get(name)]
@@ -221,8 +242,10 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
         [one for one in mine if isinstance(one, Line)],
         _distinct([one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings]),
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],
+        [one for one in mine if isinstance(one, Eigenpairs) and isinstance(one.checks.get("pyhessian"), dict)],
         [one for one in mine if isinstance(one, Density)],
         [one for one in mine if isinstance(one, Estimate)],
+        [one for one in mine if isinstance(one, Diagonal)],
         [one for one in mine if isinstance(one, DataSpread)],
         [one for one in mine if isinstance(one, CurvatureTrace)],
         [one for one in mine if isinstance(one, Congruence)],

@@ -71,8 +71,7 @@ class ShardFile:
             "micro_batch": micro_batch,
             "points": {str(point): _written(row) for point, row in points.items()},
         }
-        text = json.dumps(body, allow_nan=False).encode()
-        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
+        line = memoryview(line_of(body))
         with _naming(Path(self.file.name)):
             while line:
                 line = line[self.file.write(line) :]
@@ -88,7 +87,7 @@ def write_plan(folder: Path, plan: Record) -> Record:
     """Put a plan in place, unless another worker did so first; the plan that is there now."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "plan": plan}, indent=1).encode()
-    with _locked(folder / "plan.lock", wait=True):
+    with locked(folder / "plan.lock", wait=True):
         if not (folder / "plan.json").exists():
             with _naming(folder / "plan.json"):
                 write_atomically(folder / "plan.json", lambda file: file.write(text))
@@ -106,12 +105,26 @@ def read_plan(folder: Path) -> Record:
         content = json.loads(path.read_text())
     known = isinstance(content, dict) and type(content.get("format")) is int and isinstance(content.get("plan"), dict)
     if content is None or not known:
-        raise JournalError(f"{path} is not the plan of a journal: landscape surface --force starts anew")
+        raise JournalError(f"{path} is not the plan of a journal: --force starts anew")
     if content["format"] > FORMAT:
         raise JournalError(f"{path} has format {content['format']}, made by a newer landscape: upgrade")
     if content["format"] < FORMAT:
-        raise JournalError(f"{path} was made by an older landscape: go on with that, or surface --force starts anew")
+        raise JournalError(f"{path} was made by an older landscape: go on with that, or --force starts anew")
     return cast(Record, content["plan"])
+
+
+def refuse_other_work(folder: Path, decided: Record) -> None:
+    """Refuse to go on with a journal that was begun with other decisions.
+
+    Raises:
+        JournalError: The message names what differs.
+    """
+    there = cast(Record, read_plan(folder).get("decided", {}))
+    differing = [name for name in sorted({*decided, *there}) if decided.get(name) != there.get(name)]
+    if differing:
+        command = decided.get("command", "surface")
+        told = f"{folder} is of other settings: {', '.join(differing)}. landscape {command} --force starts anew"
+        raise JournalError(told)
 
 
 @contextlib.contextmanager
@@ -123,7 +136,7 @@ def opened(folder: Path, shard: tuple[int, int], num_surfaces: int) -> Iterator[
         JournalError: If a line of it is damaged.
     """
     path = folder / _shard_name(shard)
-    with _locked(path, wait=False) as file:
+    with locked(path, wait=False) as file:
         known, whole = _read(path)
         file.truncate(whole)  # a torn last line
         file.seek(whole)
@@ -163,7 +176,7 @@ def reset(folder: Path, shard: tuple[int, int]) -> None:
     Raises:
         JournalBusyError: If another process writes it.
     """
-    with _locked(folder / _shard_name(shard), wait=False) as file:
+    with locked(folder / _shard_name(shard), wait=False) as file:
         file.truncate(0)
 
 
@@ -178,7 +191,7 @@ def remove(folder: Path, *, wait: bool = False) -> None:
     files = [folder / "plan.lock", *shard_files(folder)]
     with contextlib.ExitStack() as held:
         for path in files:
-            held.enter_context(_locked(path, wait=wait or path.name == "plan.lock"))
+            held.enter_context(locked(path, wait=wait or path.name == "plan.lock"))
         for path in [folder / "plan.json", *files]:
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -223,7 +236,12 @@ def _shard_name(shard: tuple[int, int]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
+def locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
+    """Inside, the file, which nobody else has locked.
+
+    Raises:
+        JournalBusyError: If somebody has, unless this is to `wait`.
+    """
     while True:
         with path.open("ab+", buffering=0) as file:  # closing unlocks, and has nothing left to write
             try:
@@ -258,7 +276,7 @@ def _read(path: Path) -> tuple[dict[int, Kept], int]:
     whole = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            body = _body(line) if line.endswith(b"\n") else None
+            body = body_of(line) if line.endswith(b"\n") else None
             if body is None and not file.read(1):
                 break
             if body is None:
@@ -271,7 +289,13 @@ def _read(path: Path) -> tuple[dict[int, Kept], int]:
     return found, whole
 
 
-def _body(line: bytes) -> dict[str, Any] | None:
+def line_of(body: Record) -> bytes:
+    """A line: the CRC-32 of the rest, a space, and JSON."""
+    text = json.dumps(body).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def body_of(line: bytes) -> dict[str, Any] | None:
     """What a line holds, if its checksum is right; then it is as we wrote it."""
     check, _, text = line.rstrip(b"\n").partition(b" ")
     with contextlib.suppress(ValueError):

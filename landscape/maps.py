@@ -37,6 +37,7 @@ from landscape.results import (
     CongruenceTrace,
     CurvatureTrace,
     Density,
+    Diagonal,
     Eigenpairs,
     Line,
     Result,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure as Picture
 
-R = TypeVar("R", Surface, Line, Eigenpairs, Density, CurvatureTrace, CongruenceTrace)
+R = TypeVar("R", Surface, Line, Eigenpairs, Density, Diagonal, CurvatureTrace, CongruenceTrace)
 
 _LEFT, _RIGHT, _GAP = 0.58, 0.84, 0.17  # inches beside the panels, with the bar, and between them
 _TICKS, _TITLE, _LINE = 0.2, 0.18, 0.125  # inches of the ticks' labels, of an axis title, of a line of letters

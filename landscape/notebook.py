@@ -13,6 +13,7 @@ from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
+    diagonal_picture,
     line_picture,
     overview_picture,
     picture_bytes,
@@ -23,6 +24,7 @@ from landscape.results import (
     CongruenceTrace,
     CurvatureTrace,
     Density,
+    Diagonal,
     Eigenpairs,
     Line,
     Result,
@@ -36,6 +38,7 @@ _PICTURES: dict[type[Result], Callable[..., Any]] = {
     Line: line_picture,
     Eigenpairs: spectrum_picture,
     Density: density_picture,
+    Diagonal: diagonal_picture,
     CurvatureTrace: curvature_picture,
     CongruenceTrace: congruence_picture,
 }

@@ -15,11 +15,10 @@ import contextlib
 import copy
 import hashlib
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.batches import Batch, Layout, bytes_of, content, count, cut, laid_out, to_device
+from landscape.generators import generators_of, global_states, restore, seeded_for_data, torch_seeded
 from landscape.losses import (
     LossFunction,
     Reduction,
@@ -36,23 +36,27 @@ from landscape.losses import (
     check_stated_reduction,
     known,
     terms,
-    unreduced,
 )
-from landscape.results import Array, Record
-
-Sums = Callable[[nn.Module, Batch], tuple[Tensor, Tensor | float]]
-Metric = Callable[[Tensor, Tensor], Tensor]  # of (output, target) for each example of a batch: (B,)
+from landscape.passes import (
+    STORED,
+    Metric,
+    Sums,
+    SumsOfBatch,
+    TermsOfBatch,
+    as_tensor,
+    float32_products,
+    in_float32,
+    naming_batches_of_one,
+)
+from landscape.results import Record
+from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
 
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
 
-_HALF = (torch.float16, torch.bfloat16)
-_STORED = "_dtype_before_float32"  # attribute of a copy in float32
-
 _END = object()
-NUM_SUMS = 8  # loss, denominator, loss^2, loss * denominator, denominator^2, examples, correct, targets
 
 
 class NotRepeatableError(RuntimeError):
@@ -116,7 +120,7 @@ class Objective:
         if unfit:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
-        object.__setattr__(self, "model", _in_float32(self.model))
+        object.__setattr__(self, "model", in_float32(self.model))
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
@@ -186,7 +190,7 @@ class Objective:
         if isinstance(self.batches, list | tuple) and self.batches:
             yield from self.batches
             return
-        own = _generators_of(self.batches)
+        own = generators_of(self.batches)
         before = [generator.get_state() for generator in own]
         try:
             yield from self._read_once()
@@ -195,13 +199,13 @@ class Objective:
                 generator.set_state(state)
 
     def _read_once(self) -> Iterator[Batch]:
-        with self._random_state(_SEED), _seeded_for_data(_SEED):
-            batches, drawn = iter(self.batches), _global_states()
+        with torch_seeded(_SEED, self.theta.device), seeded_for_data(_SEED):
+            batches, drawn = iter(self.batches), global_states()
         empty = True
         while True:
-            with self._random_state(_SEED), _seeded_for_data(_SEED):
-                _restore(drawn)
-                batch, drawn = next(batches, _END), _global_states()
+            with torch_seeded(_SEED, self.theta.device), seeded_for_data(_SEED):
+                restore(drawn)
+                batch, drawn = next(batches, _END), global_states()
             if batch is _END:
                 break
             empty = False
@@ -261,7 +265,10 @@ class Objective:
     def undisturbed(self, seed: int = _SEED) -> Iterator[None]:
         """Eval mode and whole float32 inside; afterwards modes and random state are as they were, also on an error."""
         modes = [(module, module.training) for module in self.model.modules()]
-        with self._random_state(seed), float32_products("ieee") if self.theta.is_cuda else contextlib.nullcontext():
+        with (
+            torch_seeded(seed, self.theta.device),
+            float32_products("ieee") if self.theta.is_cuda else contextlib.nullcontext(),
+        ):
             try:
                 for module, _ in modes:
                     module.training = False
@@ -269,20 +276,6 @@ class Objective:
             finally:
                 for module, training in modes:
                     module.training = training
-
-    @contextlib.contextmanager
-    def _random_state(self, seed: int) -> Iterator[None]:
-        if self.theta.is_cuda:
-            with torch.random.fork_rng(devices=[self.theta.device]):
-                torch.manual_seed(seed)
-                yield
-            return
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)  # 2 microseconds, where fork_rng and manual_seed take 66
-        try:
-            yield
-        finally:
-            torch.set_rng_state(before)
 
     @cached_property
     def centre(self) -> Evaluation:
@@ -355,7 +348,7 @@ class Objective:
                 loss, number = self.sums(model, piece)
                 total, denominator = total + float(loss), denominator + float(number)
             else:
-                output = _tensor(model(piece[0])).detach()
+                output = as_tensor(model(piece[0])).detach()
                 found = terms(self._loss, output, piece[1], reduction=self.reduction)
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
@@ -382,7 +375,7 @@ class Objective:
             "batch_norm": "frozen",
             "mode": "eval",
             "dtype": str(self.theta.dtype).removeprefix("torch."),
-            **({"stored_dtype": str(stored)} if (stored := getattr(self.model, _STORED, None)) else {}),
+            **({"stored_dtype": str(stored)} if (stored := getattr(self.model, STORED, None)) else {}),
             "device": self.theta.device.type,
             "threads": torch.get_num_threads(),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
@@ -438,190 +431,15 @@ class Objective:
     def batch_terms(self) -> nn.Module:
         """A module from a batch to its terms, whose child `model` is the model."""
         if self.sums is not None:
-            return _SumsOfBatch(self.model, self.sums)
-        call = _TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
+            return SumsOfBatch(self.model, self.sums)
+        call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
         if known(self._loss) is None:
             inputs, target = to_device(self.first_batch, self.theta.device)
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             with self.undisturbed(), torch.no_grad():
-                output = _tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
+                output = as_tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
                 check_reduction(self._loss, output, target, self.reduction)
         return call
-
-
-def _in_float32(model: nn.Module) -> nn.Module:
-    """The model itself or, where it has weights of half precision, a copy that computes in float32."""
-    halves = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype in _HALF})
-    if not halves:
-        return model
-    whole = copy.deepcopy(model).float()
-    whole.register_forward_pre_hook(lambda _, args, named: (_raised(args), _raised(named)), with_kwargs=True)
-    setattr(whole, _STORED, ", ".join(halves))
-    return whole
-
-
-def _raised(value: Batch) -> Batch:
-    """What a model is given, with its tensors of half precision in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in _HALF else value
-    if isinstance(value, dict):
-        return {name: _raised(inner) for name, inner in value.items()}
-    return type(value)(map(_raised, value)) if type(value) in (tuple, list) else value
-
-
-class _TermsOfBatch(nn.Module):
-    def __init__(
-        self, model: nn.Module, loss: LossFunction, reduction: Reduction | None, metrics: Mapping[str, Metric]
-    ) -> None:
-        super().__init__()
-        self.model, self.reduction, self.metrics = model, reduction, metrics
-        self.loss = [
-            unreduced(loss)
-        ]  # in a list: a loss with class weights is no child, its buffers are not the model's
-
-    def forward(self, batch: Batch) -> Terms:
-        inputs, target = batch
-        output = _whole(_tensor(self.model(inputs)))
-        found = terms(self.loss[0], output, target, reduction=self.reduction)
-        if not self.metrics:
-            return found
-        return replace(
-            found, metrics=torch.stack([self._metric(name, output.detach(), target) for name in self.metrics])
-        )
-
-    def _metric(self, name: str, output: Tensor, target: Tensor) -> Tensor:
-        values = self.metrics[name](output, target)
-        if not isinstance(values, Tensor) or values.shape != (len(target),):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"metric {name} must return one value for each of the {len(target)} examples, got {got}")
-        return values.double()
-
-
-class _SumsOfBatch(nn.Module):
-    def __init__(self, model: nn.Module, sums: Sums) -> None:
-        super().__init__()
-        self.model, self.sums = model, sums
-
-    def forward(self, batch: Batch) -> Terms:
-        loss, count = self.sums(self.model, batch)
-        denominator = torch.as_tensor(count, dtype=torch.float64, device=loss.device).reshape(1)
-        return Terms(_whole(loss).reshape(1), denominator, per_example=False, num_examples=int(count))
-
-
-def _whole(output: Tensor) -> Tensor:
-    """In float32 what autocast made in less: a loss of 8 bits would be none."""
-    return output.float() if output.dtype in _HALF else output
-
-
-def _tensor(output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"the model returned a {type(output).__name__}, and loss(output, target) is of a tensor: let the model "
-            "return one, or use Objective.from_sums"
-        )
-    return output
-
-
-@contextlib.contextmanager
-def _seeded_for_data(seed: int) -> Iterator[None]:
-    """Inside, Python's and numpy's global generators, which a data set may draw from, start from a seed as torch's."""
-    before = _global_states()
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        _restore(before)
-
-
-def _global_states() -> tuple[Any, ...]:
-    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    of_torch, of_python, of_numpy = states
-    torch.set_rng_state(of_torch)
-    random.setstate(of_python)
-    np.random.set_state(of_numpy)  # noqa: NPY002
-
-
-def _generators_of(batches: object) -> list[torch.Generator]:
-    """A loader's own generator, and those of its samplers."""
-    holders = [batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)]
-    holders.append(getattr(holders[-1], "sampler", None))
-    found = {
-        id(own): own for holder in holders if isinstance(own := getattr(holder, "generator", None), torch.Generator)
-    }
-    return list(found.values())
-
-
-@contextlib.contextmanager
-def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """Inside, products and convolutions of float32 on GPUs are made in float32, or in TF32, which keeps 10 bits."""
-    cudnn: Any = torch.backends.cudnn  # untyped in torch
-    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = precision
-        yield
-    finally:
-        for backend, was in zip(backends, before, strict=True):
-            backend.fp32_precision = was
-
-
-@contextlib.contextmanager
-def naming_batches_of_one() -> Iterator[None]:
-    """Inside, what torch says of BatchNorm over one value becomes an error that says what to do."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ValueError(
-            "a batch of one example has no statistics for BatchNorm: give batches of at least two, the last one too, "
-            "or use batch_norm='frozen'"
-        ) from error
-
-
-def summarise(sums: Array) -> tuple[Array, Array, Array]:
-    """Mean loss, its standard error, and accuracy from sums (..., 8 or more).
-
-    The mean is a ratio of sums over examples, so its standard error is the linearised one (Cochran 1977,
-    Sampling Techniques, eq. 6.4): the spread of loss_i - mean * denominator_i.
-    """
-    loss, denominator, loss2, cross, denominator2, count, correct, targets = np.moveaxis(sums[..., :NUM_SUMS], -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        mean = loss / denominator
-        spread = np.maximum(loss2 - 2 * mean * cross + mean**2 * denominator2, 0.0)
-        standard_error = np.sqrt(spread * count / (count - 1)) / denominator
-        return mean, standard_error, correct / targets
-
-
-def metric_means(sums: Array) -> list[tuple[Array, Array]]:
-    """The mean of each metric and its standard error, from sums (..., num_sums)."""
-    count = sums[..., 5]
-    found = []
-    for at in range(NUM_SUMS, sums.shape[-1], 2):
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            mean = sums[..., at] / count
-            variance = np.maximum(sums[..., at + 1] / count - mean**2, 0.0)
-            found.append((mean, np.sqrt(variance / (count - 1))))
-    return found
-
-
-def sums_of(found: Terms) -> Tensor:
-    """The sums (num_sums,) in float64 of one batch."""
-    loss, denominator = found.loss.double(), found.denominator.double()
-    nan = loss.new_tensor(float("nan"))
-    spread = [loss @ loss, loss @ denominator, denominator @ denominator] if found.per_example else [nan, nan, nan]
-    count = loss.new_tensor(float(found.num_examples))
-    correct = nan if found.correct is None else found.correct.double()
-    targets = nan if found.targets is None else found.targets.double()
-    sums = torch.stack([loss.sum(), denominator.sum(), *spread, count, correct, targets])
-    if found.metrics is None:
-        return sums
-    return torch.cat([sums, torch.stack([found.metrics.sum(1), found.metrics.square().sum(1)], 1).reshape(-1)])
 
 
 def _refuse_rewritten_weights(model: nn.Module) -> None:

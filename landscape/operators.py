@@ -9,7 +9,8 @@ Legend: P parameters, K vectors (rows).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -28,7 +29,8 @@ class SymmetricOperator:
     """A symmetric matrix (size, size), known by its product with a vector (size,).
 
     `loss` is the mean loss where the matrix is a curvature of one; `settings` go into every result made from it.
-    `matvecs`, where there is one, makes the products with the rows of (K, size) for less than one by one.
+    `matvecs`, where there is one, makes the products with the rows of (K, size) for less than one by one. `shapes` are
+    those of the tensors that theta consists of, by name and in order, where that is known.
     """
 
     matvec: Callable[[Tensor], Tensor]
@@ -40,11 +42,15 @@ class SymmetricOperator:
     settings: Record = field(default_factory=dict)
     checks: Record = field(default_factory=dict)
     matvecs: Callable[[Tensor], Tensor] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.size, self.size
+
+
+OperatorOf = Callable[[Objective], SymmetricOperator]
 
 
 def hessian(
@@ -124,8 +130,10 @@ def fisher(
     "mc" takes the gradients at one label for each target, drawn from the model's own distribution once, by `seed`: its
     mean over seeds is the Gauss-Newton matrix for cross-entropy, squared errors and binary cross-entropy with logits,
     whose distributions are known; other losses are refused. "empirical" takes the labels of the data, and is neither
-    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. A product costs
-    about 1.2 gradients where the graphs fit into memory.
+    (Kunstner et al. 2019, arXiv:1905.12558). Each label of an example that has many is one by itself. Of squared errors
+    and binary cross-entropy an example's gradient is that of the sum over its O outputs, and the mean is over outputs
+    too: that makes O times the mean outer product of the gradients of the examples' own means. A product costs about
+    1.2 gradients where the graphs fit into memory.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.
@@ -170,6 +178,7 @@ def _operator(name: str, objective: Objective, found: DataSum, settings: Record,
         settings={**how, **described},
         checks=found.checks,
         matvecs=found.matvecs,
+        shapes={name: tuple(shape) for name, shape in objective.shapes.items()},
     )
 
 
@@ -250,7 +259,17 @@ def block(operator: SymmetricOperator, keep: Tensor) -> SymmetricOperator:
         matvecs=None if many is None else lambda vectors: many(spread(vectors))[:, places],
         size=len(places),
         settings={**operator.settings, **_kept_record(keep)},
+        shapes=_kept_shapes(operator.shapes, keep),
     )
+
+
+def _kept_shapes(shapes: Mapping[str, tuple[int, ...]], keep: Tensor) -> dict[str, tuple[int, ...]]:
+    """Those of what is left of each tensor: a list where it is not all of it."""
+    parts = torch.split(keep, [math.prod(shape) for shape in shapes.values()]) if shapes else []
+    kept = {name: int(part.sum()) for name, part in zip(shapes, parts, strict=True)}
+    return {
+        name: shapes[name] if count == math.prod(shapes[name]) else (count,) for name, count in kept.items() if count
+    }
 
 
 def _kept_record(keep: Tensor) -> Record:

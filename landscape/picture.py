@@ -39,8 +39,8 @@ from landscape.paper import (
     picture_bytes,
     save_picture,
 )
-from landscape.readings import ends, landmarks, measured, places_on_axis, stability_note, stick_height
-from landscape.results import CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result
+from landscape.readings import ends, landmarks, measured, places_on_axis, shown_tensors, stability_note, stick_height
+from landscape.results import CongruenceTrace, CurvatureTrace, Density, Diagonal, Eigenpairs, Line, Result
 from landscape.smoothing import of_one_width
 from landscape.view import loss_view
 
@@ -54,6 +54,7 @@ __all__ = [
     "congruence_picture",
     "curvature_picture",
     "density_picture",
+    "diagonal_picture",
     "difference_picture",
     "line_picture",
     "overview_picture",
@@ -65,6 +66,7 @@ __all__ = [
     "trajectory_picture",
 ]
 
+_HATCHES = ("", "///", "xxx", "...", "---", "+++", "|||")
 _HEIGHT = {"single": 2.4, "double": 2.6}  # inches of a picture of one axes
 
 
@@ -159,6 +161,30 @@ def density_picture(
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     labelled(ax, "eigenvalue of the mean loss", f"density (kernel σ = {densities[0].kernel_width:.2g})")
+    legend(picture, ax)
+    return picture
+
+
+def diagonal_picture(
+    results: Sequence[Result], *, width: Width = "single", known: Mapping[str, Style] | None = None
+) -> Picture:
+    """The trace of each tensor with a bar of its standard error, from input to output; the largest 12 where more."""
+    diagonals = needed(results, Diagonal, "diagonal_picture", "hessian CKPT --diagonal")
+    known, names = known or styles(results), shown_tensors(diagonals, 12)
+    picture = empty_picture(inches(width), 0.8 + 0.14 * len(names) * len(diagonals))
+    ax = picture.subplots()
+    height = 0.8 / len(diagonals)
+    for n, one in enumerate(diagonals):
+        style = known[checkpoint_key(one)]
+        places = [place for place, name in enumerate(one.names) if name in names]
+        at = np.array([names.index(one.names[place]) for place in places]) + (n + 0.5) * height - 0.4
+        bars: dict[str, Any] = {"color": style.color, "hatch": _HATCHES[n % len(_HATCHES)], "edgecolor": "white"}
+        ax.barh(at, one.tensor_traces[places], height, linewidth=0, label=named(style), **bars)
+        errors = one.tensor_standard_errors[places]
+        ax.errorbar(one.tensor_traces[places], at, xerr=errors, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=1)
+    labelled(ax, "trace of the tensor", "")
+    ax.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=6)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     legend(picture, ax)
     return picture
 

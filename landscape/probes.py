@@ -1,7 +1,8 @@
 """Random probes of an operator beside the eigenpairs that are known: what they see of it.
 
 Y (K, P) are converged Ritz vectors, Q = I - Y'Y, n = P - K. A probe v is uniform on the unit sphere of Q's range, so
-that n v'Av has the mean trace(QAQ), and n ||QAv||^2 the mean ||QAQ||_F^2.
+that n v'Av has the mean trace(QAQ), and n ||QAv||^2 the mean ||QAQ||_F^2. Of two of them, n^2 (u'Av - v'Au)^2 has the
+mean ||Q(A - A')Q||_F^2: whether A is symmetric, relative to ||A||_F, costs no product.
 
 Legend: P size of the operator, K pairs, V probes, M Lanczos steps.
 """
@@ -16,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from landscape.krylov import Counted, length, orthogonalised, random_like, run_beside, stream
+from landscape.krylov import Counted, length, orthogonalised, random_like, run_beside, stream, symmetry_checks
 from landscape.operators import SymmetricOperator
-from landscape.results import Array, Eigenpairs
+from landscape.results import Array, Eigenpairs, Record
 
-_AT_ONCE = 8  # probes whose products share a pass, where the operator has one for several
+AT_ONCE = 8  # probes whose products share a pass, where the operator has one for several
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Probes:
     nodes: Array  # (V, M)
     weights: Array  # (V, M)
     num_matvecs: int  # of the probes alone
-    asymmetry: float = float("nan")  # the largest that the Lanczos runs saw
+    checks: Record  # the operator's, and whether it is symmetric
 
     @property
     def operator(self) -> SymmetricOperator:
@@ -107,25 +108,60 @@ def lanczos_probes(counted: Counted, known: KnownPairs, num_probes: int, num_ste
         found, share = basis.quadrature()
         nodes[place] = np.pad(found, (0, num_steps - basis.num), mode="edge")
         weights[place, : basis.num] = share
-    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, counted.count - before, asymmetry)
+    scale = float(np.abs([*nodes.ravel(), *known.values]).max(initial=0.0))
+    checks = {**counted.operator.checks, **symmetry_checks(asymmetry, scale, counted.operator.dtype)}
+    used = counted.count - before
+    return Probes(counted, known, moments[:, 0], moments[:, 1], nodes, weights, used, checks)
 
 
 def product_probes(counted: Counted, known: KnownPairs, num_probes: int, seed: int) -> Probes:
     """Probes of one product each."""
     vectors, before = known.vectors.to(counted.device), counted.count
     moments = np.empty((num_probes if counted.operator.size > known.num else 0, 2))
-    random = stream(seed, "trace")
-    for first in range(0, len(moments), _AT_ONCE):
-        probes = torch.stack([*unit_probes(vectors, min(_AT_ONCE, len(moments) - first), random)])
-        for place, (v, product) in enumerate(zip(probes, counted.many(probes), strict=True), start=first):
+    random, differences = stream(seed, "trace"), list[float]()
+    for first in range(0, len(moments), AT_ONCE):
+        probes = torch.stack([*unit_probes(vectors, min(AT_ONCE, len(moments) - first), random)])
+        products = counted.many(probes)
+        differences += pair_differences(probes, products)
+        for place, (v, product) in enumerate(zip(probes, products, strict=True), start=first):
             w, _ = orthogonalised(product, vectors)
             moments[place] = dot(v, w), dot(w, w)
-    none = np.empty((len(moments), 0))
-    return Probes(counted, known, moments[:, 0], moments[:, 1], none, none, counted.count - before)
+    none, num_left = np.empty((len(moments), 0)), counted.operator.size - known.num
+    checks = seen_symmetry(counted.operator, num_left * np.array(differences), num_left * moments[:, 1], known.values)
+    used = counted.count - before
+    return Probes(counted, known, moments[:, 0], moments[:, 1], none, none, used, checks)
 
 
-def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: int) -> Array:
-    """Samples (V,) whose mean is the XTrace estimate of trace(QAQ), and whose spread is its jackknife error.
+def whole_matrix(counted: Counted) -> tuple[Array, Record]:
+    """The operator itself (P, P), where P products are few, and its checks."""
+    rows = counted.rows(counted.operator.size)
+    rows.fill_diagonal_(1.0)
+    products = torch.cat([counted.many(some) for some in torch.split(rows, AT_ONCE)])
+    matrix = products.double().numpy(force=True)
+    asymmetry, scale = (float(np.linalg.norm(part)) for part in (matrix - matrix.T, matrix))
+    return matrix, {**counted.operator.checks, **symmetry_checks(asymmetry, scale, counted.operator.dtype)}
+
+
+def pair_differences(probes: Tensor, products: Tensor) -> list[float]:
+    """u'Av - v'Au for each two of the probes (V, P)."""
+    seen = _products(probes, products)
+    found: list[float] = (seen - seen.T)[np.triu_indices(len(seen), 1)].tolist()
+    return found
+
+
+def seen_symmetry(operator: SymmetricOperator, differences: Array, squares: Array, values: Array) -> Record:
+    """The operator's checks, and ||A - A'||_F / ||A||_F as far as probes of length sqrt(n) saw it.
+
+    `differences` are u'Av - v'Au, `squares` ||Av||^2, beside the known `values`; NaN where there was one probe. The
+    ratio does not shrink with n, as u'Av over the largest eigenvalue would, and rounding leaves it near epsilon.
+    """
+    asymmetry = float(np.mean(differences**2)) ** 0.5 if len(differences) else float("nan")
+    scale = float((values**2).sum() + squares.sum() / max(len(squares), 1)) ** 0.5
+    return {**operator.checks, **symmetry_checks(asymmetry, scale, operator.dtype)}
+
+
+def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: int) -> tuple[Array, Record]:
+    """Samples (V,) whose mean is the XTrace estimate of trace(QAQ), and whose spread is its jackknife error; checks.
 
     XTrace (Epperly, Tropp & Webber 2024, arXiv:2301.07825, section 2.1): the trace on the range of A times the
     probes but one, and that one's on what is left, averaged over which it is. Two products for each probe. The averaged
@@ -138,6 +174,8 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
     probes = torch.stack([*unit_probes(vectors, num_probes, stream(seed, "trace"))]) * num_left**0.5
     products = torch.stack([orthogonalised(y, vectors)[0] for y in counted.many(probes)])
     curvatures = np.array([dot(o, y) for o, y in zip(probes, products, strict=True)])
+    differences, squares = np.array(pair_differences(probes, products)), np.array([dot(y, y) for y in products])
+    checks = seen_symmetry(counted.operator, differences, squares, known.values)
     basis, triangle = torch.linalg.qr(products.T)
     del products  # as long as the model, each of them
     seen = _Seen(
@@ -148,8 +186,10 @@ def xtrace_samples(counted: Counted, known: KnownPairs, num_probes: int, seed: i
         curvatures=curvatures,
     )
     value = seen.xtrace()
-    without = np.array([seen.without(place).xtrace() for place in range(num_probes if num_probes > 1 else 0)])
-    return value + (num_probes - 1) * (without.mean() - without) if num_probes > 1 else np.array([value])
+    if num_probes == 1:
+        return np.array([value]), checks
+    without = np.array([seen.without(place).xtrace() for place in range(num_probes)])
+    return value + (num_probes - 1) * (without.mean() - without), checks
 
 
 @dataclass(frozen=True, eq=False)

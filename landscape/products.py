@@ -24,7 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.batches import Batch, Layout, count, has_images, to_device
 from landscape.losses import Terms
-from landscape.objective import Objective, naming_batches_of_one
+from landscape.objective import Objective
+from landscape.passes import naming_batches_of_one
 from landscape.results import Record
 
 BatchNorm = Literal["frozen", "train"]

@@ -13,7 +13,18 @@ from typing import Any, overload
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
+from landscape.results import (
+    OK,
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+    Surface,
+)
 
 QUANTITIES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
 
@@ -301,3 +312,15 @@ def stability_note(trace: CurvatureTrace, top: float) -> str:
     if above[first:].all():
         return f"{told}; above the figure from epoch {trace.epoch[first]} on"
     return told + ("; at times above the figure" if above.any() else "")
+
+
+def by_trace(result: Diagonal) -> list[int]:
+    """The places of the tensors, that of the trace of largest magnitude first; unknown ones last."""
+    size = np.abs(result.tensor_traces)
+    return [int(n) for n in np.argsort(-np.where(np.isnan(size), -1.0, size), kind="stable")]
+
+
+def shown_tensors(diagonals: Sequence[Diagonal], most: int) -> list[str]:
+    """The tensors of the largest traces, up to `most` of each diagonal, in the order of theta."""
+    chosen = {one.names[n] for one in diagonals for n in by_trace(one)[:most]}
+    return [name for name in dict.fromkeys(name for one in diagonals for name in one.names) if name in chosen]

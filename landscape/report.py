@@ -14,7 +14,13 @@ from pathlib import Path
 import plotly.offline
 
 from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
-from landscape.page.curvature import blocks_section, density_section, following_section, sample_section
+from landscape.page.curvature import (
+    blocks_section,
+    density_section,
+    following_section,
+    sample_section,
+    tensors_section,
+)
 from landscape.page.differences import differences_section
 from landscape.page.lines import lines_section
 from landscape.page.markup import escape
@@ -28,7 +34,7 @@ from landscape.results import PAGE_MARK, Result, write_atomically
 
 __all__ = ["write_report"]
 
-SCRIPTS = ("state.js", "look.js", "surfaces.js", "table.js", "report.js")  # in this order, in one scope
+SCRIPTS = ("state.js", "look.js", "surfaces.js", "reading.js", "table.js", "report.js")  # in this order, in one scope
 
 
 def write_report(
@@ -65,6 +71,7 @@ def _page(results: list[Result], title: str, commands: Sequence[str]) -> str:
         spectrum=spectrum_section(measured),
         density=density_section(measured),
         blocks=blocks_section(measured),
+        tensors=tensors_section(measured),
         sample=sample_section(measured),
         following=following_section(measured),
         congruence=congruence_section(measured),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -271,8 +272,8 @@ class Density:
 class Estimate:
     """One number about an operator (its trace, its Frobenius norm, ...) from random probes.
 
-    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. `num_matvecs` are the
-    products that it took.
+    `standard_error` is over the probes, NaN with fewer than 4 of them; `note` then says so. Of few probes it is itself
+    uncertain: `interval` is as wide as that makes it. `num_matvecs` are the products that it took.
     """
 
     quantity: str
@@ -289,13 +290,63 @@ class Estimate:
     __repr__ = _short
     _repr_html_ = _html
 
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's interval for the value: NaN without a standard error, the value itself where that is exact."""
+        half = self.standard_error and t_factor(self.num_samples, confidence) * self.standard_error
+        return self.value - half, self.value + half
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Diagonal:
+    """The diagonal of an operator, each entry with its standard error, and its sum over each tensor of theta.
+
+    The entries are those of theta: the tensors `names`, one after the other, each flattened from its shape in `shapes`;
+    an operator that knows none has one, called "all". `tensor_traces` are the sums over each tensor, `trace` that over
+    all; their standard errors are from the spread of the sums over probes, for the errors of entries depend on each
+    other. All errors are over the probes: NaN with fewer than 4, which `note` then says, and 0 where the operator was
+    small enough to be measured whole.
+    """
+
+    values: npt.NDArray[np.floating]  # (P,)
+    standard_error: npt.NDArray[np.floating]  # (P,)
+    names: Sequence[str]  # (B,)
+    shapes: Sequence[Sequence[int]]  # (B,)
+    tensor_traces: Array  # (B,)
+    tensor_standard_errors: Array  # (B,)
+    trace: float
+    trace_standard_error: float
+    num_samples: int
+    num_matvecs: int
+    note: str = ""
+    loss: float = float("nan")
+    checkpoint: Record = field(default_factory=dict)
+    settings: Record = field(default_factory=dict)
+    checks: Record = field(default_factory=dict)
+
+    __repr__ = _short
+    plot = _plot
+    _repr_html_ = _html
+
+    def tensor(self, name: str) -> npt.NDArray[np.floating]:
+        """The entries of one tensor, in its shape.
+
+        Raises:
+            KeyError: If there is none of this name.
+        """
+        if name not in self.names:
+            raise KeyError(f"no tensor is called {name}: {', '.join(self.names)}")
+        place = list(self.names).index(name)
+        sizes = [math.prod(shape) for shape in self.shapes]
+        start = sum(sizes[:place])
+        return self.values[start : start + sizes[place]].reshape(self.shapes[place])
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DataSpread:
     """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
 
     `standard_error` is that of each of the K `values` at its fixed vector, from the spread over random parts, a lower
-    bound.
+    bound. That of `trace` has two parts, the sample of the data, `trace_data_error`, and the random probes it is over.
     The largest eigenvalue of a sample is too large on average: `subset_values` are those of disjoint subsets, each of
     `subset_sizes` examples (what the mean divides by), the whole sample last, and `bias` is what a + c / N through them
     leaves at the whole sample. `num_matvecs` counts products in units of one over all data.
@@ -311,6 +362,7 @@ class DataSpread:
     num_examples: float
     num_parts: int
     num_matvecs: int
+    trace_data_error: float = float("nan")
     loss: float = float("nan")
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
@@ -373,7 +425,18 @@ class CongruenceTrace:
 
 
 Part = Metric | ExampleLosses | Trajectory  # of a surface or line
-Result = Surface | Line | Eigenpairs | CurvatureTrace | Density | Estimate | DataSpread | Congruence | CongruenceTrace
+Result = (
+    Surface
+    | Line
+    | Eigenpairs
+    | CurvatureTrace
+    | Density
+    | Estimate
+    | Diagonal
+    | DataSpread
+    | Congruence
+    | CongruenceTrace
+)
 _TYPES: dict[str, type[Result]] = {
     "Line": Line,
     "Surface": Surface,
@@ -381,6 +444,7 @@ _TYPES: dict[str, type[Result]] = {
     "CurvatureTrace": CurvatureTrace,
     "Density": Density,
     "Estimate": Estimate,
+    "Diagonal": Diagonal,
     "DataSpread": DataSpread,
     "Congruence": Congruence,
     "CongruenceTrace": CongruenceTrace,
@@ -405,6 +469,18 @@ def status_of(loss: Array) -> npt.NDArray[np.uint8]:
     return status
 
 
+def t_factor(num_samples: int, confidence: float = 0.95) -> float:
+    """How many standard errors Student's interval reaches to either side of a mean of `num_samples`.
+
+    Example:
+        >>> [round(t_factor(num), 2) for num in (4, 20, 60)]
+        [3.18, 2.09, 2.0]
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(num_samples - 1, (1 + confidence) / 2))
+
+
 def problem_of(result: Result) -> str:
     """Which check a result failed, in one line; empty where it can be believed."""
     label = result.checkpoint.get("label") or "checkpoint"
@@ -417,7 +493,7 @@ def problem_of(result: Result) -> str:
         if result.num_nonfinite > (allowed if isinstance(allowed, int | float) else 0.1) * result.loss.size:
             what = "cells" if isinstance(result, Surface) else "points"
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
-    if isinstance(result, Eigenpairs | Density) and not result.checks.get("symmetric", True):
+    if isinstance(result, Eigenpairs | Density | Estimate | Diagonal) and not result.checks.get("symmetric", True):
         return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if isinstance(result, Eigenpairs):
         if not result.converged.all():
@@ -662,6 +738,14 @@ def _check_shapes(result: Result) -> None:
             **dict.fromkeys(("nodes", "weights"), (len(result.nodes), result.weights.shape[-1])),
             **dict.fromkeys(("sticks", "stick_residuals"), (len(result.sticks),)),
         }
+    elif isinstance(result, Diagonal):
+        sizes, count = [math.prod(shape) for shape in result.shapes], len(result.names)
+        expected = {
+            **dict.fromkeys(("values", "standard_error"), (sum(sizes),)),
+            **dict.fromkeys(("tensor_traces", "tensor_standard_errors"), (count,)),
+        }
+        if len(sizes) != count:
+            raise ValueError("names and shapes differ in number")
     elif isinstance(result, DataSpread):
         expected = {
             **dict.fromkeys(("values", "standard_error"), (len(result.values),)),

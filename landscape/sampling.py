@@ -6,9 +6,10 @@ of the sum of losses of a random part b of them, n_b its denominator, and v a ve
     v'Hv = sum_b v'S_b v / sum_b n_b,    error^2 = B / (B - 1) sum_b (v'S_b v - v'Hv n_b)^2 / (sum_b n_b)^2
 
 the error of a ratio of sums over parts (Cochran 1977, Sampling Techniques, eq. 6.4). At an eigenvector it is that of
-the eigenvalue in first order, and a lower bound: the eigenvector moves too. The largest eigenvalue is convex in H, so
-that E lambda_max(N) falls with N; it is shown on disjoint subsets of N/4 and N/2 examples, and what bias remains at N
-is that of a + c / N through these. (A bootstrap would add the bias once more.)
+the eigenvalue in first order, and a lower bound: the eigenvector moves too. The trace is a mean over random v, whose
+spread over these is added: with T(v) = n v'Hv for V of them, Var T = E[Var(T | v)] + Var(E[T | v]). The largest
+eigenvalue is convex in H, so that E lambda_max(N) falls with N; it is shown on disjoint subsets of N/4 and N/2
+examples, and what bias remains at N is that of a + c / N through these. (A bootstrap would add the bias once more.)
 
 Legend: B parts, K eigenpairs, P parameters, V probes, T sizes of subsets.
 """
@@ -29,6 +30,7 @@ from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 from landscape.probes import dot, unit_probes, vectors_of
 from landscape.results import Array, DataSpread, Eigenpairs
+from landscape.smoothing import standard_error
 
 MIN_PARTS = 4
 _SUBSETS = (4, 2)
@@ -49,11 +51,12 @@ def data_error(
     """What the eigenvalues of `pairs` and the trace owe to the sample of examples, from the spread over parts.
 
     The parts are disjoint and drawn by `seed`; fewer than `num_parts` where there are fewer examples, or batches that
-    cannot be cut. `operator_of` makes the operator of which `pairs` are the eigenpairs, from an objective on a part of
-    the data. The trace is that on the vectors of the pairs and on `num_probes` random ones beside them, the same ones
-    for each part. Cost: K + `num_probes` products over all data, a few passes over it for the checks of each part, and
-    a run for the largest eigenvalue, which starts from the vectors known and takes up to `max_matvecs` products, on 4
-    quarters and on 2 halves of the data.
+    cannot be cut. `operator_of` makes the operator of which `pairs` are the eigenpairs, from an objective on a part
+    of the data. The trace is that on the vectors of the pairs and on `num_probes` random ones beside them, the same
+    ones for each part; its error is that of the data and of these probes, unknown with fewer than 4 of them. Cost: K
+    + `num_probes` products over all data, a few passes over it for the checks of each part, and a run for the largest
+    eigenvalue, which starts from the vectors known and takes up to `max_matvecs` products, on 4 quarters and on 2
+    halves of the data.
 
     Raises:
         ValueError: If num_parts is below 4, or there are fewer examples, or batches that cannot be cut, than that; if
@@ -79,6 +82,8 @@ def data_error(
     traces = forms[:, : len(known)].sum(1) + num_left * forms[:, len(known) :].sum(1) / num_probes
     values, errors = mean_and_error(forms[:, : len(known)], counts)
     trace, trace_error = mean_and_error(traces[:, None], counts)
+    by_probe = num_left * forms[:, len(known) :].sum(0) / counts.sum()
+    probe_error = float(standard_error(by_probe)) if num_left else 0.0
     sizes, largest, num_matvecs = _subsets(objective, known, operator_of, max_matvecs, seed)
     sizes, largest = np.append(sizes, counts.sum()), np.append(largest, pairs.values[0])
     slope = float(np.polyfit(1 / sizes, largest, 1)[0])
@@ -86,7 +91,8 @@ def data_error(
         values=values,
         standard_error=errors,
         trace=float(trace[0]),
-        trace_standard_error=float(trace_error[0]),
+        trace_standard_error=math.hypot(trace_error[0], probe_error),
+        trace_data_error=float(trace_error[0]),
         subset_sizes=sizes,
         subset_values=largest,
         bias=slope / sizes[-1],
@@ -95,7 +101,7 @@ def data_error(
         num_matvecs=len(known) + len(probes) + num_matvecs,
         loss=whole.loss,
         checkpoint=whole.checkpoint,
-        settings={**whole.settings, "num_probes": num_probes, "seed": seed, "target": "new examples of the kind"},
+        settings={**whole.settings, "num_probes": len(probes), "seed": seed, "target": "new examples of the kind"},
         checks=whole.checks,
     )
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import stdtrit
 
-from landscape.results import Array, Density
+from landscape.results import Array, Density, t_factor
 
 MIN_SAMPLES = 4  # for an error: the spread of fewer says little of it
 CONFIDENCE = 0.95
@@ -43,7 +42,7 @@ def smoothed(grid: Array, nodes: Array, weights: Array, width: float, share: flo
     """Mean over the probes on `grid`, and a Student-t interval for it (NaN with fewer than 4 probes)."""
     each = np.array([_gaussians(grid, x, w, width) for x, w in zip(nodes, weights, strict=True)])
     each = each.reshape(-1, len(grid)) * share
-    half = stdtrit(len(each) - 1, (1 + CONFIDENCE) / 2) * standard_error(each)
+    half = t_factor(len(each), CONFIDENCE) * standard_error(each)
     mean = each.mean(0)
     return mean, mean - half, mean + half
 

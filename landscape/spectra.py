@@ -1,4 +1,4 @@
-"""The whole spectrum, and curvature through training, in plotly.
+"""The whole spectrum, the traces of tensors, and curvature through training, in plotly.
 
 A density is drawn on a log axis, for its bulk holds nearly all eigenvalues and its outliers the rest: an outlier is a
 stick as high as the kernel that smooths the bulk makes one eigenvalue, with a bar of its residual.
@@ -15,11 +15,13 @@ import plotly.graph_objects as go
 
 from landscape.curves import as_text, epoch_axis, layout, translucent
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import stability_note, stick_height
-from landscape.results import Array, CurvatureTrace, Density
+from landscape.readings import shown_tensors, stability_note, stick_height
+from landscape.results import Array, CurvatureTrace, Density, Diagonal
 from landscape.smoothing import of_one_width
 from landscape.view import log_ticks, tick_labels
 
+MOST_TENSORS = 30
+PATTERNS = ("", "/", "x", ".", "-", "+", "|", "\\")  # of bars: never by colour alone
 _ABOVE = 0.4  # decades above the curves, for the legend and the stability limit
 _GRID = {"gridcolor": "#d9dce1", "zeroline": False}
 
@@ -64,6 +66,32 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     low, high = min(floors), max(tops)
     axis = {"type": "log", "range": [low, high + 0.3], "exponentformat": "power", "dtick": 1}
     figure.update_yaxes(title_text="density, log scale", title_standoff=8, **axis, **_GRID)
+    return figure
+
+
+def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The trace of each tensor with a bar of its standard error, from input to output; the largest 30 where more."""
+    known = known or styles(diagonals)
+    kinds = list(dict.fromkeys(spectrum_kind(one) for one in diagonals))
+    names = shown_tensors(diagonals, MOST_TENSORS)
+    figure = go.Figure(layout=layout("Trace of each tensor", height=140 + 18 * len(names) * max(len(diagonals), 1)))
+    for n, one in enumerate(diagonals):
+        style = known[checkpoint_key(one)]
+        places = [place for place, name in enumerate(one.names) if name in names]
+        figure.add_bar(
+            orientation="h",
+            x=one.tensor_traces[places],
+            y=[as_text(one.names[place]) for place in places],
+            error_x={"type": "data", "array": one.tensor_standard_errors[places], "thickness": 1.5, "width": 3},
+            customdata=np.stack([one.tensor_standard_errors[places]], axis=-1),
+            marker={"color": style.color, "pattern": {"shape": PATTERNS[n % len(PATTERNS)]}},
+            name=as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")),
+            hovertemplate="%{y}: %{x:.4g} ± %{customdata[0]:.2g}",
+        )
+    order = {"categoryorder": "array", "categoryarray": [as_text(name) for name in names], "autorange": "reversed"}
+    figure.update_layout(barmode="group", bargap=0.25, showlegend=True)
+    figure.update_xaxes(title="sum of the diagonal over the tensor ± standard error", **_GRID)
+    figure.update_yaxes(automargin=True, **order, **_GRID)
     return figure
 
 

@@ -16,16 +16,14 @@ Legend: P size of the operator, K pairs, V probes, M Lanczos steps, G grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from landscape.krylov import Counted, Progress, length, symmetry_checks
+from landscape.krylov import Counted, Progress
 from landscape.operators import SymmetricOperator
-from landscape.probes import Probes, dot, known_pairs, lanczos_probes, product_probes, xtrace_samples
+from landscape.probes import Probes, known_pairs, lanczos_probes, product_probes, whole_matrix, xtrace_samples
 from landscape.results import Array, Density, Eigenpairs, Estimate, Record
 from landscape.smoothing import CONFIDENCE, MIN_SAMPLES, grid_of, smoothed, standard_error
 
@@ -99,17 +97,17 @@ def trace(
         raise ValueError(f"method must be one of {get_args(TraceMethod)}, got {method!r}")
     counted, known = Counted(operator, progress), known_pairs(operator, pairs)
     method = method or ("hutchinson" if known.num else "xtrace")
-    if method == "xtrace" and num_matvecs < 2:
-        raise ValueError(f"xtrace needs num_matvecs of at least 2, got {num_matvecs}")
     settings: Record = {"method": method, "max_matvecs": num_matvecs, "seed": seed, "num_deflated": known.num}
     if operator.size <= num_matvecs:
-        diagonal = [dot(v, counted(v)) for v in _unit_vectors(counted)]
+        matrix, checks = whole_matrix(counted)
         exact = {**settings, "method": "diagonal"}
-        return _exact("trace", float(np.sum(diagonal)), operator, counted.count, exact)
+        return _exact("trace", float(np.trace(matrix)), operator, counted.count, exact, checks)
     if method == "hutchinson":
         return trace_of(product_probes(counted, known, num_matvecs, seed), settings)
-    samples = known.values.sum() + xtrace_samples(counted, known, num_matvecs // 2, seed)
-    return _estimate("trace", samples, operator, counted.count, settings)
+    if num_matvecs < 2:
+        raise ValueError(f"xtrace needs num_matvecs of at least 2, got {num_matvecs}")
+    samples, checks = xtrace_samples(counted, known, num_matvecs // 2, seed)
+    return _estimate("trace", known.values.sum() + samples, operator, counted.count, settings, checks)
 
 
 def frobenius_norm(
@@ -132,8 +130,8 @@ def frobenius_norm(
     counted, known = Counted(operator, progress), known_pairs(operator, pairs)
     settings: Record = {"max_matvecs": num_matvecs, "seed": seed, "num_deflated": known.num}
     if operator.size <= num_matvecs:
-        rows = [length(counted(v)) for v in _unit_vectors(counted)]
-        return _exact("frobenius_norm", float(np.linalg.norm(rows)), operator, counted.count, settings)
+        matrix, checks = whole_matrix(counted)
+        return _exact("frobenius_norm", float(np.linalg.norm(matrix)), operator, counted.count, settings, checks)
     return frobenius_norm_of(product_probes(counted, known, num_matvecs, seed), settings)
 
 
@@ -171,7 +169,6 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
     none = np.zeros_like(grid)
     bulk = smoothed(grid, probes.nodes, probes.weights, width, left / operator.size) if left else (none, none, none)
     mean, low, high = bulk
-    largest = float(np.abs([*probes.nodes.ravel(), *known.values]).max())
     return Density(
         grid=grid,
         mean=mean,
@@ -184,7 +181,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
         size=operator.size,
         kernel_width=float(width),
         num_matvecs=probes.num_matvecs,
-        note=_note(len(probes.nodes), "no band") if left else "every eigenvalue is a stick",
+        note=note_of(len(probes.nodes), "no band") if left else "every eigenvalue is a stick",
         loss=operator.loss,
         checkpoint=operator.checkpoint,
         settings={
@@ -195,7 +192,7 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
             "num_deflated": known.num,
             "confidence": CONFIDENCE,
         },
-        checks={**operator.checks, **symmetry_checks(probes.asymmetry, largest, operator.dtype)},
+        checks=probes.checks,
     )
 
 
@@ -203,23 +200,24 @@ def trace_of(probes: Probes, settings: Record) -> Estimate:
     """The trace by v'Av."""
     known = float(probes.known.values.sum())
     if not probes.num_left:
-        return _exact("trace", known, probes.operator, 0, settings)
-    return _estimate("trace", known + probes.num_left * probes.first, probes.operator, probes.num_matvecs, settings)
+        return _exact("trace", known, probes.operator, 0, settings, probes.checks)
+    samples = known + probes.num_left * probes.first
+    return _estimate("trace", samples, probes.operator, probes.num_matvecs, settings, probes.checks)
 
 
 def frobenius_norm_of(probes: Probes, settings: Record) -> Estimate:
     """The Frobenius norm by ||Av||^2, with the error of the square carried over in first order."""
     known = float((probes.known.values**2 + 2 * probes.known.residuals**2).sum())
     if not probes.num_left:
-        return _exact("frobenius_norm", known**0.5, probes.operator, 0, settings)
+        return _exact("frobenius_norm", known**0.5, probes.operator, 0, settings, probes.checks)
     squares = known + probes.num_left * probes.second
     root = np.sqrt(squares.sum() / max(len(squares), 1))
     linear = squares / (2 * root) + root / 2 if root else squares  # of mean root, and of the spread of the root
-    return _estimate("frobenius_norm", linear, probes.operator, probes.num_matvecs, settings)
+    return _estimate("frobenius_norm", linear, probes.operator, probes.num_matvecs, settings, probes.checks)
 
 
 def _estimate(
-    quantity: str, samples: Array, operator: SymmetricOperator, num_matvecs: int, settings: Record
+    quantity: str, samples: Array, operator: SymmetricOperator, num_matvecs: int, settings: Record, checks: Record
 ) -> Estimate:
     return Estimate(
         quantity=quantity,
@@ -227,15 +225,17 @@ def _estimate(
         standard_error=float(standard_error(samples)),
         num_samples=len(samples),
         num_matvecs=num_matvecs,
-        note=_note(len(samples), "no standard error"),
+        note=note_of(len(samples), "no standard error"),
         loss=operator.loss,
         checkpoint=operator.checkpoint,
         settings={**operator.settings, **settings},
-        checks=operator.checks,
+        checks=checks,
     )
 
 
-def _exact(quantity: str, value: float, operator: SymmetricOperator, num_matvecs: int, settings: Record) -> Estimate:
+def _exact(
+    quantity: str, value: float, operator: SymmetricOperator, num_matvecs: int, settings: Record, checks: Record
+) -> Estimate:
     return Estimate(
         quantity=quantity,
         value=value,
@@ -246,11 +246,12 @@ def _exact(quantity: str, value: float, operator: SymmetricOperator, num_matvecs
         loss=operator.loss,
         checkpoint=operator.checkpoint,
         settings={**operator.settings, **settings},
-        checks=operator.checks,
+        checks=checks,
     )
 
 
-def _note(num_samples: int, missing: str) -> str:
+def note_of(num_samples: int, missing: str) -> str:
+    """That there are too few samples for an error, where there are."""
     few = num_samples < MIN_SAMPLES
     return f"{missing}: {num_samples} samples, fewer than {MIN_SAMPLES}" if few else ""
 
@@ -260,13 +261,6 @@ def _usual_width(probes: Probes) -> float:
     nodes = probes.nodes if probes.num_left else probes.known.values
     largest = float(np.abs(nodes).max())
     return float(max(np.ptp(nodes), 1e-3 * largest or 1.0) / max(probes.nodes.shape[1], 1))
-
-
-def _unit_vectors(counted: Counted) -> Iterator[Tensor]:
-    for place in range(counted.operator.size):
-        v = counted.rows(1)[0]
-        v[place] = 1.0
-        yield v
 
 
 def _check_counts(**counts: int) -> None:

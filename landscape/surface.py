@@ -37,9 +37,10 @@ from landscape.evaluator import (
     usual,
 )
 from landscape.grid import centre_point, coarse_to_fine, coordinates, grid
-from landscape.objective import NUM_SUMS, Objective, metric_means, summarise
+from landscape.objective import Objective
 from landscape.plane import Interval
 from landscape.results import MISSING, OK, Array, ExampleLosses, Line, Metric, Record, Surface, status_of
+from landscape.sums import NUM_SUMS, metric_means, summarise
 
 __all__ = [
     "Memory",

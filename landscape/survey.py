@@ -89,13 +89,8 @@ def read_all(folder: Path, decided: Record | None = None) -> list[SurfacePlan]:
         JournalError: If it is damaged, or `decided` is given and not what it was made for.
     """
     content = journal.read_plan(folder)
-    there = cast(Record, content.get("decided", {}))
     if decided is not None:
-        differing = [name for name in sorted({*decided, *there}) if decided.get(name) != there.get(name)]
-        if differing:
-            raise JournalError(
-                f"{folder} is of other settings: {', '.join(differing)}. landscape surface --force starts anew"
-            )
+        journal.refuse_other_work(folder, decided)
     try:
         return [_plan(cast(dict[str, Any], record)) for record in cast(list[Json], content["surfaces"])]
     except (KeyError, TypeError, ValueError) as error:

@@ -21,6 +21,7 @@ from landscape.paired import comparable, paired_difference, paired_rise
 from landscape.readings import (
     barrier,
     bulk_quantile,
+    by_trace,
     centre,
     centre_cell,
     mean_over_epochs,
@@ -35,6 +36,7 @@ from landscape.results import (
     CurvatureTrace,
     DataSpread,
     Density,
+    Diagonal,
     Eigenpairs,
     Estimate,
     Line,
@@ -42,7 +44,9 @@ from landscape.results import (
     Result,
     Surface,
     Trajectory,
+    t_factor,
 )
+from landscape.verdicts import hessian_verdict
 
 R = TypeVar("R", Surface, Line, Eigenpairs, Density, Estimate, DataSpread, Congruence)
 
@@ -77,6 +81,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *(data_spread_table(same) for same in _on_same_data([r for r in results if isinstance(r, DataSpread)])),
         *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),
         *(_whole_spectra(same) for same in _on_same_data([r for r in results if isinstance(r, Estimate)])),
+        *(diagonal_table(r) for r in results if isinstance(r, Diagonal)),
         *(density_table(same) for same in _on_same_data([r for r in results if isinstance(r, Density)])),
         *(congruence_table(same) for same in _on_same_data([r for r in results if isinstance(r, Congruence)])),
     ]
@@ -338,7 +343,8 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     ]
     leading = "lambda_1" if lead == 0 else "lambda_min"
     header = ["", "loss", leading, "ln", "log10", f"vs {_label(results[0])}", *names, "products"]
-    return Table(_operator_title(settings), header, rows, [_verdict(results), *_cross_checks(results)], records)
+    notes = [_verdict(results), *_cross_checks(results), *filter(None, [hessian_verdict(results)])]
+    return Table(_operator_title(settings), header, rows, notes, records)
 
 
 def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
@@ -408,11 +414,11 @@ def density_table(results: Sequence[Density]) -> Table:
         cells = ["" if math.isnan(value) else short(value) for value in (low, middle, high, one.kernel_width)]
         rows.append([_label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
     notes = [
-        "quantiles of the bulk, without the sticks, which are the converged eigenvalues; eigenvalues nearer to each "
+        "quantiles of the bulk, without the outliers, which are the converged eigenvalues; eigenvalues nearer to each "
         "other than the resolution are one"
     ]
     title = f"Density of the eigenvalues, {_operator_title(results[0].settings)}"
-    header = ["", "sticks", "1 %", "50 %", "99 %", "resolution", "probes"]
+    header = ["", "outliers", "1 %", "50 %", "99 %", "resolution", "probes"]
     return Table(title, header, rows, notes, records)
 
 
@@ -458,7 +464,9 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
                 "values": one.values.tolist(),
                 "standard_error": one.standard_error.tolist(),
                 "bias": one.bias,
-                "trace_standard_error_of_the_data": one.trace_standard_error,
+                "trace": one.trace,
+                "trace_standard_error": one.trace_standard_error,
+                "trace_standard_error_of_the_data": one.trace_data_error,
                 "examples_for_5_percent": wanted,
                 "subset_sizes": one.subset_sizes.tolist(),
                 "subset_values": one.subset_values.tolist(),
@@ -497,16 +505,57 @@ def _whole_spectra(estimates: Sequence[Estimate]) -> Table:
         record: Record = {"checkpoint": _label(first), "num_samples": first.num_samples}
         for name, one in mine.items():
             record |= {name: one.value, f"{name}_standard_error": one.standard_error, f"{name}_note": one.note}
+            record[f"{name}_interval_95"] = list(one.interval())
         records.append(record)
         known = {name: one for name, one in mine.items() if not math.isnan(one.value)}
         cells = [plus_minus(known[name].value, known[name].standard_error) if name in known else "" for name in columns]
         rows.append([_label(first), *cells, str(first.num_samples)])
-    notes = ["± is one standard error over the probes, from which converged eigenvalues are taken out"]
+    uncertain = [one.num_samples for one in estimates if one.standard_error > 0]
+    notes = [f"± is one standard error over the probes{_within(uncertain)}, beside the converged eigenvalues"]
     if any(math.isnan(one.value) for one in estimates):
         notes = ["no products were left for probes: a larger --budget has some"]
     notes += sorted({one.note for one in estimates if one.note})
     title = f"The whole spectrum, {_operator_title(estimates[0].settings)}"
     return Table(title, ["", *(names[name] for name in columns), "probes"], rows, notes, records)
+
+
+def _within(num_samples: Sequence[int]) -> str:
+    """How many of these standard errors an interval takes: more than two where probes are few."""
+    factors = sorted({f"{t_factor(num):.1f}" for num in num_samples}, key=float)
+    return f" (95 %: {' or '.join(factors)} of them)" if factors else ""
+
+
+_TENSORS = 12  # in the table of a diagonal; --json has all
+
+
+def diagonal_table(result: Diagonal) -> Table:
+    """The trace of each tensor of theta with its standard error, those of most curvature first, and all in one line."""
+    order = by_trace(result)
+    sizes = [math.prod(shape) for shape in result.shapes]
+    traces, errors = result.tensor_traces.tolist(), result.tensor_standard_errors.tolist()
+    records: list[Record] = [
+        {"checkpoint": _label(result), "tensor": name, "size": size, "trace": trace, "trace_standard_error": error}
+        for name, size, trace, error in [
+            *((result.names[n], sizes[n], traces[n], errors[n]) for n in order),
+            ("all", sum(sizes), result.trace, result.trace_standard_error),
+        ]
+    ]
+    shown = order if len(order) <= _TENSORS else order[: _TENSORS - 1]
+    rows = [
+        [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
+    ]
+    uncertain = [result.num_samples] if result.trace_standard_error > 0 else []
+    notes = [f"± is one standard error over the probes{_within(uncertain)}; mean is the trace over the entries"]
+    if left := order[len(shown) :]:
+        count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
+        rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])
+    count = sum(sizes)
+    rows.append(
+        ["all", f"{count:,}", plus_minus(result.trace, result.trace_standard_error), short(result.trace / count)]
+    )
+    title = f"Trace of each tensor at {_label(result)}, {result.num_samples} probes: {_operator_title(result.settings)}"
+    notes += [result.note] if result.note else []
+    return Table(title, ["tensor", "entries", "trace", "mean"], rows, notes, records)
 
 
 def _operator_title(settings: Record, *, whole: bool = False) -> str:

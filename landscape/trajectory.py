@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape.evaluator import Engine, prepare
-from landscape.objective import Objective, summarise
+from landscape.objective import Objective
 from landscape.plane import Plane, described, layer_mask, require_same_parameters
 from landscape.results import Array, Record, Trajectory
+from landscape.sums import summarise
 
 About = Literal["centre", "mean"]
 

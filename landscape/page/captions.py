@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from landscape.formatting import percent, plus_minus
-from landscape.page.markup import escape, missing
+from landscape.page.markup import escape
 from landscape.readings import centre, centre_cell, measured
 from landscape.results import Line, Surface
 from landscape.view import STATUS_NAMES
@@ -20,6 +20,9 @@ def stat(surface: Surface, data: str) -> str:
 
 def _stat(surface: Surface, data: str) -> str:
     at = centre(surface)
+    if surface.loss.size == 1:
+        value, error = float(surface.loss[0, 0]), float(surface.standard_error[0, 0])
+        return f"a grid of one cell, nothing to draw: {escape(data)} loss <b>{plus_minus(value, error)}</b>"
     if not math.isfinite(at.loss):
         return (
             "the loss at the centre was not measured"
@@ -59,14 +62,26 @@ def _statuses(surface: Surface | Line) -> str:
 
 
 def no_surface(data: str) -> str:
-    """That there is none on this data, and the command that makes it."""
-    return missing(f"No {data} surface yet", surface_command(data))
+    """That there is none on this data; the command that makes it stands once, below the pictures."""
+    return f'<p class="missing">Not measured on {escape(data)}.</p>'
 
 
-def surface_command(split: str) -> str:
-    """The command that measures on this part of the data."""
-    name = split.split(",")[0]
-    return "landscape surface CKPT" + ("" if name == "train" else f" --split {name}")
+def surface_command(split: str, like: Surface | None = None, *, num_planes: int = 1) -> str:
+    """The command that measures on this part of the data; where there is a surface already, one to go beside it."""
+    name = {"validation": "val"}.get(split.split(",")[0], split.split(",")[0])
+    parts = ["landscape surface CKPT", *([] if name == "train" else [f"--split {name}"])]
+    if like is None:
+        return " ".join(parts)
+    settings = {**like.settings, "steps": len(like.x)}
+    usual = {"directions": "random", "normalization": "filter", "seed": 0, "steps": 51, "extent": 1.0}
+    usual |= {"batch_norm": "frozen", "precision": "fp32"}
+    for option, default in usual.items():
+        if (value := settings.get(option)) not in (None, default):
+            parts.append(f"--{option.replace('_', '-')} {'FILE' if value == 'given' else value}")
+    layers = settings.get("layers")
+    parts += [f"--layers {layer}" for layer in layers] if isinstance(layers, list) else []
+    parts += [f"--planes {num_planes}"] if num_planes > 1 else []
+    return " ".join([*parts, f"--out surface-{name}.npz"])
 
 
 def _run(surface: Surface) -> str:

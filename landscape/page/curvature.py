@@ -1,4 +1,4 @@
-"""The panels of the whole spectrum, of layers, of the sample, and of curvature through training as HTML."""
+"""The panels of the whole spectrum, of layers and tensors, of the sample, and of curvature through training as HTML."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.readings import QUANTITIES, bulk_quantile, largest
-from landscape.results import Estimate
+from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest
+from landscape.results import Estimate, t_factor
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -24,11 +24,13 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     if densities:
         probes = sorted({len(one.nodes) for _, one in densities})
         body += (
-            "Sticks are eigenvalues found by themselves, with bars of their residual; the curve is all others, "
-            f"smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A stick is as "
-            "high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the resolution look "
-            "like one."
+            "Sticks are outliers, eigenvalues found by themselves, with bars of their residual; the curve is all "
+            f"others, smoothed, and its band a 95 % interval over {' or '.join(map(str, probes))} random probes. A "
+            "stick is as high as the smoothing makes one eigenvalue. Eigenvalues nearer to each other than the "
+            "resolution look like one. "
         )
+    if factors := sorted({f"{t_factor(e.num_samples):.1f}" for _, e in estimates if e.standard_error > 0}, key=float):
+        body += f"± of a value is one standard error over the probes; 95 % takes {' or '.join(factors)} of them."
     body += "</p>"
     body += "".join(
         f'<p class="warn">{escape(c.style.name)}: {escape(one.note)}.</p>'
@@ -42,7 +44,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
         rows.append([c.style.name, spectrum_kind(one), str(len(one.sticks)), *cells])
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
-        head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the others below", "resolution"]
+        head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
         body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
     if estimates:
         told = [
@@ -128,6 +130,33 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
     body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Each layer’s own block">{made}</div>'
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Layers", f"The layer of most curvature by itself: {', '.join(told[:3])}{more}", body)
+
+
+def tensors_section(checkpoints: Sequence[Checkpoint]) -> str:
+    """The trace of each tensor of theta; nothing where no diagonal was measured."""
+    found = [(c, one) for c in checkpoints for one in c.diagonals]
+    if not found:
+        return ""
+    rows = [
+        [
+            c.style.name,
+            spectrum_kind(one),
+            one.names[n],
+            f"{math.prod(one.shapes[n]):,}",
+            plus_minus(float(one.tensor_traces[n]), float(one.tensor_standard_errors[n])),
+        ]
+        for c, one in found
+        for n in by_trace(one)
+    ]
+    note = (
+        '<p class="note">The sum of the diagonal over each tensor of the parameters, ± one standard error over the '
+        "random probes. The results file has each entry of the diagonal.</p>"
+    )
+    made = table(["checkpoint", "of", "tensor", "entries", "trace"], rows, text=3, sortable=True)
+    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Trace of each tensor">{made}</div>'
+    told = [f"{one.names[by_trace(one)[0]]} at {c.style.name}" for c, one in found]
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return section("Diagonal", f"The tensor of most curvature: {', '.join(told[:3])}{more}", body)
 
 
 def sample_section(checkpoints: Sequence[Checkpoint]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from landscape.formatting import signed
 from landscape.grouping import Style, checkpoint_key
-from landscape.page.markup import escape, section, table
+from landscape.page.markup import escape, radios, section, table
 from landscape.page.payload import MOST_DIFFERENCES
 from landscape.paired import Difference, paired_difference, paired_rise
 from landscape.readings import centre_cell
@@ -39,9 +39,18 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
     )
     rows = [_row(one, first, data, known) for data, first, one in pictured]
     head = ["difference", "on", "examples", "loss at the checkpoint", "rise, half way", "rise, edge"]
-    body = f'{note}<div class="columns">{figures}</div><div class="scroll" tabindex="0" role="region" '
-    body += f'aria-label="Differences">{table(head, rows, text=2, sortable=True)}</div>'
+    wide = any(_spans_decades(one, first) for _, first, one in pictured)
+    names = [("linear", "linear"), ("symlog", "symlog")]
+    scale = radios("difference", "Colours", names, "symlog" if wide else "linear")
+    body = f'{note}<div class="planebar">{scale}</div><div class="columns">{figures}</div><div class="scroll" '
+    body += f'tabindex="0" role="region" aria-label="Differences">{table(head, rows, text=2, sortable=True)}</div>'
     return section("Differences", _sentence(pictured[0], known), body)
+
+
+def _spans_decades(one: Surface, first: Surface) -> bool:
+    size = np.abs(paired_difference(one, first).value)
+    size = size[np.isfinite(size)]
+    return bool(size.size and size.max() > 10 * np.median(size))
 
 
 def _names(one: Surface, first: Surface, known: dict[str, Style]) -> str:

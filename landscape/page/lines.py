@@ -11,6 +11,7 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import LineGroup, Style, checkpoint_key
 from landscape.page.captions import badge
 from landscape.page.markup import escape, numbers, section, table
+from landscape.page.sentences import MOST_NAMED
 from landscape.readings import barrier, centre, ends, measured
 from landscape.results import Line
 
@@ -20,10 +21,11 @@ def lines_section(groups: Sequence[LineGroup], known: dict[str, Style]) -> str:
     if not groups:
         return ""
     title, *_ = [_sentence(group, known) for group in groups]
-    return section("Lines", title, "".join(_group_html(n, group, known) for n, group in enumerate(groups)))
+    return section("Lines", title, "".join(_group_html(n, groups, known) for n in range(len(groups))))
 
 
-def _group_html(n: int, group: LineGroup, known: dict[str, Style]) -> str:
+def _group_html(n: int, groups: Sequence[LineGroup], known: dict[str, Style]) -> str:
+    group, which = groups[n], f"line {n + 1}" if len(groups) > 1 else "a line"
     title = f"<h3>{escape(_sentence(group, known))}</h3>" if n else ""
     badges = "".join(
         f'<div><p class="stat">{escape(known[checkpoint_key(one)].name)}</p>{badge(one)}</div>' for one in group.lines
@@ -31,7 +33,7 @@ def _group_html(n: int, group: LineGroup, known: dict[str, Style]) -> str:
     return (
         f'<figure><figcaption>{title}<p class="note">{escape(capital(group.name))}, on {escape(group.data)}. Bands are '
         f"± one standard error over the examples.{escape(_statistics_note(group.lines))}</p></figcaption>"
-        f'<div class="chart" id="line-{n}" role="group" aria-label="Loss along a line, {escape(group.data)}"></div>'
+        f'<div class="chart" id="line-{n}" role="group" aria-label="Loss along {which}, {escape(group.data)}"></div>'
         f'</figure><div class="badges">{badges}</div>{numbers(_numbers(group, known))}'
     )
 
@@ -44,10 +46,31 @@ def _sentence(group: LineGroup, known: dict[str, Style]) -> str:
         for one, others, rise in told
         if others and rise is not None and math.isfinite(rise)
     ]
-    if between:
-        return "; ".join(between)
-    lows = [f"{known[checkpoint_key(one)].name} {short(centre(one).loss)}" for one in group.lines]
-    return f"The {group.data} loss along a line, at the centre: {', '.join(lows[:4])}{', …' if len(lows) > 4 else ''}"
+    elsewhere = [
+        f"from {known[checkpoint_key(one)].name} the line does not lead to {others[-1]['name']}: its {group.data} loss "
+        f"is {short(others[-1]['loss_on_plane'])} on the line and {short(others[-1]['own_loss'])} by itself"
+        for one, others, rise in told
+        if others and rise is None
+    ]
+    if between or elsewhere:
+        return _some([*between, *elsewhere], "; ")
+    return f"The {group.data} loss along a line is lowest {_some([_lowest(one, known) for one in group.lines], ', ')}"
+
+
+def _some(told: Sequence[str], joint: str) -> str:
+    return joint.join(told[:MOST_NAMED]) + (f"{joint}…" if len(told) > MOST_NAMED else "")
+
+
+def _lowest(line: Line, known: dict[str, Style]) -> str:
+    """Where the loss is lowest on the line, beside that of the centre."""
+    name, loss, at = known[checkpoint_key(line)].name, measured(line), centre(line)
+    if not np.isfinite(loss).any():
+        return f"nowhere for {name} (no point is finite)"
+    n = int(np.nanargmin(loss))
+    if math.isfinite(at.loss) and at.loss <= loss[n]:
+        return f"at {name} itself ({plus_minus(at.loss, at.error)})"
+    beside = f"{short(at.loss)} at the checkpoint" if math.isfinite(at.loss) else "at the checkpoint not measured"
+    return f"{short(float(loss[n]))} at x = {line.x[n]:.3g} of {name} ({beside})"
 
 
 def _statistics_note(lines: Sequence[Line]) -> str:

@@ -1,6 +1,6 @@
 // How figures look: plotly's settings, the colours of the page, arrays as they travel.
 const CONFIG = {
-  displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true, scrollZoom: false,
+  displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true, scrollZoom: false, showTips: false,
   modeBarButtonsToRemove: [
     "sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "resetCameraDefault3d", "resetCameraLastSave3d",
   ],
@@ -33,6 +33,11 @@ function themed(layout) {
   }
   return layout;
 }
+function onPaper(div) { // at once: printing does not wait
+  const { data, layout } = div, fixed = themed(structuredClone(layout));
+  delete fixed.autosize;
+  Plotly.react(div, data, { ...fixed, width: div.clientWidth, height: div.clientHeight }, { ...CONFIG, responsive: false });
+}
 function stacked(layout) {
   const pairs = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name)).sort();
   if (!narrow.matches || pairs.length < 2) return layout;
@@ -44,12 +49,32 @@ function stacked(layout) {
   });
   return layout;
 }
-function named(div) {
-  for (const button of div.querySelectorAll(".modebar-btn")) {
-    const name = button.dataset.title || button.getAttribute("data-title");
-    if (name) button.setAttribute("aria-label", name);
+function named(div) { // names and keys for what plotly draws: its tools are one stop of the tab key, its legend's names are switches
+  const bar = div.querySelector(".modebar"), tools = [...div.querySelectorAll(".modebar-btn")];
+  bar?.setAttribute("role", "toolbar");
+  bar?.setAttribute("aria-label", `Tools of: ${div.getAttribute("aria-label")}`);
+  tools.forEach((button, n) => {
+    if (button.dataset.title) button.setAttribute("aria-label", button.dataset.title);
+    button.tabIndex = n ? -1 : 0;
+  });
+  for (const item of div.querySelectorAll(".legend .traces")) {
+    const name = item.querySelector(".legendtext").dataset.unformatted, shown = item.style.opacity === "1";
+    const keys = { tabindex: 0, role: "switch", "aria-label": name, "aria-checked": shown };
+    for (const [key, value] of Object.entries(keys)) item.querySelector(".legendtoggle").setAttribute(key, value);
   }
 }
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], tool = event.target.closest(".modebar-btn");
+  if (tool && step) {
+    const tools = [...tool.closest(".modebar").querySelectorAll(".modebar-btn")];
+    tools[(tools.indexOf(tool) + step + tools.length) % tools.length].focus();
+  }
+  if (!event.target.matches(".legendtoggle") || !["Enter", " "].includes(event.key)) return;
+  event.preventDefault();
+  const div = event.target.closest(".js-plotly-plot"), name = event.target.getAttribute("aria-label");
+  div.once("plotly_afterplot", () => [...div.querySelectorAll(".legendtoggle")].find((one) => one.getAttribute("aria-label") === name)?.focus());
+  for (const kind of ["mousedown", "mouseup"]) event.target.dispatchEvent(new MouseEvent(kind, { bubbles: true }));
+});
 function cutAxes(layout) { // curves end where the surfaces are clipped
   const cut = clipLoss();
   for (const [name, axis] of Object.entries(layout)) {
@@ -58,6 +83,19 @@ function cutAxes(layout) { // curves end where the surfaces are clipped
     if (top > axis.range[0]) axis.range = [axis.range[0], Math.min(axis.range[1], top)];
   }
 }
+async function plot(div, figure, layout) { // true where it is the first one there
+  const first = !div.data;
+  await Plotly.react(div, figure.data, layout, CONFIG);
+  if (first) div.on("plotly_afterplot", () => named(div)); // plotly redraws by itself too
+  named(div);
+  return first;
+}
+async function makeRoom(div) { // for the names in a legend of many rows
+  const before = div.style.height, legend = div.querySelector(".legend .bg")?.getBBox().height ?? 0;
+  div.style.height = "";
+  if (legend > 60) div.style.height = `${Math.round(div.clientHeight + legend - 40)}px`;
+  if (div.style.height !== before) await Plotly.Plots.resize(div);
+}
 async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 34, b: 52 } } = {}) {
   const div = byId(id);
   if (!div || !figure) return;
@@ -65,6 +103,6 @@ async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 
   const layout = stacked(themed(copy.layout));
   layout.margin = margin;
   if (clipped) cutAxes(layout);
-  await Plotly.react(div, copy.data, layout, CONFIG);
-  named(div);
+  await plot(div, copy, layout);
+  await makeRoom(div);
 }

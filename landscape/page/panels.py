@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from landscape.formatting import plus_minus, signed
+from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.page.sentences import change_sentence, curvature_sentence
+from landscape.page.sentences import change_sentence, curvature_sentence, repeats
 from landscape.readings import places
+
+_AGREES = 0.01  # relative: two programs, one number
 
 
 def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -49,7 +53,10 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
         "eigenvalue lies within it. Open markers have not converged. Curvature falls with the loss itself, so read "
         "each beside its loss.</p>"
     )
+    if len(repeats(checkpoints)) > 1:
+        body += '<p class="note">± in the title is the standard deviation over seeds: Methods, in the definitions.</p>'
     body += "".join(f'<p class="warn">{escape(text)}.</p>' for text in warnings)
+    body += _cross_check(checkpoints)
     body += missing(f"No spectrum of {', '.join(lost)}", "landscape hessian CKPT") if lost else ""
     chart = '<div class="chart" id="eigenvalues" role="group" aria-label="Top eigenvalues with residual bars"></div>'
     body += f"<figure>{chart}</figure>" + numbers(
@@ -57,6 +64,27 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
     )
     sentence = curvature_sentence(checkpoints)
     return section("Spectrum", sentence or "Eigenvalues; the loss they belong to was not recorded", body)
+
+
+def _cross_check(checkpoints: Sequence[Checkpoint]) -> str:
+    """What another program found on the same data; nothing where none was asked."""
+    told, worst = [], 0.0
+    for c in checkpoints:
+        for one in c.checked:
+            check: Any = one.checks["pyhessian"]
+            apart = float(check["difference"])
+            verdict = "the other end of the spectrum, which does not compare"
+            told.append(
+                f"{short(check['eigenvalue'])} at {c.style.name} "
+                f"({verdict if math.isnan(apart) else f'{short(100 * apart)} % apart'})"
+            )
+            worst = max(worst, 0.0 if math.isnan(apart) else apart)
+    if not told:
+        return ""
+    agrees = worst <= _AGREES
+    text = f"{'✓' if agrees else '✗'} PyHessian on the same data finds {', '.join(told)}."
+    text += "" if agrees else f" More than {100 * _AGREES:g} % apart: do not believe either before it is known why."
+    return f'<p class="badge{"" if agrees else " warn"}">{escape(text)}</p>'
 
 
 def congruence_section(checkpoints: Sequence[Checkpoint]) -> str:

@@ -15,13 +15,13 @@ import plotly.graph_objects as go
 from landscape import figures
 from landscape.grouping import Checkpoint, LineGroup, Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat
-from landscape.paired import comparable
-from landscape.readings import centre, measured
-from landscape.results import Array, Json, Surface
-from landscape.view import View, loss_view
+from landscape.paired import comparable, paired_difference
+from landscape.readings import centre, measured, num_examples
+from landscape.results import Array, Json, Surface, Trajectory
+from landscape.view import STATUS_NAMES, View, loss_view
 
 MOST_COLUMNS = 8  # pictures side by side; of more checkpoints
-SLOTS = 3  # have a picture, each with a picker
+SLOTS = 3  # have a picture, each with a picker; of more than these that are seeds of few methods, one of each
 MOST_DIFFERENCES = 7  # pictures of differences
 
 
@@ -49,9 +49,12 @@ def payload(
         "linear_only": linear_only,
         "clip": _clip_range(surfaces),
         "camera": figures.CAMERA,
-        "planes": [_family_payload(family, splits, known, log=not linear_only) for family in planes],
+        "planes": [
+            {"where": plane_named(n, len(planes)), **_family_payload(family, splits, known, log=not linear_only)}
+            for n, family in enumerate(planes)
+        ],
         "lines": [_line_payload(group, known) for group in lines],
-        "differences": [_figure_json(figures.difference(one, first)) for first, one in pictured[:MOST_DIFFERENCES]],
+        "differences": [_difference_payload(one, first) for first, one in pictured[:MOST_DIFFERENCES]],
         "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
         "density": _figure_json(figures.density(densities, known=known)) if densities else None,
         "curvature-trace": _figure_json(figures.curvature_trace(curvatures, known=known)) if curvatures else None,
@@ -73,6 +76,20 @@ def difference_sets(
     return found
 
 
+def plane_named(n: int, num_planes: int) -> str:
+    """What tells the pictures of one family of planes from those of another."""
+    return f", plane {n + 1}" if num_planes > 1 else ""
+
+
+def slots(columns: Sequence[Style]) -> list[int]:
+    """Which checkpoints have a picture at first: all; of many one of each method; of very many a few over all."""
+    methods = [style.method or style.name for style in columns]
+    found = [methods.index(name) for name in dict.fromkeys(methods)] if len(columns) > SLOTS else [*range(len(columns))]
+    if len(found) <= MOST_COLUMNS:
+        return found
+    return [found[round(place)] for place in np.linspace(0, len(found) - 1, SLOTS)]
+
+
 def json_in_html(value: object) -> str:
     """JSON that cannot end the script element it lies in."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -88,7 +105,7 @@ def _family_payload(
         "x": one.x.tolist(),
         "y": one.y.tolist(),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
-        "crowded": len(family[0].columns) > MOST_COLUMNS,
+        "crowded": len(slots(family[0].columns)) < len(family[0].columns),
         "missing": {key: no_surface(name) for key, name in splits.values()},
         "members": [
             {
@@ -110,6 +127,15 @@ def _set_payload(
     run = {scale: _figure_json(figures.trajectory(surfaces, scale=scale, known=known)) for scale in scales if runs}
     drawn = [_surface_payload(one, column, columns[column], data, log=log) for column, one in members]
     return {"views": _views(surfaces, log=log), "slices": cuts, "run": run, "surfaces": drawn}
+
+
+def _difference_payload(one: Surface, first: Surface) -> dict[str, Any]:
+    """The look, and the values with their errors; `knee` is where a symlog scale turns from linear to log."""
+    found = paired_difference(one, first)
+    figure = _figure_json(_without_arrays(figures.difference(one, first, scale="linear")))
+    error = found.standard_error[np.isfinite(found.standard_error) & (found.standard_error > 0)]
+    knee = 2 * float(np.median(error)) if error.size else None
+    return {"figure": figure, "value": _packed(found.value.T), "error": _packed(found.standard_error.T), "knee": knee}
 
 
 def _line_payload(group: LineGroup, known: dict[str, Style]) -> dict[str, Any]:
@@ -137,15 +163,26 @@ def _surface_payload(surface: Surface, column: int, style: Style, data: str, *, 
         "loss": _packed(surface.loss.T),
         "error": _packed(surface.standard_error.T),
         "accuracy": _packed(surface.accuracy.T),
-        "cells": np.argwhere(np.isnan(measured(surface)).T).tolist(),
+        "cells": [
+            [j, i, STATUS_NAMES.get(int(surface.status[i, j]), "status unknown")]
+            for j, i in np.argwhere(np.isnan(measured(surface)).T).tolist()
+        ],
         "centre": at if math.isfinite(at) else None,
-        "plane_loss": [] if surface.trajectory is None else _finite(surface.trajectory.plane_loss),
+        "num_examples": num_examples(surface),
+        "run": _run_payload(surface.trajectory),
         "views": _views([surface], log=log),
         "stat": stat(surface, data),
         "badge": badge(surface),
         "scene": _figure_json(_without_arrays(figures.surface_3d(surface, view=view, style=style))),
         "contour": _figure_json(_without_arrays(figures.contour(surface, view=view, style=style))),
     }
+
+
+def _run_payload(found: Trajectory | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    names = ("epoch", "x", "y", "loss", "plane_loss", "distance")
+    return {name: _finite(getattr(found, name)) for name in names}
 
 
 def _views(surfaces: Sequence[Surface], *, log: bool) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Where the results came from: the drawers of the page with checkpoints, settings, checks and commands."""
+"""Where the results came from: the drawers of the page with checkpoints, settings, checks and commands.
+
+What all have in common is said once; the tables hold what differs.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,49 @@ import json
 from collections.abc import Sequence
 
 from landscape.formatting import counted
-from landscape.grouping import Checkpoint, Style, checkpoint_key
-from landscape.page.markup import escape
+from landscape.grouping import Checkpoint, Style, checkpoint_key, readable
+from landscape.page.markup import escape, table
+from landscape.page.sentences import MOST_NAMED
 from landscape.results import Json, Record, Result
+
+_LONG = ("norm_ratios", "axis_norms", "landmarks")  # a number for each parameter, or drawn elsewhere
+_HASH_DIGITS = 12
 
 
 def provenance(results: Sequence[Result], known: dict[str, Style]) -> str:
-    """A table of what each result was made from, with its settings and checks."""
-    rows = []
-    for result in results:
-        settings = {
-            name: value for name, value in result.settings.items() if name != "norm_ratios"
-        }  # one per parameter
-        described = {**settings, **{f"check {name}": value for name, value in result.checks.items()}}
-        origin = {**result.checkpoint, "label": None}
-        style = known[checkpoint_key(result)]
-        rows.append([escape(type(result).__name__), escape(style.name), _flat(origin), _flat(described)])
-    head = "".join(
-        f'<th scope="col" class="text">{name}</th>'
-        for name in ("result", "checkpoint", "made from", "settings and checks")
-    )
-    body = "".join(
-        f'<tr><th scope="row">{a}</th><td class="text">{b}</td><td class="wide">{c}</td><td class="wide">{d}</td></tr>'
-        for a, b, c, d in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Provenance"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    """The checkpoints with the settings of their runs, and each kind of result with its settings and checks."""
+    records = {checkpoint_key(one): one.checkpoint for one in reversed(results)}
+    runs = [
+        {"checkpoint": style.name, **_flat({**records[key], "label": _cut(records[key], style)})}
+        for key, style in known.items()
+    ]
+    parts = [_part("Checkpoints", runs)] if runs else []
+    kinds = dict.fromkeys(type(one) for one in results)
+    for kind in kinds:
+        mine = [
+            {"checkpoint": known[checkpoint_key(one)].name, **_flat(one.settings), **_flat(one.checks, "check ")}
+            for one in results
+            if type(one) is kind
+        ]
+        parts.append(_part(kind.__name__, mine))
+    return "".join(parts) or '<p class="missing">Nothing was measured.</p>'
+
+
+def _part(title: str, rows: Sequence[dict[str, str]]) -> str:
+    """What is equal in all rows as a sentence, what differs as a table."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "checkpoint"))
+    shared = [name for name in names if len({row.get(name) for row in rows}) == 1] if len(rows) > 1 else []
+    head = ["checkpoint", *(name for name in names if name not in shared)]
+    common = " · ".join(f"{name} {rows[0][name]}" for name in shared)
+    said = f'<p class="note">All: {escape(common)}</p>' if common else ""
+    if len(rows) == 1:
+        told = f"{rows[0]['checkpoint']}: " + " · ".join(f"{name} {rows[0][name]}" for name in names)
+        return f'<h3>{escape(title)}</h3><p class="note">{escape(told)}</p>'
+    if len(head) == 1:
+        return f"<h3>{escape(f'{title} ({len(rows)})')}</h3>{said}"
+    made = table(head, [[row.get(name, "—") for name in head] for row in rows])
+    scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}: what differs">{made}</div>'
+    return f"<h3>{escape(f'{title} ({len(rows)})')}</h3>{said}{scroll}"
 
 
 def told_commands(commands: Sequence[str]) -> str:
@@ -48,26 +66,37 @@ def told_commands(commands: Sequence[str]) -> str:
 
 
 def footer(results: Sequence[Result], checkpoints: Sequence[Checkpoint]) -> str:
-    """The version of landscape, and the hashes of the checkpoints."""
+    """The version of landscape, and the hashes of the checkpoints where they are few."""
     version = importlib.import_module("landscape").__version__  # an import statement would draw in torch
-    hashes = [f"{c.style.name} {str(c.record['hash'])[:12]}" for c in checkpoints if c.record.get("hash")]
+    if len(checkpoints) > MOST_NAMED:
+        return f"landscape {version} · {counted(len(results), 'result')} of {len(checkpoints)} checkpoints"
+    hashes = [f"{c.style.name} {str(c.record['hash'])[:_HASH_DIGITS]}" for c in checkpoints if c.record.get("hash")]
     return " · ".join(
         [f"landscape {version}", counted(len(results), "result"), *(hashes or ["no checkpoint hashes recorded"])]
     )
 
 
-def _flat(record: Record) -> str:
-    parts = []
+def _cut(record: Record, style: Style) -> Json:
+    """The whole name, where the page shows another."""
+    label = readable(str(record.get("label") or ""))
+    return label if len(label) > len(style.name) else None
+
+
+def _flat(record: Record, prefix: str = "") -> dict[str, str]:
+    """Names and values as text, those of an inner record by its names; without what is not set."""
+    found: dict[str, str] = {}
     for name, value in record.items():
         if isinstance(value, dict):
-            text = ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
-            parts.append(f"{name}: {text}")
-        elif value is not None:
-            parts.append(f"{name} {_plain(value)}")
-    return escape(" · ".join(parts)) or "—"
+            found |= _flat(value, f"{prefix}{name} " if name not in ("config", "versions") else prefix)
+        elif value not in (None, "", []) and name not in _LONG:
+            found[f"{prefix}{name}"] = _plain(value)
+    return found
 
 
 def _plain(value: Json) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = readable(text)
+    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return f"{text[:_HASH_DIGITS]}…" if is_hash else text

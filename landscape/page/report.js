@@ -4,24 +4,27 @@ const idle = () => new Promise((done) => (window.requestIdleCallback ? requestId
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 let drawing = 0;
 
-function elsewhere(figure, set, p) { // the slices through another row or column than the centre's
-  const [j, i] = [Number(state[`row${p}`]), Number(state[`col${p}`])];
-  const moved = [state[`row${p}`] !== initial[`row${p}`], state[`col${p}`] !== initial[`col${p}`]];
+function elsewhere(figure, set, p) { // the slices along other lines than those through the centre
+  const [j, i] = [Number(state[`row${p}`]), Number(state[`col${p}`])], { x, y } = data.planes[p];
+  const across = state[`cut${p}`] === "diagonals";
+  const moved = [across || state[`row${p}`] !== initial[`row${p}`], across || state[`col${p}`] !== initial[`col${p}`]];
   if (!moved.includes(true)) return figure;
   const copy = structuredClone(figure), panel = (trace) => (trace.xaxis === "x2" ? 1 : 0);
   const curves = copy.data.filter((trace) => trace.mode !== "none" && !trace.meta);
-  set.surfaces.forEach((one, k) => {
-    const cuts = [[one.drawn[j], one.error[j]], [one.drawn.map((row) => row[i]), one.error.map((row) => row[i])]];
-    cuts.forEach(([loss, error], n) => {
-      const y = loss.map((v) => (Number.isNaN(onAxis(v)) ? null : v));
-      if (moved[n]) Object.assign(curves[2 * k + n], { y, customdata: error });
-    });
-  });
+  const lines = across
+    ? [(rows) => rows.map((row, n) => row[n]), (rows) => rows.map((row, n) => row[row.length - 1 - n]).reverse()] // by x
+    : [(rows) => rows[j], (rows) => rows.map((row) => row[i])];
+  set.surfaces.forEach((one, k) => lines.forEach((line, n) => {
+    const loss = line(one.drawn).map((v) => (Number.isNaN(onAxis(v)) ? null : v));
+    if (moved[n]) Object.assign(curves[2 * k + n], { y: loss, customdata: line(one.error) }, across ? { x } : {});
+  }));
   copy.data = copy.data.filter((trace) => curves.includes(trace) || !moved[panel(trace)]);
-  const { x, y } = data.planes[p];
-  [["xaxis", "y", y[j]], ["xaxis2", "x", x[i]]].forEach(([axis, across, at], n) => {
-    if (moved[n]) copy.layout[axis].title.text = copy.layout[axis].title.text.replace(/, at [xy] = .*$/, `, at ${across} = ${brief(at)}`);
-  });
+  const [first, last] = [brief(y[0]), brief(y.at(-1))], axes = ["xaxis", "xaxis2"];
+  const places = across
+    ? [`on the diagonal from y = ${first} to ${last}`, `on the diagonal from y = ${last} to ${first}`]
+    : [`at y = ${brief(y[j])}`, `at x = ${brief(x[i])}`];
+  const names = axes.map((axis) => copy.layout[axis].title.text.replace(/, at [xy] = .*$/, ""));
+  axes.forEach((axis, n) => { if (moved[n]) copy.layout[axis].title.text = `${names[across ? 0 : n]}, ${places[n]}`; });
   return copy;
 }
 async function drawSlices(p) {
@@ -36,6 +39,7 @@ async function drawSlices(p) {
       figure = { ...figure, data: figure.data.filter((trace) => shown.has(trace.meta?.[1] ?? trace.legendgroup)) };
     }
     await chart(`p${p}-${part}`, figure, { clipped: part === "slices" });
+    if (part === "run") cursor(div);
   }
 }
 async function drawCurves() {
@@ -44,19 +48,16 @@ async function drawCurves() {
     await chart(`line-${n}`, data.lines[n][state.loss] ?? data.lines[n].linear, { clipped: true });
   }
 }
-async function drawFixed() { // without switches
+async function drawDifferences() {
   for (let n = 0; n < data.differences.length; n++) {
-    await chart(`difference-${n}`, data.differences[n], { margin: { l: 62, r: 10, t: 8, b: 96 } });
+    await chart(`difference-${n}`, colored(data.differences[n]), { margin: { l: 62, r: 10, t: 8, b: 96 } });
   }
+}
+async function drawFixed() { // without switches of the surfaces
+  await drawDifferences();
   await chart("eigenvalues", data.eigenvalues);
   for (const id of ["density", "curvature-trace", "congruence"]) await chart(id, data[id]);
   for (const id of ["curvature-trace", "congruence"]) cursor(byId(id));
-}
-function cursor(div) { // pointing at an epoch in one panel reads it in all
-  if (!div?.on || div.dataset.cursor) return;
-  div.dataset.cursor = "on";
-  const silently = true; // or it would answer itself
-  div.on("plotly_hover", (event) => Plotly.Fx.hover(div, { xval: event.points[0].x }, Object.keys(div._fullLayout._plots), silently));
 }
 async function draw(all = true) {
   const mine = ++drawing;
@@ -68,6 +69,7 @@ async function draw(all = true) {
     await idle();
     if (stale()) return;
   }
+  data.planes.forEach((_, p) => tellReading(p));
   await drawCurves();
   if (all) await drawFixed();
   if (stale()) return;
@@ -81,32 +83,48 @@ async function draw(all = true) {
   document.body.dataset.drawn = "all";
 }
 
-// ---- play: the first picture goes through the checkpoints of a run ----
-function stopPlay(button) {
-  button.setAttribute("aria-pressed", "false");
-  button.textContent = "Play";
+function showEpoch(p) {
+  const run = besides(p).map(runOf).find(Boolean);
+  if (run) readEpoch(run.epoch[Number(state[`epoch${p}`])]);
+}
+
+// ---- play: the first picture goes through the checkpoints, or through the epochs of a run; where motion is unwanted, a step at each press ----
+const playing = new Set(); // planes
+async function step(p) {
+  const column = columns.find((one) => one.p === p), epoch = byId(`p${p}-run`) && document.getElementsByName(`epoch${p}`)[0];
+  if (epoch) {
+    state[epoch.name] = String((Number(state[epoch.name]) + 1) % (Number(epoch.max) + 1));
+    showState();
+    return showEpoch(p);
+  }
+  state[column.id] = String((pickOf(column) + 1) % column.plane.columns.length);
+  showState();
+  await redraw(column);
+}
+async function redraw(column) {
+  await drawContour(column);
+  await drawScene(column);
+  tellReading(column.p);
+  await drawSlices(column.p);
 }
 async function play(p) {
-  const button = byId(`p${p}-play`), column = columns.find((one) => one.p === p);
-  if (button.getAttribute("aria-pressed") === "true") return stopPlay(button);
-  button.setAttribute("aria-pressed", "true");
-  button.textContent = "Stop";
-  while (button.getAttribute("aria-pressed") === "true" && !still.matches) {
-    state[column.id] = String((pickOf(column) + 1) % column.plane.columns.length);
-    showState();
-    await drawContour(column);
-    await drawScene(column);
-    await drawSlices(p);
-    await wait(400);
+  const button = byId(`p${p}-play`);
+  if (still.matches) await step(p);
+  else if (playing.has(p)) playing.delete(p);
+  else {
+    playing.add(p);
+    button.textContent = "Stop";
+    while (playing.has(p)) {
+      await step(p);
+      await wait(400);
+    }
+    motion();
   }
-  stopPlay(button);
   writeFragment();
 }
 function motion() {
-  for (const button of document.querySelectorAll('[id$="-play"]')) {
-    button.disabled = still.matches;
-    if (still.matches) byId(button.id + "ed").textContent = "is off: your system asks for less motion. Choose a checkpoint instead.";
-  }
+  if (still.matches) playing.clear();
+  for (const button of document.querySelectorAll('[id$="-play"]')) button.textContent = still.matches ? "Next" : "Play";
 }
 
 document.addEventListener("change", async (event) => {
@@ -121,24 +139,46 @@ document.addEventListener("change", async (event) => {
     turn();
   } else if (column) {
     document.body.dataset.drawn = "";
-    await drawContour(column);
-    await drawScene(column);
-    await drawSlices(column.p);
+    await redraw(column);
     document.body.dataset.drawn = "all";
-  } else if (/^(row|col)\d/.test(name)) drawSlices(Number(name.slice(3)));
+  } else if (/^(row|col|cut)\d/.test(name)) {
+    tellSliders();
+    drawSlices(Number(name.slice(3)));
+  } else if (name.startsWith("epoch")) showEpoch(Number(name.slice(5)));
+  else if (name === "difference") drawDifferences();
   else draw(false);
 });
 document.addEventListener("input", ({ target }) => {
   if (target.type !== "range") return;
   state[target.name] = target.value;
   tellSliders();
+  if (target.name.startsWith("epoch")) showEpoch(Number(target.name.slice(5)));
 });
 data.planes.forEach((_, p) => byId(`p${p}-play`)?.addEventListener("click", () => play(p)));
 for (const query of [dark, narrow]) query.addEventListener("change", () => draw());
 still.addEventListener("change", motion);
 addEventListener("hashchange", () => { readFragment(); draw(); });
-addEventListener("beforeprint", () => { for (const div of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(div, { "font.color": "#000000" }); });
-addEventListener("afterprint", () => draw());
+byId("reset")?.addEventListener("click", () => {
+  try { history.replaceState(null, "", "#"); } catch { location.hash = ""; }
+  readFragment();
+  draw();
+});
+for (const link of document.querySelectorAll(".skip a")) {
+  link.addEventListener("click", (event) => { // the fragment is the view's
+    event.preventDefault();
+    const goal = document.querySelector(link.getAttribute("href"));
+    goal.tabIndex = -1;
+    goal.focus();
+  });
+}
+addEventListener("beforeprint", () => {
+  document.documentElement.dataset.paper = "yes";
+  for (const div of document.querySelectorAll(".js-plotly-plot")) onPaper(div);
+});
+addEventListener("afterprint", () => {
+  delete document.documentElement.dataset.paper;
+  draw();
+});
 
 readFragment();
 motion();

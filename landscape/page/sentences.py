@@ -1,7 +1,7 @@
 """The sentences of the page, computed from the numbers; they claim no more than these carry.
 
-Checkpoints, not methods; no curvature without the loss it was measured at; no difference in accuracy within two
-standard errors.
+Checkpoints, not methods, unless there are three seeds of each; no curvature without the loss it was measured at; no
+difference within the errors of what differs.
 """
 
 from __future__ import annotations
@@ -10,28 +10,37 @@ import json
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from landscape.formatting import capital, counted, percent, plus_minus, short, signed
 from landscape.grouping import Checkpoint, Style, data_identity, spectrum_kind, split_order
+from landscape.methods import FEWEST_SEEDS, Method, methods
 from landscape.readings import (
+    Centre,
     centre,
     edge_median,
     largest,
     loss_of_spectrum,
     mean_over_epochs,
+    measured,
     num_examples,
     rise_distance,
 )
 from landscape.results import Eigenpairs, Surface
+from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, mean_and_deviation, uncertified
 
 MOST_NAMED = 4  # checkpoints in a sentence; of more the extremes
 
 
 def headline(checkpoints: Sequence[Checkpoint]) -> str:
-    """Test accuracy and curvature; else the train losses; else what there is."""
+    """Test accuracy and curvature, of methods where there are seeds; else the train losses; else what there is."""
     sentences = [_accuracy_sentence(checkpoints), curvature_sentence(checkpoints)]
     if not any(sentences):
         losses = [(c.style.name, centre(c.surface("train"))) for c in checkpoints]
         sentences = [_ranged("train loss", [(n, at.loss, at.error) for n, at in losses if math.isfinite(at.loss)])]
+        trained = [c.surface("train") for c in checkpoints]
+        lost = sum(one is not None and not math.isfinite(centre(one).loss) for one in trained)
+        sentences += [f"no finite train loss at {counted(lost, 'checkpoint')}"] if lost else []
     text = ". ".join(capital(sentence) for sentence in sentences if sentence)
     return text + "." if text else f"{counted(len(checkpoints), 'checkpoint')}, measured"
 
@@ -47,36 +56,67 @@ def caveat(checkpoints: Sequence[Checkpoint]) -> str:
     if counts:
         told = [f"{n:,} {split}" for split, n in sorted(counts.items(), key=lambda item: split_order(item[0]))]
         parts.append(" and ".join(told) + " examples")
-    runs = {json.dumps(c.record.get("config") or c.style.name, sort_keys=True) for c in checkpoints}
-    many = len(checkpoints) > 1
-    each = (
-        "one run each: this compares checkpoints, not methods"
-        if len(runs) == len(checkpoints)
-        else f"from {counted(len(runs), 'run')}"
-    )
-    parts.append(counted(len(checkpoints), "checkpoint") + (f", {each}" if many else ""))
+    parts.append(counted(len(checkpoints), "checkpoint") + (f", {_runs(checkpoints)}" if len(checkpoints) > 1 else ""))
     return "; ".join(parts) + "."
 
 
+def _runs(checkpoints: Sequence[Checkpoint]) -> str:
+    """From how many runs of what: which decides whether anything may be said of methods."""
+    found = repeats(checkpoints)
+    if len(found) > 1:
+        told = ", ".join(f"{len(one.members)} seeds of {one.name}" for one in found[:MOST_NAMED])
+        others = len(checkpoints) - sum(len(one.members) for one in found[:MOST_NAMED])
+        told += f", {counted(others, 'other')}" if others else ""
+        return f"{told}: ± is the standard deviation over seeds, intervals hold with 95 %"
+    runs = {json.dumps(c.record.get("config") or c.style.name, sort_keys=True) for c in checkpoints}
+    if len(runs) == len(checkpoints) > len({c.style.method or c.style.name for c in checkpoints}):
+        return f"fewer than {FEWEST_SEEDS} seeds of two methods: this compares checkpoints, not methods"
+    one_each = "one run each: this compares checkpoints, not methods"
+    return one_each if len(runs) == len(checkpoints) else f"from {counted(len(runs), 'run')}"
+
+
+def repeats(checkpoints: Sequence[Checkpoint]) -> list[Method]:
+    """The methods that these are several seeds of."""
+    return methods([c.record for c in checkpoints])
+
+
 def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
-    """The loss at the centres and the edges of surfaces on one plane and split."""
+    """The loss at the centres and the edges of surfaces on one plane and split; of methods, over their seeds."""
     told = []
     for column, surface in members:
         at, edge = centre(surface), edge_median(surface)
         if math.isfinite(at.loss) and math.isfinite(edge):
             told.append((columns[column].name, at.loss, edge))
     if not told:
-        return f"No finite loss was measured on {split}"
+        values = np.concatenate([measured(surface).ravel() for _, surface in members])
+        values = values[np.isfinite(values)]
+        if not values.size:
+            return f"No finite loss was measured on {split}"
+        ends = " to ".join(dict.fromkeys(short(float(value)) for value in (values.min(), values.max())))
+        return f"Loss on {split}: {ends}; not finite at the checkpoints, or not measured there"
+    what = f"Loss on {split}, centre → edge of the slice (median)"
+    if over := _over_seeds(members):
+        each = [
+            f"{name} {mean_and_deviation(np.array([centre(one).loss for one in mine]))} → "
+            f"{mean_and_deviation(np.array([edge_median(one) for one in mine]))}"
+            for name, mine in over
+        ]
+        return f"{what}, mean ± standard deviation over seeds: {', '.join(each)}"
     if len(told) <= 3:
-        return f"Loss on {split}, centre → edge of the slice (median): " + ", ".join(
-            f"{name} {short(loss)} → {short(edge)}" for name, loss, edge in told
-        )
+        return f"{what}: " + ", ".join(f"{name} {short(loss)} → {short(edge)}" for name, loss, edge in told)
     low, high = (min(told, key=lambda item: item[1]), max(told, key=lambda item: item[1]))
     return f"Loss on {split} at the centre: from {short(low[1])} ({low[0]}) to {short(high[1])} ({high[0]})"
 
 
 def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
     """How far along x the loss has risen by 0.1."""
+    if over := _over_seeds(members):
+        each = [
+            f"{name} |x| = {mean_and_deviation(np.array([rise_distance(one, 0.1) for one in mine]))} (centre "
+            f"{short(float(np.mean([centre(one).loss for one in mine])))})"
+            for name, mine in over
+        ]
+        return f"The {split} loss has risen by 0.1 along x, mean ± standard deviation over seeds: {', '.join(each)}"
     told = []
     for column, surface in members:
         distance, at = rise_distance(surface, 0.1), centre(surface)
@@ -91,13 +131,34 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
     return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
 
 
+def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[Surface]]]:
+    """The surfaces of each method, where there are two to four with seeds."""
+    surfaces = [one for _, one in members]
+    found = methods([one.checkpoint for one in surfaces])
+    if not 1 < len(found) <= MOST_NAMED:
+        return []
+    return [(method.name, [surfaces[n] for n in method.members]) for method in found]
+
+
 def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    """The smallest and the largest top eigenvalue, each with its loss; empty where no loss is known."""
+    """The top eigenvalues of methods over their seeds; of checkpoints the smallest and the largest, and their ratio.
+
+    Each with its loss; empty where no loss is known.
+    """
     spectra = [(c, pairs, loss) for c, pairs, loss in _curvatures(checkpoints) if math.isfinite(loss)]
     if not spectra:
         return ""
-    ranked = sorted(spectra, key=lambda item: -largest(item[1]))
-    split = str(ranked[0][1].settings.get("split") or "mean")
+    split = str(spectra[0][1].settings.get("split") or "mean")
+    found = repeats([c for c, _, _ in spectra])
+    if len(found) > 1:
+        mine = [[spectra[n] for n in method.members] for method in found]
+        over = [
+            OverSeeds(method.name, np.array([largest(p) for _, p, _ in of]), np.array([loss for _, _, loss in of]))
+            for method, of in zip(found, mine, strict=True)
+        ]
+        unsure = uncertified([pairs for of in mine for _, pairs, _ in of])
+        return unsure or curvature_over_seeds(over, symbol="λmax", split=split)
+    ranked = sorted(spectra, key=lambda item: largest(item[1]))
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
         checkpoint, pairs, loss = item
@@ -105,9 +166,17 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 
     if len(ranked) == 1:
         return f"λmax is {place(ranked[0])}"
-    between = "ranges from" if len(ranked) > 2 else "is"
-    joint = "to" if len(ranked) > 2 else "and"
-    return f"λmax {between} {place(ranked[-1])} {joint} {place(ranked[0])}"
+    low, high = ranked[0], ranked[-1]
+    ends = f"{place(low)} {'to' if len(ranked) > 2 else 'and'} {place(high)}"
+    if _alike(low, high):
+        within = f"within {'two ' if _errors(low, high)[0] != 'residuals' else 'both '}{_errors(low, high)[0]}"
+        return f"λmax of these {len(ranked)} checkpoints is not told apart: {ends}, {within}"
+    near = {
+        "lowest": [item[0].style.name for item in ranked[1:-1] if _alike(low, item)],
+        "highest": [item[0].style.name for item in ranked[1:-1] if _alike(item, high)],
+    }
+    ties = "".join(f"; {_named(names)} not told apart from the {end}" for end, names in near.items() if names)
+    return f"λmax {'ranges from' if len(ranked) > 2 else 'is'} {ends}, {_ratio(low, high)}{ties}"
 
 
 def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
@@ -136,6 +205,35 @@ def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
     return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
+def _named(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} others"
+
+
+def _errors(*spectra: tuple[Checkpoint, Eigenpairs, float]) -> tuple[str, list[float]]:
+    """Their name and values: the standard error of each λmax over new examples, or if one lacks that the residuals."""
+    sampled = [
+        next((float(s.standard_error[0]) for s in c.data_spreads if spectrum_kind(s) == spectrum_kind(pairs)), math.nan)
+        for c, pairs, _ in spectra
+    ]
+    if all(map(math.isfinite, sampled)):
+        return "standard errors of the examples", sampled
+    return "residuals", [float(pairs.residuals[0]) for _, pairs, _ in spectra]
+
+
+def _alike(low: tuple[Checkpoint, Eigenpairs, float], high: tuple[Checkpoint, Eigenpairs, float]) -> bool:
+    """Whether two eigenvalues may be one: within both residuals, or within two of the errors that are known."""
+    apart, (_, errors) = largest(high[1]) - largest(low[1]), _errors(low, high)
+    return apart <= float(low[1].residuals[0] + high[1].residuals[0]) or apart <= 2 * math.hypot(*errors)
+
+
+def _ratio(low: tuple[Checkpoint, Eigenpairs, float], high: tuple[Checkpoint, Eigenpairs, float]) -> str:
+    below, above, (what, errors) = largest(low[1]), largest(high[1]), _errors(low, high)
+    if not below > 0:
+        return f"{plus_minus(above - below, math.hypot(*errors))} apart (±: {what})"
+    relative = math.hypot(errors[0] / below, errors[1] / above)
+    return f"a ratio of {plus_minus(below / above, below / above * relative)} (±: {what})"
+
+
 def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     tested = [(c, c.surface("test"), centre(c.surface("test"))) for c in checkpoints]
     tested = [(c, surface, at) for c, surface, at in tested if math.isfinite(at.accuracy_error)]
@@ -143,23 +241,30 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return ""
     if len({data_identity(surface) for _, surface, _ in tested if surface}) > 1:
         return "Test accuracies are of different test data and not compared"
+    found = repeats([c for c, _, _ in tested])
+    if len(found) > 1:
+        values = [np.array([tested[n][2].accuracy for n in method.members]) for method in found]
+        nothing = np.full(1, np.nan)
+        return accuracy_over_seeds(
+            [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
+        )
     ranked = sorted(tested, key=lambda item: -item[2].accuracy)
     (best, _, high), (worst, _, low) = ranked[0], ranked[-1]
     highest, lowest = (percent(at.accuracy, at.accuracy_error) for at in (high, low))
     if len(ranked) == 1:
         return f"test accuracy is {highest} at {best.style.name}"
-    error = math.hypot(high.accuracy_error, low.accuracy_error)
-    if high.accuracy - low.accuracy <= 2 * error:
+    if _within_noise(low, high):
         every = f"test accuracies of these {len(ranked)} checkpoints are within noise"
         return f"{every} ({lowest} to {highest})"
-    near = [
-        c.style.name
-        for c, _, at in ranked[1:]
-        if high.accuracy - at.accuracy <= 2 * math.hypot(high.accuracy_error, at.accuracy_error)
-    ]
-    near = near if len(near) <= MOST_NAMED else [f"{len(near)} others"]
-    others = f", {' and '.join(near)} within noise of it" if near else ""
-    return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{others}"
+    top = [c.style.name for c, _, at in ranked[1:] if _within_noise(at, high)]
+    bottom = [c.style.name for c, _, at in ranked[:-1] if _within_noise(low, at)]
+    ties = f", {_named(top)} within noise of it" if top else ""
+    ties += f"; {_named(bottom)} within noise of the lowest" if bottom else ""
+    return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{ties}"
+
+
+def _within_noise(low: Centre, high: Centre) -> bool:
+    return high.accuracy - low.accuracy <= 2 * math.hypot(high.accuracy_error, low.accuracy_error)
 
 
 def _curvatures(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Eigenpairs, float]]:

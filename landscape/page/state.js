@@ -6,10 +6,16 @@ const PRESETS = {
   top: { eye: { x: 0, y: -0.001, z: 2.1 }, up: { x: 0, y: 1, z: 0 }, center: { x: 0, y: 0, z: 0 } },
   side: { eye: { x: 0, y: -2.1, z: 0.12 }, up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: -0.05 } },
 };
-const state = { split: data.splits[0]?.id, camera: "free", scale: "common", loss: data.loss };
-const choices = {
-  split: data.splits.map((s) => s.id), camera: Object.keys(PRESETS), scale: ["common", "own"], loss: ["linear", "log"],
-};
+const state = { loss: data.loss };
+const choices = {};
+for (const radio of document.querySelectorAll('input[type="radio"]')) {
+  (choices[radio.name] ??= []).push(radio.value);
+  if (radio.defaultChecked) state[radio.name] = radio.value;
+}
+for (const number of document.querySelectorAll('input[type="number"]')) { // of the ring
+  state[number.name] = number.defaultValue;
+  choices[number.name] = { includes: (text) => text !== null && Number(text) >= 0 };
+}
 for (const select of document.querySelectorAll(".picker select")) { // of planes, and of checkpoints
   state[select.name] = select.value;
   choices[select.name] = [...select.options].map((option) => option.value);
@@ -33,9 +39,7 @@ function readFragment() {
   if (data.linear_only) state.loss = "linear";
 }
 function writeFragment() {
-  const told = Object.entries(state).filter(([name, value]) => !/^(row|col|p)\d/.test(name) || value !== initial[name]);
-  const query = new URLSearchParams(told);
-  if (!state.split) query.delete("split");
+  const query = new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== initial[name]));
   if (eye) query.set("eye", [eye.x, eye.y, eye.z].map((v) => v.toFixed(2)).join(","));
   try { history.replaceState(null, "", "#" + query); } catch { /* a page without history still works */ }
 }
@@ -43,18 +47,19 @@ function tellSliders() { // what the places of the sliders stand for
   const cut = clipLoss();
   const words = { clip: cut === null ? "nothing is clipped" : `${brief(cut)}: heights, colours and axes end there; hover has the loss` };
   data.planes.forEach((plane, p) => Object.assign(words, {
-    [`row${p}`]: brief(plane.y[Number(state[`row${p}`])]), [`col${p}`]: brief(plane.x[Number(state[`col${p}`])]),
+    [`epoch${p}`]: tellEpoch(p), [`row${p}`]: brief(plane.y[Number(state[`row${p}`])]), [`col${p}`]: brief(plane.x[Number(state[`col${p}`])]),
   }));
   for (const slider of document.querySelectorAll('input[type="range"]')) {
     byId(`${slider.name}-told`).textContent = words[slider.name];
     slider.setAttribute("aria-valuetext", words[slider.name]);
+    slider.disabled = /^(row|col)/.test(slider.name) && state[`cut${slider.name.slice(3)}`] === "diagonals";
   }
 }
 function showState() {
   tellSliders();
   for (const [name, value] of Object.entries(state)) {
     for (const input of document.querySelectorAll(`input[type="radio"][name="${name}"]`)) input.checked = input.value === value;
-    for (const input of document.querySelectorAll(`select[name="${name}"], input[type="range"][name="${name}"]`)) input.value = value;
+    for (const input of document.querySelectorAll(`select[name="${name}"], input[name="${name}"]:not([type="radio"])`)) input.value = value;
   }
   for (const element of document.querySelectorAll("[data-split], [data-member]")) {
     const { split, family, member } = element.dataset;

@@ -6,6 +6,10 @@ for (const one of sets.flatMap((set) => set.surfaces)) {
   one.drawn = one.loss;
   if (one.cells.length) one.drawn = one.loss.map((row) => row.slice());
   one.cells.forEach(([j, i]) => { one.drawn[j][i] = NaN; });
+  one.lowest = null; // the cell of the lowest loss
+  one.drawn.forEach((row, j) => row.forEach((v, i) => {
+    if (!Number.isNaN(v) && (!one.lowest || v < one.drawn[one.lowest[0]][one.lowest[1]])) one.lowest = [j, i];
+  }));
 }
 const columns = data.planes.flatMap((plane, p) =>
   [...document.querySelectorAll(`[id^="p${p}c"][id$="-scene"]`)].map((div, c) => ({ id: div.id.replace("-scene", ""), plane, p, c })));
@@ -31,7 +35,47 @@ function viewOf(column) {
     ticks: [...kept.map(([tick]) => tick), high], labels: [...kept.map(([, label]) => label), `≥ ${brief(offAxis(high))}`],
   };
 }
-function fill(figure, one, view) {
+function ringOf(one) { // the loss where a reader wants a ring; null for none
+  const rise = Number(state.ring);
+  return rise > 0 && one.centre !== null ? one.centre + rise : null;
+}
+function crossings(x, y, z, level) { // where a surface has this height, cell by cell, as pieces of a line
+  const found = { x: [], y: [], z: [] };
+  for (let j = 0; j + 1 < y.length; j++) for (let i = 0; i + 1 < x.length; i++) {
+    const corners = [[j, i], [j, i + 1], [j + 1, i + 1], [j + 1, i]];
+    const points = corners.flatMap(([j0, i0], n) => {
+      const [j1, i1] = corners[(n + 1) % 4], [a, b] = [z[j0][i0], z[j1][i1]], part = (level - a) / (b - a);
+      return (a < level) === (b < level) || Number.isNaN(part) ? [] : [[x[i0] + part * (x[i1] - x[i0]), y[j0] + part * (y[j1] - y[j0])]];
+    });
+    if (points.length % 2) continue; // at a hole
+    points.forEach(([px, py], n) => {
+      found.x.push(px, ...(n % 2 ? [null] : []));
+      found.y.push(py, ...(n % 2 ? [null] : []));
+      found.z.push(level, ...(n % 2 ? [null] : []));
+    });
+  }
+  return found;
+}
+function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D the cell that is read
+  const ring = ringOf(one), found = [], white = "#ffffff";
+  const level = ring === null ? NaN : onAxis(ring), z = one.drawn.map((row) => row.map(onAxis));
+  const shared = { visible: ring !== null, hoverinfo: "skip", meta: "ring" };
+  if (solid) {
+    found.push({ type: "scatter3d", mode: "lines", ...crossings(one.x, one.y, z, level), ...shared, line: { color: white, width: 5 } });
+  } else {
+    const contours = { start: level, end: level, size: 1, coloring: "none" }, line = { color: white, width: 2.5, smoothing: 0 };
+    found.push({ type: "contour", x: one.x, y: one.y, z, ...shared, showscale: false, autocontour: false, contours, line });
+  }
+  const scatter = { type: solid ? "scatter3d" : "scatter", mode: "markers" };
+  const look = { symbol: "diamond-open", color: white, size: solid ? 6 : 13, line: { color: white, width: 2 } };
+  if (one.lowest) {
+    const [j, i] = one.lowest, loss = `${brief(one.loss[j][i], 5)} ± ${brief(one.error[j][i], 2)}`;
+    found.push({ ...scatter, x: [one.x[i]], y: [one.y[j]], z: [height(one.loss[j][i])], cliponaxis: false, marker: look, hovertemplate: `lowest cell: loss ${loss}<extra></extra>`, meta: "lowest" });
+  }
+  if (solid) found.push({ ...scatter, x: [null], y: [null], z: [null], marker: { size: 7, color: css("--accent"), line: { color: white, width: 1 } }, hoverinfo: "skip", meta: "read" });
+  return found;
+}
+function fill(figure, one, view, solid = false) {
   const copy = structuredClone(figure);
   const height = (v) => (view.cut === undefined ? onAxis(v) : Math.min(onAxis(v), view.high));
   for (const trace of copy.data) {
@@ -54,10 +98,17 @@ function fill(figure, one, view) {
     } else if (trace.type === "scatter3d" && trace.meta === "centre") {
       trace.z = [one.centre === null ? NaN : height(one.centre), view.high];
     } else if (trace.type === "scatter3d" && trace.meta === "trajectory") {
-      trace.z = one.plane_loss.map((v) => (v === null ? NaN : height(v)));
+      trace.z = one.run.plane_loss.map((v) => (v === null ? NaN : height(v)));
     }
   }
+  copy.data.splice(1, 0, ...marks(one, height, solid)); // above the surface, below the checkpoint
+  if (solid && one.run) copy.data.push(gaps(one.run, height));
   return copy;
+}
+function gaps(run, height) { // from the loss of the plane to the run's own, at each of its checkpoints
+  const z = run.loss.flatMap((own, n) => [own, run.plane_loss[n]].map((v) => (v === null ? NaN : height(v))).concat(null));
+  const [x, y] = [run.x, run.y].map((at) => at.flatMap((v) => [v, v, null]));
+  return { type: "scatter3d", mode: "lines", x, y, z, line: { color: css("--warn"), width: 5 }, hoverinfo: "skip", meta: "gap" };
 }
 function tell(column, one) { // the texts of a column, as they came escaped
   const look = column.plane.columns[pickOf(column)], view = one && viewOf(column);
@@ -66,11 +117,24 @@ function tell(column, one) { // the texts of a column, as they came escaped
   byId(column.id + "-stat").innerHTML = one ? one.stat : column.plane.missing[state.split];
   byId(column.id + "-badge").innerHTML = one ? one.badge : "";
   for (const [kind, what] of [["scene", "3-D surface"], ["contour", "Contours"]]) {
-    byId(`${column.id}-${kind}`).setAttribute("aria-label", `${what} of the loss around ${look.name}`);
+    byId(`${column.id}-${kind}`).setAttribute("aria-label", `${what} of the loss around ${look.name}${column.plane.where}`);
   }
+  byId(column.id + "-marks").textContent = one ? told(one) : "";
   const cut = view?.cut;
   const above = cut === undefined ? 0 : one.drawn.flat().filter((v) => v > cut).length;
   byId(column.id + "-clip").textContent = cut === undefined ? "" : `Clipped at ${brief(cut)}: ${above} cells above.`;
+}
+function told(one) { // what the marks in the pictures are
+  const ring = ringOf(one), texts = [];
+  if (one.lowest) {
+    const [j, i] = one.lowest;
+    texts.push(`◇ lowest cell: ${brief(one.loss[j][i])} ± ${brief(one.error[j][i], 2)} at x ${brief(one.x[i])}, y ${brief(one.y[j])}.`);
+  }
+  if (ring !== null) {
+    const reached = one.drawn.some((row) => row.some((v) => v >= ring));
+    texts.push(`White ring: ${brief(ring)}, ${reached ? "" : "which no cell reaches, "}the centre’s loss + ${brief(Number(state.ring))}.`);
+  }
+  return texts.join(" ");
 }
 const camera = () => (eye && state.camera === "free" ? { ...PRESETS.free, eye } : PRESETS[state.camera]);
 async function drawContour(column) {
@@ -81,28 +145,22 @@ async function drawContour(column) {
   const figure = fill(one.contour, one, viewOf(column));
   const layout = themed(figure.layout);
   layout.margin = { l: 62, r: 10, t: 8, b: 96 };
-  const first = !div.data;
-  await Plotly.react(div, figure.data, layout, CONFIG);
-  named(div);
-  if (first) div.on("plotly_hover", (event) => readOut(column, event.points[0]));
+  if (await plot(div, figure, layout)) listen(column, div);
 }
 async function drawScene(column) {
   const div = byId(column.id + "-scene"), one = surfaceOf(column);
   if (!alive.includes(column)) return;
   div.hidden = !one;
   if (!one) return;
-  const view = viewOf(column), figure = fill(one.scene, one, view);
+  const view = viewOf(column), figure = fill(one.scene, one, view, true);
   const layout = themed(figure.layout);
   layout.margin = { l: 0, r: 0, t: 0, b: 0 };
   const [, ...ticks] = view.ticks, [, ...labels] = view.labels; // the lowest would lie on the labels of x
   Object.assign(layout.scene.zaxis, { range: [view.low, view.high], tickvals: ticks, ticktext: labels });
   layout.scene.zaxis.title.text = state.loss === "log" ? "loss (log scale)" : "loss";
   layout.scene.camera = structuredClone(camera());
-  const first = !div.data;
-  if (first) div.replaceChildren();
-  await Plotly.react(div, figure.data, layout, CONFIG);
-  named(div);
-  if (!first) return;
+  if (!div.data) div.replaceChildren();
+  if (!await plot(div, figure, layout)) return;
   let waiting = null;
   const follow = (event, last) => {
     const turned = event["scene.camera"];
@@ -117,7 +175,7 @@ async function drawScene(column) {
   };
   div.on("plotly_relayouting", (event) => follow(event, false));
   div.on("plotly_relayout", (event) => follow(event, true));
-  div.on("plotly_hover", (event) => readOut(column, event.points[0]));
+  listen(column, div);
 }
 async function link(source, turned, last) {
   linking = true;
@@ -136,19 +194,6 @@ async function turn() {
     await Promise.all(scenes.map((div) => Plotly.relayout(div, { "scene.camera": structuredClone(camera()) })));
   } finally { linking = false; }
 }
-function readOut(column, point) {
-  const one = surfaceOf(column);
-  if (!one || point.data.meta !== "surface") return;
-  const [j, i] = Array.isArray(point.pointNumber) ? point.pointNumber : [one.y.indexOf(point.y), one.x.indexOf(point.x)];
-  if (!(j >= 0 && i >= 0)) return;
-  const beside = columns.filter((other) => other.p === column.p && surfaceOf(other));
-  const values = beside.map((other) => {
-    const { loss, error } = surfaceOf(other);
-    return `${nameOf(other)} ${brief(loss[j][i], 5)} ± ${brief(error[j][i], 2)}`;
-  });
-  byId(`p${column.p}-readout`).textContent = `At x = ${brief(one.x[i])}, y = ${brief(one.y[j])}: ${values.join(" · ")}`;
-}
-
 const webgl = (() => {
   try {
     const canvas = document.createElement("canvas");
@@ -179,4 +224,19 @@ function raise(column) {
     placeholder(oldest);
   }
   alive.push(column);
+}
+// The difference of two surfaces, on a symlog scale where differences span decades: asinh(d / knee), to the same ends.
+function colored({ figure, value, error, knee }) {
+  const copy = structuredClone(figure), [trace] = copy.data, reach = trace.zmax, values = unpack(value), errors = unpack(error);
+  const bent = state.difference === "symlog", round = knee ?? reach / 1000;
+  const bend = (v) => (bent ? Math.asinh(v / round) / Math.asinh(reach / round) * reach : v);
+  trace.z = values.map((row) => row.map(bend));
+  trace.customdata = values.map((row, j) => row.map((v, i) => [v, errors[j][i]]));
+  trace.colorbar.title.text = `difference of the mean losses${bent ? ", symlog scale" : ""}`;
+  if (!bent) return copy;
+  const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));
+  const sizes = Array.from({ length: Math.max(0, Math.floor((high - low) / every) + 1) }, (_, n) => 10 ** (high - n * every));
+  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart.reverse()];
+  Object.assign(trace.colorbar, { tickvals: ticks.map(bend), ticktext: ticks.map((v) => (v > 0 ? "+" : "") + brief(v)) });
+  return copy;
 }

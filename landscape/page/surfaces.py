@@ -13,8 +13,8 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import MOST_COLUMNS, SLOTS
-from landscape.page.sentences import slice_sentence, surface_sentence
+from landscape.page.payload import plane_named, slots
+from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
 from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
 
@@ -40,6 +40,9 @@ def surfaces_section(
             disabled=("log",) if payload["linear_only"] else (),
         ),
         f"<fieldset><legend>Clip</legend>{slider('clip', 'above', 1, 100, 100)}</fieldset>" if payload["clip"] else "",
+        "<fieldset><legend>Ring</legend><label>where the loss is the centre’s + "
+        '<input type="number" name="ring" min="0" step="0.05" value="1"></label></fieldset>',
+        '<button type="button" id="reset">Reset view</button>',
     ]
     body = f'<div class="controls">{"".join(controls)}</div>'
     if payload["linear_only"]:
@@ -49,7 +52,7 @@ def surfaces_section(
             f'<p class="note warn">These surfaces lie on {len(planes)} different planes or grids. They are shown '
             "apart, each with its own range; heights of different planes do not compare.</p>"
         )
-    body += "".join(_family_html(n, family, ids, alone=len(planes) == 1) for n, family in enumerate(planes))
+    body += "".join(_family_html(n, family, ids, plane_named(n, len(planes))) for n, family in enumerate(planes))
     titles = "".join(
         f"<span {shown_for(key, ids)}>{escape(_first_sentence(planes, key, name))}</span>" for key, name in ids
     )
@@ -61,9 +64,9 @@ def _first_sentence(planes: Sequence[Sequence[SurfaceGroup]], key: str, name: st
     return surface_sentence(plane.sets[key], plane.columns, name)
 
 
-def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: bool) -> str:
+def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str) -> str:
     first = family[0]
-    heading = "" if alone else f'<p class="eyebrow">Plane {n + 1}</p>'
+    heading = f'<p class="eyebrow">Plane {n + 1}</p>' if where else ""
     shared = (
         " Each checkpoint is the centre of its own plane, along directions drawn from the same seed."
         if len(first.columns) > 1 and "random" in first.name
@@ -75,62 +78,73 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, *, alone: boo
     several = len(family) > 1
     flat = "".join(_flatness_html(family, key, name, ids) for key, name in ids) if several else ""
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
-    crowded = len(first.columns) > MOST_COLUMNS
-    play = (
-        f'<p class="play"><button type="button" id="p{n}-play" aria-pressed="false">Play</button> <span class="note" '
-        f'id="p{n}-played" role="status">through all {len(first.columns)} checkpoints, in the first picture</span></p>'
-        if crowded
-        else ""
-    )
-    columns = "".join(_column_html(n, c, first, ids, crowded=crowded) for c in slots(len(first.columns)))
+    pictured = slots(first.columns)
+    play = _play_html(n, f"through all {len(first.columns)} checkpoints, in the first picture")
+    play = play if len(first.columns) > 1 and not _runs(family) else ""
+    columns = "".join(_column_html(n, c, first, ids, where) for c in pictured)
     pictures = (
-        f'<div class="columns">{columns}</div><p class="readout note" id="p{n}-readout">Point at a contour to read '
-        "the loss of every checkpoint at that place.</p>"
+        f'<div class="columns">{columns}</div><div class="actions readout"><p class="note" id="p{n}-readout" '
+        'aria-live="polite">Point at a contour, or move over it with the arrow keys, to read the loss of every '
+        f'checkpoint at that place.</p><button type="button" id="p{n}-copy" hidden>Copy as JSON</button> <span '
+        'role="status" class="note"></span></div>'
     )
-    told = "".join(_plane_texts(n, k, plane, ids) for k, plane in enumerate(family))
+    told = "".join(_plane_texts(n, family, k, ids) for k in range(len(family)))
     return (
         f'<div class="plane">{heading}{flat}<div class="planebar">{choose}{play}</div><p class="note">{names}{shared}'
-        " The marked point is the checkpoint; × (in 3-D a diamond on the floor) marks a cell left out: not finite, or "
-        f"not measured.</p>{pictures}{told}"
+        " The marked point is the checkpoint, the open diamond the lowest cell; × (in 3-D a diamond on the floor) "
+        f"marks a cell left out: not finite, or not measured.{_pictured(pictured, first.columns)}</p>{pictures}{told}"
         f'<figure><div class="planebar">{_cut_sliders(n, first)}</div><div class="chart double" id="p{n}-slices" '
-        f'role="group" aria-label="Loss along the two axes"></div></figure>{_runs_html(n, family)}</div>'
+        f'role="group" aria-label="Loss along the two axes{where}"></div></figure>{_runs_html(n, family, where)}</div>'
     )
 
 
-def slots(num_columns: int) -> list[int]:
-    """Which checkpoints have a picture at first: all, or of very many the first, the middle and the last."""
-    if num_columns <= MOST_COLUMNS:
-        return list(range(num_columns))
-    return [round(place) for place in np.linspace(0, num_columns - 1, SLOTS)]
+def _pictured(which: Sequence[int], columns: Sequence[Style]) -> str:
+    """Whose pictures these are, where not every checkpoint has one."""
+    if len(which) == len(columns):
+        return ""
+    methods = {style.method or style.name for style in columns}
+    whose = (
+        "One checkpoint of each method has" if len(methods) == len(which) else f"{len(which)} of {len(columns)} have"
+    )
+    return f" {whose} a picture, and curves below it; the others are in the pickers and in the numbers."
 
 
-def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, *, crowded: bool) -> str:
+def _column_html(n: int, c: int, plane: SurfaceGroup, ids: Ids, where: str) -> str:
     """A column as it is before any script; the script fills it for other data, planes and checkpoints."""
-    slot = slots(len(plane.columns)).index(c)
+    slot = slots(plane.columns).index(c)
     style, (key, data) = plane.columns[c], ids[0]
     name, identity = escape(style.name), f"p{n}c{slot}"
     surface = next((one for column, one in plane.sets.get(key, []) if column == c), None)
-    choose = picker(identity, "Checkpoint", [one.name for one in plane.columns], c) if crowded else ""
+    names = [one.name for one in plane.columns]
+    choose = picker(identity, "Checkpoint", names, c) if len(names) > 1 else ""
+    described = f' aria-describedby="p{n}-readout"'
     plots = "".join(
-        f'<div class="{kind}" id="{identity}-{kind}" role="group" aria-label="{what} of the loss around {name}"></div>'
-        for kind, what in (("scene", "3-D surface"), ("contour", "Contours"))
+        f'<div class="{kind}" id="{identity}-{kind}" role="{role}" tabindex="0" aria-label="{what} of the loss around '
+        f'{name}{where}"{described if kind == "contour" else ""}></div>'
+        for kind, role, what in (("scene", "group", "3-D surface"), ("contour", "application", "Contours"))
     )
     return (
-        f'<article class="column"><h3><span class="swatch" id="{identity}-swatch" style="--swatch:{style.color}">'
-        f'</span><span id="{identity}-name">{name}</span></h3>{choose}'
+        f'<article class="column"><div class="title"><h3><span class="swatch" id="{identity}-swatch" style="--swatch:'
+        f'{style.color}"></span><span id="{identity}-name">{name}</span></h3>{choose}</div>'
         f'<div id="{identity}-stat">{stat(surface, data) if surface else no_surface(data)}</div>{plots}'
-        f'<p class="badge" id="{identity}-clip"></p>'
+        f'<p class="badge" id="{identity}-marks"></p><p class="badge" id="{identity}-clip"></p>'
         f'<div id="{identity}-badge">{badge(surface) if surface else ""}</div></article>'
     )
 
 
-def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
-    told, captions = "", ""
+def _plane_texts(n: int, family: Sequence[SurfaceGroup], k: int, ids: Ids) -> str:
+    plane, told, captions = family[k], "", ""
+    like = next(iter(family[0].sets.values()))[0][1]
     for key, name in ids:
-        members, attributes = plane.sets.get(key), shown_for(key, ids, n, k)
+        members, attributes = plane.sets.get(key, []), shown_for(key, ids, n, k)
+        there = {column for column, _ in members}
+        lost = [style.name for column, style in enumerate(plane.columns) if column not in there]
+        if lost:
+            whose = ", ".join(lost) if len(lost) <= MOST_NAMED else f"{len(lost)} checkpoints"
+            command = surface_command(name, like, num_planes=len(family))
+            what = f"of {whose} on {'these planes' if len(family) > 1 else 'this plane'}"
+            captions += f"<div {attributes}>{missing(f'No {name} surface {what}', command)}</div>"
         if not members:
-            text = missing(f"No {name} surface on this plane yet", surface_command(name))
-            captions += f"<div {attributes}>{text}</div>"
             continue
         told += f"<div {attributes}>{numbers(_surface_numbers(members, plane.columns))}</div>"
         captions += (
@@ -146,10 +160,12 @@ def _plane_texts(n: int, k: int, plane: SurfaceGroup, ids: Ids) -> str:
 def _cut_sliders(n: int, plane: SurfaceGroup) -> str:
     """Which row and which column of the grid the slices show: at first those through the centre."""
     surface = next(iter(plane.sets.values()))[0][1]
-    return "".join(
+    sliders = "".join(
         slider(f"{name}{n}", f"Cut along {along}, at {across} =", 0, len(at) - 1, nearest(at))
         for name, along, across, at in (("row", "x", "y", surface.y), ("col", "y", "x", surface.x))
     )
+    lines = [("axes", "the axes"), ("diagonals", "the diagonals")] if len(surface.x) == len(surface.y) > 1 else []
+    return (radios(f"cut{n}", "Cut along", lines, "axes") if lines else "") + sliders
 
 
 def _model_note(members: Sequence[tuple[int, Surface]]) -> str:
@@ -172,18 +188,29 @@ def _model_note(members: Sequence[tuple[int, Surface]]) -> str:
     return ""
 
 
-def _runs_html(n: int, family: Sequence[SurfaceGroup]) -> str:
-    seen = [
-        one for plane in family for members in plane.sets.values() for _, one in members if one.trajectory is not None
-    ]
+def _play_html(n: int, what: str) -> str:
+    return f'<p class="play"><button type="button" id="p{n}-play">Play</button> <span class="note">{what}</span></p>'
+
+
+def _runs(family: Sequence[SurfaceGroup]) -> list[Surface]:
+    """Those on which a run was dropped."""
+    surfaces = [one for plane in family for members in plane.sets.values() for _, one in members]
+    return [one for one in surfaces if one.trajectory is not None]
+
+
+def _runs_html(n: int, family: Sequence[SurfaceGroup], where: str) -> str:
+    seen = _runs(family)
     if not seen:
         return ""
+    assert seen[0].trajectory is not None
+    last = len(seen[0].trajectory.epoch) - 1
+    controls = slider(f"epoch{n}", "Epoch", 0, last, last) + _play_html(n, "through its epochs")
     return (
         "<figure><figcaption><h3>The run along its epochs: its own loss, and the loss of the plane below it</h3><p "
         f'class="note">{_parting(seen)} Where the two losses '
         "part, the contour does not show what the run went through.</p></figcaption>"
-        f'<div class="chart double" id="p{n}-run" role="group" aria-label="Own loss and plane’s loss against epoch">'
-        "</div></figure>"
+        f'<div class="planebar">{controls}</div><div class="chart double" id="p{n}-run" role="group" '
+        f'aria-label="Own loss and plane’s loss against epoch{where}"></div></figure>'
     )
 
 

@@ -41,20 +41,27 @@ function measurements() {
   }));
   return found;
 }
+function statuses(one) { // of every cell
+  const rows = one.loss.map((row) => row.map(() => "ok"));
+  one.cells.forEach(([j, i, status]) => { rows[j][i] = status; });
+  return rows;
+}
 function asJson() {
   const finite = (rows) => rows.map((row) => row.map((v) => (Number.isFinite(v) ? v : String(v))));
   const surfaces = measurements().map(({ one, ...where }) => ({
     ...where, x: one.x, y: one.y, rows: "of y",
     loss: finite(one.loss), standard_error: finite(one.error), accuracy: finite(one.accuracy),
+    status: statuses(one),
   }));
   return JSON.stringify({ commands: data.commands, surfaces, table_csv: data.csv });
 }
 function asCsv() {
   const quoted = (text) => `"${text.replace(/"/g, '""')}"`;
-  const lines = ["checkpoint,family,plane,split,x,y,loss,standard_error,accuracy"];
+  const lines = ["checkpoint,family,plane,split,x,y,loss,standard_error,accuracy,status"];
   for (const { checkpoint, family, plane, split, one } of measurements()) {
+    const status = statuses(one);
     one.y.forEach((y, j) => one.x.forEach((x, i) => lines.push([
-      quoted(checkpoint), family, plane, split, x, y, one.loss[j][i], one.error[j][i], one.accuracy[j][i],
+      quoted(checkpoint), family, plane, split, x, y, one.loss[j][i], one.error[j][i], one.accuracy[j][i], status[j][i],
     ].join(","))));
   }
   return lines.join("\n") + "\n";
@@ -81,6 +88,12 @@ const ACTIONS = {
   "save-png": () => savePicture("png"),
   "save-svg": () => savePicture("svg"),
 };
+data.planes.forEach((plane, p) => { // the cell that is read
+  ACTIONS[`p${p}-copy`] = () => {
+    const [j, i] = readings[p], said = (key, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value);
+    return copy(JSON.stringify({ x: plane.x[i], y: plane.y[j], data: state.split, values: valuesAt(p) }, said));
+  };
+});
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (button?.matches("th button")) sortBy(button);

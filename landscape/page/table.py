@@ -1,17 +1,23 @@
-"""Every measure at every checkpoint: the table of the page, and the CSV that its button copies."""
+"""Every measure at every checkpoint, and over the seeds of a method: the tables of the page, and what buttons copy."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from landscape.formatting import percent, plus_minus, short
+import numpy as np
+
+from landscape.formatting import counted, percent, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
+from landscape.methods import method_told
+from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
-from landscape.readings import QUANTITIES, centre, largest, loss_of_spectrum, places
-from landscape.results import Eigenpairs, Record
+from landscape.page.sentences import MOST_NAMED, repeats
+from landscape.readings import QUANTITIES, Centre, centre, centre_cell, largest, loss_of_spectrum, places
+from landscape.results import Eigenpairs, Estimate, Surface
+from landscape.verdicts import mean_and_deviation
 
 _ACTIONS = (
     '<div class="actions"><span>Table:</span> <button type="button" id="copy-csv">Copy as CSV</button> <button '
@@ -33,23 +39,29 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
         return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
     head, rows = _measures(checkpoints)
     body = _table_note(_kinds(checkpoints))
+    if over := _over_seeds(checkpoints, head):
+        kept = [n for n in range(len(head)) if any(row[n] != "—" for row in over)]
+        means = table([head[n] for n in kept], [[row[n] for n in kept] for row in over], text=2, sortable=True)
+        body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
+        body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
-    body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>{_ACTIONS}'
-    return section("Table", "Every measure at every checkpoint", body)
+    body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>'
+    return section("Table", "Every measure at every checkpoint", f"{body}{_unmeasured(checkpoints)}{_ACTIONS}")
 
 
 def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
-    """The table as it stands on the page, as a LaTeX tabular with the rules of booktabs."""
+    """The tables as they stand on the page, as one LaTeX tabular with the rules of booktabs; methods at the end."""
     head, rows = _measures(checkpoints)
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    body = "\n".join(line(row) for row in rows)
+    parts = ["\n".join(map(line, part)) for part in (rows, _over_seeds(checkpoints, head)) if part]
     columns = "ll" + "r" * (len(head) - 2)
     return (
-        f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n{body}\n"
-        "\\bottomrule\n\\end{tabular}\n"
+        f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n"
+        + "\n\\midrule\n".join(parts)
+        + "\n\\bottomrule\n\\end{tabular}\n"
     )
 
 
@@ -58,13 +70,13 @@ def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
     most = max((len(one.values) for c in checkpoints for one in c.pairs), default=0)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    head = ["checkpoint", "hash", "method"]
+    head = ["checkpoint", "hash", "method", "seed", "data_seed"]
     for split in ("train", "test"):
         head += [f"{split}_loss", f"{split}_loss_se", f"{split}_accuracy", f"{split}_accuracy_se"]
     head += ["spectrum_of", "at_loss", "matvecs", "converged", "complete"]
     writer.writerow(head + [f"lambda_{n + 1}{part}" for n in range(most) for part in ("", "_residual")])
     for c in checkpoints:
-        start: list[object] = [c.style.name, c.record.get("hash") or "", _method(c.record)]
+        start: list[object] = [c.style.name, c.record.get("hash") or "", method_told(c.record), *_seeds(c)]
         for at in (centre(c.surface("train")), centre(c.surface("test"))):
             start += [_raw(value) for value in (at.loss, at.error, at.accuracy, at.accuracy_error)]
         for one in c.pairs:
@@ -93,10 +105,73 @@ def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[s
     rows: list[dict[str, str]] = []
     for c in checkpoints:
         spectra = [_spectrum_cells(c, one, checkpoints, most, named=several) for one in c.pairs]
-        spectra = spectra or [{"λmax": "No spectrum yet: landscape hessian CKPT"}]
+        spectra = spectra or [{"λmax": "—"}]
         rows += [{**_checkpoint_cells(c), **cells, **_congruence_cells(c)} for cells in spectra]
     head = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     return head, [[row.get(name, "—") for name in head] for row in rows]
+
+
+def _over_seeds(checkpoints: Sequence[Checkpoint], head: Sequence[str]) -> list[list[str]]:
+    """A row for each method with three seeds or more; of spectra the first kind, where all of its seeds have it."""
+    kind, rows = next(iter(_kinds(checkpoints)), ""), []
+    for method in repeats(checkpoints):
+        members = [checkpoints[n] for n in method.members]
+        cells = {"checkpoint": method.name, "method, radii": counted(len(members), "seed"), "spectrum of": kind}
+        for split in ("train", "test"):
+            at = [centre(c.surface(split)) for c in members]
+            cells[f"{split} loss"] = _mean(one.loss for one in at)
+            accuracy = _mean(100 * one.accuracy for one in at)
+            cells[f"{split} accuracy"] = accuracy if accuracy == "—" else f"{accuracy} %"
+        spectra = [next((p for p in c.pairs if spectrum_kind(p) == kind), None) for c in members]
+        if all(spectra):
+            cells |= _spectra_over_seeds([(c, one) for c, one in zip(members, spectra, strict=True) if one])
+        rows.append([cells.get(name, "—") for name in head])
+    return rows
+
+
+def _spectra_over_seeds(spectra: Sequence[tuple[Checkpoint, Eigenpairs]]) -> dict[str, str]:
+    top = np.array([largest(one) for _, one in spectra])
+    certified = sum(bool(one.converged.all() and one.complete) for _, one in spectra)
+    cells = {
+        "at loss": _mean(loss_of_spectrum(one, c) for c, one in spectra),
+        "λmax": mean_and_deviation(top),
+        "ln, log10": f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
+        if (top > 0).all()
+        else "—",
+        "converged": f"{certified} of {len(spectra)}",
+    }
+    for n in range(1, min(len(one.values) for _, one in spectra)):
+        if all(places(one)[n] == n + 1 for _, one in spectra):
+            cells[f"λ{chr(0x2081 + n)}"] = _mean(float(one.values[n]) for _, one in spectra)
+    if all(-1 in places(one) for _, one in spectra):
+        cells["λmin"] = _mean(float(one.values[-1]) for _, one in spectra)
+    for quantity, name in QUANTITIES.items():
+        known = [(e, spectrum_kind(one)) for c, one in spectra for e in c.estimates if e.quantity == quantity]
+        values = [e.value for e, kind in known if _of(e, kind)]
+        if len(values) == len(spectra):
+            cells[name] = _mean(values)
+    return cells
+
+
+def _mean(values: Iterable[float]) -> str:
+    return mean_and_deviation(np.array([*values]))
+
+
+def _of(estimate: Estimate, kind: str) -> bool:
+    """Whether it is of the operator and the data that eigenvalues of that kind are of."""
+    return spectrum_kind(estimate) == kind.replace(", smallest eigenvalues", "")
+
+
+def _unmeasured(checkpoints: Sequence[Checkpoint]) -> str:
+    """Which surfaces the columns of losses lack, once, and the command that makes them."""
+    told = ""
+    for split in ("train", "test"):
+        lost = [c.style.name for c in checkpoints if c.surface(split) is None]
+        like = next((one for c in checkpoints for one in c.surfaces), None)
+        if lost:
+            whose = ", ".join(lost) if len(lost) <= MOST_NAMED else counted(len(lost), "checkpoint")
+            told += missing(f"No {split} surface of {whose}", surface_command(split, like))
+    return told
 
 
 def _table_note(kinds: Sequence[str]) -> str:
@@ -111,15 +186,21 @@ def _table_note(kinds: Sequence[str]) -> str:
 
 def _checkpoint_cells(checkpoint: Checkpoint) -> dict[str, str]:
     train, test = centre(checkpoint.surface("train")), centre(checkpoint.surface("test"))
-    unmeasured = "No surface yet: landscape surface CKPT"
     return {
         "checkpoint": checkpoint.style.name,
-        "method, radii": _method(checkpoint.record),
-        "train loss": unmeasured if math.isnan(train.loss) else plus_minus(train.loss, train.error),
+        "method, radii": method_told(checkpoint.record),
+        "train loss": _loss(checkpoint.surface("train"), train),
         "train accuracy": percent(train.accuracy, train.accuracy_error),
-        "test loss": f"{unmeasured} --split test" if math.isnan(test.loss) else plus_minus(test.loss, test.error),
+        "test loss": _loss(checkpoint.surface("test"), test),
         "test accuracy": percent(test.accuracy, test.accuracy_error),
     }
+
+
+def _loss(surface: Surface | None, at: Centre) -> str:
+    """The loss at the checkpoint, also where it is not a finite number; a dash where it was not measured."""
+    if surface is None or (math.isnan(at.loss) and centre_cell(surface) is None):
+        return "—"
+    return plus_minus(at.loss, at.error)
 
 
 def _spectrum_cells(
@@ -143,7 +224,7 @@ def _spectrum_cells(
     if -1 in at:
         cells["λmin"] = plus_minus(float(one.values[-1]), one.residuals[-1])
     for estimate in c.estimates:
-        if spectrum_kind(estimate) == kind.replace(", smallest eigenvalues", ""):
+        if _of(estimate, kind):
             cells[QUANTITIES.get(estimate.quantity, estimate.quantity)] = plus_minus(
                 estimate.value, estimate.standard_error
             )
@@ -162,11 +243,6 @@ def _raw(value: float) -> str:
     return repr(value) if math.isfinite(value) else ""
 
 
-def _method(record: Record) -> str:
-    config = record.get("config")
-    config = config if isinstance(config, dict) else {}
-    method = str(record.get("method") or config.get("method") or "—")
-    radii = {"sgd": (), "sam": ("rho",), "asam": ("rho",)}.get(
-        method, ("rho1", "rho2") if "agnostic" in method else ("rho", "rho1", "rho2")
-    )
-    return ", ".join([method, *(f"{name} {config[name]}" for name in radii if config.get(name) is not None)])
+def _seeds(checkpoint: Checkpoint) -> list[object]:
+    config = checkpoint.record.get("config")
+    return [config.get(name, "") for name in ("seed", "data_seed")] if isinstance(config, dict) else ["", ""]

@@ -33,10 +33,31 @@ def test_one_budget_answers_everything(measured):
 
 
 def test_density_and_trace_can_be_had_alone(measured):
-    _, (pairs, trace, rank) = measured("--trace")
+    tables, (pairs, trace, rank) = measured("--trace")
+    assert tables[1]["rows"][0]["trace_interval_95"] == pytest.approx(trace.interval())
     assert (trace.quantity, rank.quantity) == ("trace", "effective_rank")
     assert trace.settings["split"] == "test"
     assert pairs.vectors is None
+
+
+def test_the_diagonal_is_kept_whole_and_told_by_tensor(measured):
+    tables, (pairs, found) = measured("--diagonal")
+    assert len(found.values) == pairs.settings["num_parameters"]
+    rows = {row["tensor"]: row for row in tables[1]["rows"]}
+    assert [*rows][-1] == "all"
+    assert rows["all"]["trace"] == found.trace
+    assert set(rows) - {"all"} == set(found.names)
+    assert rows["head.weight"]["trace"] == pytest.approx(found.tensor("head.weight").sum(), rel=1e-5)
+
+
+def test_the_largest_tensors_are_printed_and_the_others_summed(landscape, trained, tmp_path):
+    done = landscape("hessian", trained / "sgd", *SMALL, "--diagonal", "--out", tmp_path / "d.npz")
+    lines = done.out.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("tensor "))
+    names = [line.split("  ")[0] for line in lines[start + 1 :]]
+    assert names[11:13] == ["18 others", "all"]
+    assert len(set(names[:11])) == 11
+    assert max(map(len, lines)) <= 100
 
 
 def test_both_ends_and_their_vectors(measured):
@@ -88,6 +109,7 @@ def test_the_engine_changes_the_way_and_not_the_number(measured):
     ("options", "words"),
     [
         (["--budget", 50, "--trace"], "--budget answers density and trace too"),
+        (["--budget", 50, "--diagonal"], "--budget has no products for a diagonal"),
         (["--which", "smallest", "--trace"], "need the largest eigenvalues: use --which both"),
         (["--engine", "timed", "--operator", "fisher"], "--engine is of the Hessian, not of fisher"),
         (["--cross-check", "--layers", "head"], "--cross-check is of the whole Hessian"),

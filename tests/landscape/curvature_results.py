@@ -1,8 +1,8 @@
-"""A density and a curvature trace with plain numbers, to be drawn."""
+"""A density, a diagonal and a curvature trace with plain numbers, to be drawn."""
 
 import numpy as np
 
-from landscape.results import CurvatureTrace, Density
+from landscape.results import CurvatureTrace, Density, Diagonal
 
 
 def density(**changes):
@@ -42,3 +42,29 @@ def along_run(**changes):
         "checkpoint": {"label": "sgd", "hash": "hash of sgd"},
     }
     return CurvatureTrace(**(values | changes))
+
+
+def entries(name="sgd", traces=(3.0, -8.0, 0.5), **changes):
+    values = {
+        "values": np.concatenate([np.full(6, traces[0] / 6), np.full(2, traces[1] / 2), np.full(4, traces[2] / 4)]),
+        "standard_error": np.full(12, 0.1),
+        "names": ["in.weight", "in.bias", "out.weight"],
+        "shapes": [[2, 3], [2], [4]],
+        "tensor_traces": np.array(traces),
+        "tensor_standard_errors": np.array([0.3, 0.4, 0.05]),
+        "trace": sum(traces),
+        "trace_standard_error": 0.7,
+        "num_samples": 60,
+        "num_matvecs": 60,
+        "checkpoint": {"label": name, "hash": f"hash of {name}"},
+        "settings": {"operator": "hessian", "split": "train"},
+    }
+    return Diagonal(**(values | changes))
+
+
+def hundred_tensors():
+    """Tensors of one entry each, with traces from -50 to 49."""
+    traces = np.arange(-50.0, 50.0)
+    shapes = {"names": [f"t{n}" for n in range(100)], "shapes": [[1]] * 100}
+    errors = {"standard_error": np.ones(100), "tensor_standard_errors": np.ones(100)}
+    return entries(traces=(0.0,) * 3, values=traces, tensor_traces=traces, **shapes, **errors)

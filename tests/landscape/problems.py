@@ -1,5 +1,6 @@
 """Small problems with a known answer: networks of up to 500 parameters, data with a ragged last batch, dense truths."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -60,7 +61,22 @@ def group_norm_net():
     return nn.Sequential(nn.Linear(5, 6), nn.GroupNorm(2, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
-SHAPES = {"conv_net": (1, 4, 4), "attention": (4, 4)}
+def hooked_net(place, hook):
+    net = conv_net()
+    (net if place == "whole" else net[place]).register_forward_hook(lambda _, inputs, output: hook(inputs[0], output))
+    return net
+
+
+HOOKS = {  # forward hooks, at places of `conv_net`: 0 is its convolution, 1 the BatchNorm that becomes part of it
+    "after the convolution": (0, lambda _, output: output**2),
+    "in place after the convolution": (0, lambda _, output: output.mul_(2)),
+    "after the norm": (1, lambda _, output: output**2),
+    "in place after the norm": (1, lambda _, output: output.mul_(2)),
+    "of the convolution's output, after the norm": (1, lambda inputs, output: output + inputs**2),
+    "after the whole": ("whole", lambda _, output: output + output**2),
+}
+
+SHAPES = {"conv_net": (1, 4, 4), "attention": (4, 4), **dict.fromkeys(HOOKS, (1, 4, 4))}
 NETS = {
     "batch_norm_net": batch_norm_net,
     "conv_net": conv_net,
@@ -75,7 +91,7 @@ def build(name, dtype=torch.float64, seed=0):
     """A network, inputs (21, ...) and integer targets (21,), the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = NETS[name]().to(dtype)
+        net = (hooked_net(*HOOKS[name]) if name in HOOKS else NETS[name]()).to(dtype)
         inputs = torch.randn(NUM_EXAMPLES, *SHAPES.get(name, (5,)), dtype=dtype)
         return net, inputs, torch.randint(0, 3, (NUM_EXAMPLES,))
 
@@ -104,3 +120,17 @@ def dense_hessian(objective: Objective) -> Tensor:
     objective.model.eval()
     with sdpa_kernel(SDPBackend.MATH):
         return torch.autograd.functional.hessian(whole_loss(objective), objective.theta)
+
+
+def a_run(num=3, size=0.02):
+    """Objectives at weights that move a little each epoch."""
+    net, inputs, targets = build("tied")
+    found = []
+    torch.manual_seed(0)
+    for epoch in range(1, num + 1):
+        net = copy.deepcopy(net)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(size * torch.randn_like(p))
+        found.append((2 * epoch, Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))))
+    return found

@@ -1,6 +1,8 @@
 """What the processes of test_distributed.py do. A module of its own, for they are started fresh and import it."""
 
+import contextlib
 import hashlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from landscape.distributed import part_of, shared
+from landscape import ledger
+from landscape.distributed import ToldError, from_first, part_of, shared, together
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import fisher, gauss_newton, hessian
 
 NUM_EXAMPLES = 101
+PLAN = {"command": "hessian"}
 
 
 def objective(seed=0, sums=False, num_ignored=0):
@@ -52,19 +56,67 @@ def everything(rank, size, folder):
         "values": pairs.values.tolist(),
         "vectors": hashlib.sha256(pairs.vectors.tobytes()).hexdigest(),
         "own examples": part_of(objective(), rank, size).num_examples,
-        "refused": [
-            refusal(lambda: shared(objective(seed=rank))),
-            refusal(lambda: shared(objective(), partial(hessian, batch_norm="train"))),
-            refusal(lambda: shared(objective(), fisher)),
-        ],
+        "from the first": from_first(lambda: f"process {rank}"),
+        "stopped": goes_on(folder, limit=7 if rank == 0 else None),
+        "gone on": goes_on(folder),
     }
     torch.save(found, Path(folder) / f"found-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def refusals(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    refused = [
+        refusal(lambda: shared(objective(seed=rank))),
+        refusal(lambda: shared(objective(), partial(hessian, batch_norm="train"))),
+        refusal(lambda: shared(objective(), fisher)),
+        refusal(lambda: shared(objective(), protocol)),
+        refusal(lambda: shared(objective()).matvec(vectors()[rank])),
+        refusal(lambda: shared(objective(), partial(failing, rank=rank)).matvec(vectors()[0])),
+        refusal(lambda: together(lambda: together(lambda: fail(rank)))),
+    ]
+    torch.save(refused, Path(folder) / f"refused-{rank}.pt")
     dist.destroy_process_group()
 
 
 def refusal(action):
     try:
         action()
-    except ValueError as error:
-        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def protocol(part):
+    return replace(hessian(part), settings={"protocol": "paper"})
+
+
+def failing(part, rank):
+    return replace(hessian(part), matvec=lambda v: fail(rank))
+
+
+def fail(rank):
+    if rank == 1:
+        raise MemoryError("too large")
+    return torch.zeros(objective().theta.numel()).double()
+
+
+def goes_on(folder, limit=None):
+    """The eigenvalues with a ledger, and how many products were made; stopped in the first process by an error."""
+    operator, made = shared(objective()), []
+
+    def matvec(v):
+        if len(made) == limit:
+            raise MemoryError("too large")
+        product = operator.matvec(v)
+        made.append(v)
+        return product
+
+    def measure(replayed):
+        return [top_eigenpairs(replayed(replace(operator, matvec=matvec, matvecs=None)), k=2)]
+
+    with contextlib.suppress(MemoryError, ToldError), ledger.opened(Path(folder) / "journal", PLAN, anew=False) as kept:
+        pairs = together(lambda: kept.step("one", measure))[0]
+        return len(made), pairs.values.tolist()
+    return len(made), None

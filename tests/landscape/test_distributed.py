@@ -37,12 +37,34 @@ def test_products_of_several_processes_are_those_of_one(size, tmp_path):
         assert rank["values"] == pytest.approx(pairs.values, rel=1e-10)
         assert rank["vectors"] == found[0]["vectors"]
         assert rank["settings"] == {"data_hash": objective.data_hash, "num_examples": 101, "num_processes": size}
+        assert rank["from the first"] == "process 0"
+        assert rank["stopped"][1] is None
+        assert rank["gone on"][1] == pytest.approx(pairs.values, rel=1e-10)
+        assert rank["gone on"][1] == found[0]["gone on"][1]
+        assert rank["stopped"][0] + rank["gone on"][0] == pairs.num_matvecs
     assert sum(rank["own examples"] for rank in found) == 101
     assert max(rank["own examples"] for rank in found) - min(rank["own examples"] for rank in found) == 1
-    others = found[-1]["refused"]
-    assert "process 1 has other weights and data than process 0" in others[0]
-    assert "BatchNorm in train mode measures the batches as they are" in others[1]
-    assert "labels are drawn by their place in all of the data" in others[2]
+    assert not (tmp_path / "journal").exists()
+
+
+LAWS = [
+    ("ValueError: process 1 has other weights and data than process 0", True),
+    ("ValueError: BatchNorm in train mode measures the batches as they are", True),
+    ("ValueError: labels are drawn by their place in all of the data", True),
+    ("ValueError: the protocol sums the means of batches of 128", True),
+    ("NotRepeatableError: process 1 came to other numbers than process 0", True),
+    ("MemoryError: too large", False),
+    ("MemoryError: too large", False),
+]
+
+
+def test_what_ends_one_process_ends_all(tmp_path):
+    torch.multiprocessing.start_processes(cases.refusals, args=(2, str(tmp_path)), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"refused-{rank}.pt", weights_only=True) for rank in range(2))
+    for (words, alike), one, two in zip(LAWS, first, second, strict=True):
+        assert words in two
+        assert words in one
+        assert one.startswith("ToldError: process 1 failed: ") != alike
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 101])

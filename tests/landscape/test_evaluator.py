@@ -12,8 +12,9 @@ from landscape import evaluator as evaluators
 from landscape.batches import laid_out
 from landscape.directions import ascent_plane, random_plane
 from landscape.evaluator import Engine, choose, compiled_for, prepare, reference
-from landscape.objective import NotRepeatableError, Objective, summarise
+from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import hessian
+from landscape.sums import summarise
 from landscape.surface import coarse_to_fine, loss_surface
 
 POINTS = [[0.0, 0.0], [0.3, -0.2], [-0.5, 0.4]]

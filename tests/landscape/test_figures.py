@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries, hundred_tensors
 from plain_results import bowl, changed, paired, run, spectrum, trace, valley
 
 from landscape import figures
@@ -328,7 +328,7 @@ def test_the_other_end_of_a_line_has_its_own_loss_beside_the_loss_there():
     assert figures.line([far], scale="linear").layout.yaxis.range[1] > 40
 
 
-@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), along_run()])
+@pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), entries(), along_run()])
 def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
     assert one.plot().data
     shown = one._repr_html_()
@@ -443,3 +443,17 @@ def test_ticks_of_a_log_axis_are_round_and_told_apart(low, high, labels):
     assert len(set(told)) == len(told) >= 3
     np.testing.assert_allclose([float(label) for label in told], [10**tick for tick in ticks], rtol=1e-9)
     assert labels is None or told == labels
+
+
+def test_a_diagonal_is_a_bar_for_each_tensor_from_input_to_output_with_its_error():
+    one, other = figures.diagonal([entries(), entries("sam", (1.0, 2.0, 3.0))]).data
+    assert list(one.y) == ["in.weight", "in.bias", "out.weight"]
+    assert list(one.x) == [3.0, -8.0, 0.5]
+    assert list(one.error_x.array) == [0.3, 0.4, 0.05]
+    assert (one.name, other.name) == ("sgd", "sam")
+    assert one.marker.pattern.shape != other.marker.pattern.shape
+
+
+def test_of_many_tensors_the_largest_are_drawn():
+    (bars,) = figures.diagonal([hundred_tensors()]).data
+    assert list(bars.y) == [f"t{n}" for n in (*range(16), *range(86, 100))]

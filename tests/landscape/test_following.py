@@ -1,30 +1,15 @@
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from problems import build, dense_hessian, in_batches
+from problems import a_run, build, dense_hessian, in_batches
 from torch import nn
 
 import landscape as ls
 from landscape.following import stability_limit
 from landscape.results import problem_of
 from landscape.tables import tables
-
-
-def a_run(num=3, size=0.02):
-    """Objectives at weights that move a little each epoch."""
-    net, inputs, targets = build("tied")
-    found = []
-    torch.manual_seed(0)
-    for epoch in range(1, num + 1):
-        net = copy.deepcopy(net)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.add_(size * torch.randn_like(p))
-        found.append((2 * epoch, ls.Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))))
-    return found
 
 
 def test_each_checkpoint_has_the_eigenvalues_of_its_own_hessian():

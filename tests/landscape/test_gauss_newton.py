@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import NETS, build, dense_hessian, in_batches, objective_of
+from problems import HOOKS, NETS, build, dense_hessian, in_batches, objective_of
 from torch import nn
 from torch.func import functional_call
 
@@ -50,6 +50,14 @@ def test_gauss_newton_is_that_of_dense_jacobians(name, memory):
     objective = objective_of(name)
     truth = dense_gauss_newton(objective)
     assert (columns(gauss_newton(objective, memory_bytes=memory)) - truth).abs().max() <= 1e-10 * truth.abs().max()
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_forward_hooks_are_part_of_the_network(name):
+    objective = objective_of(name)
+    for make, dense in ((gauss_newton, dense_gauss_newton), (hessian, dense_hessian)):
+        truth = dense(objective)
+        assert (columns(make(objective)) - truth).abs().max() <= 1e-10 * truth.abs().max()
 
 
 CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
@@ -127,6 +135,18 @@ def test_empirical_fisher_is_the_sum_of_the_examples_outer_products(loss):
     gradients = torch.einsum("nc,ncp->np", scores, jacobian)
     truth = gradients.T @ gradients / objective.denominator
     assert (columns(fisher(objective, kind="empirical")) - truth).abs().max() <= 1e-10 * truth.abs().max()
+
+
+@pytest.mark.parametrize("loss", LOSSES[:2], ids=repr)
+def test_of_a_mean_over_outputs_empirical_fisher_is_so_many_times_the_mean_of_the_examples_outer_products(loss):
+    objective = objective_with(loss)
+    gradients = []
+    for inputs, targets in objective.batches:
+        for x, y in zip(inputs, targets, strict=True):
+            own = Objective(objective.model, loss, [(x.unsqueeze(0), y.unsqueeze(0))])
+            gradients.append(own.gradient())
+    mean = torch.stack([torch.outer(g, g) for g in gradients]).mean(0)
+    assert (columns(fisher(objective, kind="empirical")) - 3 * mean).abs().max() <= 1e-10 * mean.abs().max()
 
 
 def options(loss):

@@ -162,7 +162,7 @@ def test_a_plan_of_a_newer_format_is_refused(folder):
 
 def test_a_plan_of_an_older_format_is_refused(folder):
     (folder / "plan.json").write_text(json.dumps({"format": 1, "plan": {}}))
-    with pytest.raises(JournalError, match="an older landscape: go on with that, or surface --force starts anew"):
+    with pytest.raises(JournalError, match="an older landscape: go on with that, or --force starts anew"):
         read_plan(folder)
 
 

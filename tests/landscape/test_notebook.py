@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries
 from plain_results import bowl, run, spectrum, trace, valley
 
 from landscape.results import Congruence, DataSpread, Estimate
@@ -63,6 +63,7 @@ SHOWN = {
     "a layer's": (replace(spectrum(), settings={"layer": "stem", "operator": "hessian"}), ["4.000 ± 0.040"]),
     "density": (density(), ["sgd"]),
     "curvature": (along_run(), ["4.000 ± 0.010", "8.000 ± 0.010"]),
+    "diagonal": (entries(), ["-8.00 ± 0.40"]),
     "estimate": (estimate(), ["10.28 ± 0.17"]),
     "spread": (spread(), ["4.00 ± 0.50"]),
     "congruence": (Congruence(value=0.25, standard_error=0.01), ["0.250 ± 0.010"]),

@@ -76,7 +76,7 @@ def around(label, *, seed=0, directions="random", paired=False, **more):
     loss = 0.1 * n + (2.0 + seed) * (x[:, None] ** 2 + 0.5 * x[None, :] ** 2)
     examples = None
     if paired:
-        kept = loss[..., None] + np.linspace(-0.1, 0.1, 8) * n
+        kept = (loss + 5 * (n - 3) * x[:, None] ** 2)[..., None] + np.linspace(-0.1, 0.1, 8) * n
         examples = ExampleLosses(loss=kept, denominator=np.ones(8))
     settings = {"split": "train", "num_examples": 100, "directions": directions, "paired_hash": "p", "num_paired": 8}
     settings |= {"seed": seed} if directions == "random" else {}
@@ -93,6 +93,12 @@ def around(label, *, seed=0, directions="random", paired=False, **more):
         checks={"centre_ok": True, "centre_error": 1e-9},
         **more,
     )
+
+
+def tilted(surface):
+    """Lowest at x = 0.5, y = -0.25."""
+    loss = 0.3 + 2 * ((surface.x[:, None] - 0.5) ** 2 + 0.5 * (surface.y[None, :] + 0.25) ** 2)
+    return replace(surface, loss=loss)
 
 
 def all_kinds():
@@ -123,7 +129,7 @@ def all_kinds():
     return [
         *(around(label, seed=seed, paired=seed == 0) for seed in range(3) for label in ("sgd", "sam!")),
         around("sgd", directions="pca", trajectory=run),
-        around("sgd", directions="eigenvectors", settings=eigen),
+        tilted(around("sgd", directions="eigenvectors", settings=eigen)),
         line,
         *(replace(one, checkpoint=line.checkpoint) for one in results(["sgd"]) if isinstance(one, Eigenpairs)),
         density(checkpoint=line.checkpoint),
@@ -249,6 +255,13 @@ def test_cells_left_out_are_marked(seen):
     assert seen.get(f"[{cells}.x, {cells}.y, {cells}.text]") == [[-1, 1], [-1, 1], ["nan", "+inf"]]
 
 
+def test_the_status_of_a_cell_leaves_the_page_with_its_loss(seen, tmp_path):
+    found = json.loads(saved(seen, "#save-json", tmp_path).read_text())["surfaces"][0]
+    assert (found["loss"][0][0], found["status"][0][0]) == ("NaN", "nan")
+    assert (found["loss"][8][8], found["status"][8][8]) == ("Infinity", "+inf")
+    assert found["status"][4][4] == "ok"
+
+
 def test_no_button_sends_the_chart_away(seen):
     titles = seen.get(
         "[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title + ' ' + b.dataset.attr)"
@@ -305,7 +318,8 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
     box.scroll_into_view_if_needed()
     box.hover()
     seen.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
-    assert "sgd 0.01 ± 0.001 · sam 10.11 ± 1" in seen.page.inner_text("#p0-readout")
+    said = seen.page.inner_text("#p0-readout")
+    assert "sgd 0.01 ± 0.001 (accuracy 90.0 %) · sam 10.11 ± 1 (accuracy 90.0 %); 100 examples" in said
 
 
 def test_pointing_at_an_epoch_reads_it_in_all_panels(seen):
@@ -329,6 +343,25 @@ def test_colours_follow_the_system(seen):
     seen.drawn()
 
 
+def test_paper_has_light_figures_and_no_controls(seen):
+    seen.page.emulate_media(color_scheme="dark")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
+    seen.drawn()
+    seen.get(
+        "addEventListener('beforeprint', () => { const { font, xaxis, width } = "
+        "document.getElementById('eigenvalues').layout; window.paper = [font.color, xaxis.gridcolor, width <= 718]; })"
+    )
+    assert seen.page.pdf().startswith(b"%PDF")
+    assert seen.get("window.paper") == ["#000000", "#cccccc", True]
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
+    seen.page.emulate_media(media="print", color_scheme="light")
+    assert not [one for one in seen.page.locator(".controls, .actions, .play, .skip").all() if one.is_visible()]
+    assert seen.page.locator("[aria-label='All measures'] th").first.is_visible()
+    seen.page.emulate_media(media="screen", color_scheme="light")
+    seen.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
+    seen.drawn()
+
+
 def test_controls_are_labelled_and_reachable_by_keyboard(seen):
     assert seen.get(
         "[...document.querySelectorAll('input, select')].every((i) => i.labels.length === 1 && i.labels[0].textContent)"
@@ -337,15 +370,6 @@ def test_controls_are_labelled_and_reachable_by_keyboard(seen):
     seen.page.focus('input[name="camera"]:checked')
     seen.page.keyboard.press("ArrowRight")
     seen.until("location.hash.includes('camera=top')")
-
-
-def test_the_fragment_restores_a_view(browser, address):
-    watched = Watched(
-        browser, address + "#split=test&loss=log&scale=own&camera=side&eye=bad", viewport={"width": 900, "height": 600}
-    )
-    assert all(watched.page.is_checked(f'input[value="{value}"]') for value in ("test", "log", "own", "side"))
-    assert not watched.errors
-    watched.context.close()
 
 
 def test_a_phone_scrolls_only_downwards(browser, address):
@@ -472,6 +496,261 @@ def test_differences_are_centred_at_zero(rich):
     assert "sam! less sgd: train loss +0.100 ± 0.025" in rich.page.inner_text("#section-differences h2")
 
 
+def on_axis(watched, loss):
+    return np.log10(loss) if watched.get("document.querySelector('input[value=log]').checked") else loss
+
+
+def labels(watched):
+    """What is read at the contours of the first plane."""
+    found = "['p0c0', 'p0c1'].map((id) => document.querySelector(`#${id}-contour .hoverlayer`).textContent)"
+    return watched.get(found)
+
+
+def spots(watched, *columns):
+    """Where the scenes mark the cell or epoch that is read."""
+    point = "((t) => [t.x[0], t.y[0], t.z[0]])(" + plot("{}-scene", ".data.find((one) => one.meta === 'read')") + ")"
+    return [watched.get(point.format(column)) for column in columns]
+
+
+def test_the_lowest_cell_is_marked_and_told(rich):
+    for kind in ("contour", "scene"):
+        mark = trace(f"p2c0-{kind}", "lowest")
+        assert rich.get(f"[{mark}.x[0], {mark}.y[0]]") == [0.5, -0.25]
+    assert rich.get(trace("p2c0-contour", "lowest") + ".hovertemplate").startswith("lowest cell: loss 0.3 ±")
+    assert "lowest cell: 0.3 ± 0.086 at x 0.5, y -0.25" in rich.page.inner_text("#p2c0-marks")
+
+
+def test_the_ring_lies_where_the_loss_is_the_chosen_one_above_the_centre(rich):
+    field = rich.page.locator("input[name=ring]")
+    field.fill("0.5")
+    field.press("Enter")
+    rich.until("location.hash.includes('ring=0.5')")
+    rich.drawn()
+    level = on_axis(rich, 0.8)
+    contours = trace("p0c0-contour", "ring") + ".contours"
+    assert rich.get(f"[{contours}.start, {contours}.end]") == pytest.approx([level, level])
+    ring = plot("p0c0-scene", ".data.find((one) => one.meta === 'ring')")
+    x, y, z = (np.array(rich.get(f"{ring}.{axis}.filter((v) => v !== null)")) for axis in "xyz")
+    np.testing.assert_allclose(z, level)
+    assert (np.abs(x).max(), np.abs(y).max()) == pytest.approx((0.5, 0.5**0.5), rel=0.02)  # 2 (x^2 + y^2 / 2) = 0.5
+    assert "White ring: 0.8, the centre’s loss + 0.5." in rich.page.inner_text("#p0c0-marks")
+    field.fill("100")
+    field.press("Enter")
+    rich.until("document.getElementById('p0c0-marks').textContent.includes('which no cell reaches')")
+    field.fill("")
+    field.press("Enter")
+    rich.until("!document.getElementById('p0c0-marks').textContent.includes('ring')")
+    field.fill("1")
+    field.press("Enter")
+    rich.until("!location.hash.includes('ring')")
+    rich.drawn()
+
+
+def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
+    rich.page.focus("#p0c0-contour")
+    for key in ("ArrowUp", "ArrowRight", "ArrowUp"):  # the first shows the checkpoint
+        rich.page.keyboard.press(key)
+    said = "sgd 0.4875 ± 0.049 (accuracy 90.0 %) · sam! 0.5875 ± 0.059 (accuracy 90.0 %); 100 examples"
+    rich.until(f"document.getElementById('p0-readout').textContent === 'At x = 0.25, y = 0.25: {said}'")
+    assert ["0.48750" in text or "0.58750" in text for text in labels(rich)] == [True, True]
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.25"))
+    expected = [[0.25, 0.25, on_axis(rich, loss)] for loss in (0.4875, 0.5875)]
+    np.testing.assert_allclose(spots(rich, "p0c0", "p0c1"), expected, rtol=1e-6)
+    rich.get("navigator.clipboard.writeText = async (text) => { window.copied = text; }; true")
+    rich.page.click("#p0-copy")
+    rich.until("Boolean(window.copied)")
+    copied = json.loads(rich.get("window.copied"))
+    assert (copied["x"], copied["y"], copied["data"]) == (0.25, 0.25, "train")
+    assert copied["values"][1] == pytest.approx(
+        {
+            **{"checkpoint": "sam!", "loss": 0.5875, "standard_error": 0.05875, "accuracy": 0.9},
+            **{"num_examples": 100, "status": "ok"},
+        }
+    )
+    rich.page.focus("#p2c0-contour")
+    rich.page.keyboard.press("End")
+    assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.3 ±")
+    rich.page.keyboard.press("Home")
+    assert rich.page.inner_text("#p2-readout").startswith("At x = 0, y = 0: sgd")
+    rich.page.focus("#p0c0-contour")
+    rich.page.keyboard.press("Escape")
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
+    assert labels(rich) == ["", ""]
+
+
+def test_cells_left_out_say_their_status_where_they_are_read(seen):
+    seen.page.focus("#p0c0-contour")
+    for key in ("Home", "Shift+ArrowLeft", "Shift+ArrowDown"):
+        seen.page.keyboard.press(key)
+    assert seen.page.inner_text("#p0-readout") == "At x = -1, y = -1: sgd nan · sam nan; 100 examples"
+    seen.page.keyboard.press("Escape")
+
+
+def test_pointing_at_a_contour_shows_the_cell_in_all_other_pictures(rich):
+    box = rich.page.locator("#p0c1-contour .nsewdrag").first
+    box.scroll_into_view_if_needed()
+    size = box.bounding_box()
+    box.hover(position={"x": size["width"] * 0.75, "y": size["height"] * 0.5})
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] > 0"))
+    (x, y, _), other = spots(rich, "p0c0", "p0c1")
+    assert other[:2] == [x, y]
+    assert f"x {x:.3f}" in labels(rich)[0].replace("y", " y")
+    rich.page.mouse.move(1, 1)
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
+
+
+def test_pointing_at_a_scene_shows_the_cell_in_all_other_pictures(rich):
+    canvas = rich.page.locator("#p0c1-scene canvas").first
+    canvas.scroll_into_view_if_needed()
+    rich.get(plot("p0c1-scene", ".on('plotly_hover', ({ points: [at] }) => { window.at = at; })") + "; true")
+    box = canvas.bounding_box()
+    for step in range(40):  # from below, until the surface is met
+        rich.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * (0.75 - 0.01 * step))
+        if rich.get("window.at?.data.meta === 'surface'"):
+            break
+        time.sleep(0.03)
+    rich.until(plot("p0c0-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
+    x, y = rich.get("[window.at.x, window.at.y]")
+    assert spots(rich, "p0c0")[0][:2] == [x, y]
+    assert rich.page.inner_text("#p0-readout").startswith(f"At x = {x:g}, y = {y:g}:")
+    assert all(f"x {x:.3f}y {y:.3f}"[:4] in text for text in labels(rich))
+    rich.page.mouse.move(1, 1)
+    rich.until(plot("p0c0-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
+
+
+def test_arrow_keys_turn_all_scenes_and_one_button_resets_the_view(rich):
+    eye = plot("p2c0-scene", ".layout.scene.camera.eye")
+    rich.choose("camera", "free")
+    before = np.array(rich.get(f"[{eye}.x, {eye}.y, {eye}.z]"))
+    rich.page.focus("#p0c0-scene")
+    rich.page.keyboard.press("ArrowRight")
+    rich.until("location.hash.includes('eye=')")
+    rich.until(f"{eye}.x !== {before[0]}")
+    after = np.array(rich.get(f"[{eye}.x, {eye}.y, {eye}.z]"))
+    assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before))
+    cosine = after[:2] @ before[:2] / np.sum(before[:2] ** 2)
+    assert np.degrees(np.arccos(cosine)) == pytest.approx(10)
+    rich.page.keyboard.press("+")
+    rich.until(f"Math.hypot({eye}.x, {eye}.y, {eye}.z) < {0.95 * np.linalg.norm(before)}")
+    rich.page.click("#reset")
+    rich.until(f"{eye}.x === {before[0]}")
+    rich.drawn()
+    assert rich.page.url.endswith("#")
+
+
+def test_slices_go_along_the_diagonals_too(rich):
+    rich.page.check("input[name=cut2][value=diagonals]")
+    title = plot("p2-slices", ".layout.{}.title.text")
+    rich.until(title.format("xaxis2") + " === 'x, on the diagonal from y = 1 to -1'")
+    assert rich.get(title.format("xaxis")) == "x, on the diagonal from y = -1 to 1"
+    curves = plot("p2-slices", "._fullData.filter((one) => one.mode === 'lines+markers')")
+    x = np.linspace(-1, 1, 9)
+    for n, y in enumerate((x, -x)):
+        expected = 0.3 + 2 * ((x - 0.5) ** 2 + 0.5 * (y + 0.25) ** 2)
+        np.testing.assert_allclose(rich.get(f"[...{curves}[{n}].y]"), expected, rtol=1e-6)
+        assert rich.get(f"[...{curves}[{n}].x]") == x.tolist()
+    assert rich.page.is_disabled("input[name=row2]")
+    rich.page.check("input[name=cut2][value=axes]")
+    rich.until(title.format("xaxis2") + ".includes('at x = 0')")
+
+
+def test_differences_have_a_symlog_scale_and_raw_values_in_the_hover(rich):
+    drawn = plot("difference-0", ".data[0]")
+    x = np.linspace(-1, 1, 9)
+    value = np.broadcast_to(0.1 + 5 * x**2, (9, 9))
+    rich.page.check("input[name=difference][value=symlog]")
+    rich.until(drawn + ".colorbar.title.text.includes('symlog')")
+    reach, knee = 10, 2 * np.std(np.linspace(-0.1, 0.1, 8), ddof=1) / 8**0.5  # twice the standard error
+    bent = np.arcsinh(value / knee) / np.arcsinh(reach / knee) * reach
+    np.testing.assert_allclose(rich.get(f"{drawn}.z"), bent, rtol=1e-5)
+    hover = np.array(rich.get(f"{drawn}.customdata"))
+    np.testing.assert_allclose(hover[..., 0], value, rtol=1e-5)
+    assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "0", "+1", "+10"]
+    rich.page.check("input[name=difference][value=linear]")
+    rich.until(f"!{drawn}.colorbar.title.text.includes('symlog')")
+    np.testing.assert_allclose(rich.get(f"{drawn}.z"), value, rtol=1e-5)
+
+
+def test_names_in_a_legend_are_switches_of_the_keyboard(rich):
+    switch = rich.page.locator("#p0-slices .legendtoggle[aria-label='sgd']")
+    shown = plot(
+        "p0-slices", ".data.filter((one) => one.legendgroup === 'sgd').every((one) => one.visible !== 'legendonly')"
+    )
+    assert rich.get(shown)
+    assert switch.get_attribute("aria-checked") == "true"
+    switch.focus()
+    rich.page.keyboard.press("Enter")
+    rich.until(f"!{shown}")
+    rich.until("document.activeElement.getAttribute('aria-label') === 'sgd'")
+    assert switch.get_attribute("aria-checked") == "false"
+    rich.page.keyboard.press(" ")
+    rich.until(shown)
+
+
+def test_the_tools_of_a_figure_are_one_stop_of_the_tab_key(rich):
+    stops = (
+        "[...document.querySelectorAll('.modebar')].map((bar) => bar.querySelectorAll('button[tabindex=\"0\"]').length)"
+    )
+    assert set(rich.get(stops)) == {1}
+    tool = rich.page.locator("#p0c0-contour .modebar-btn").first
+    tool.focus()
+    rich.page.keyboard.press("ArrowRight")
+    assert rich.get("document.activeElement.ariaLabel") != tool.get_attribute("aria-label")
+
+
+def test_the_first_links_skip_to_a_section_and_keep_the_view(rich):
+    rich.choose("scale", "own")
+    links = "[...document.querySelectorAll('a, button, input, select, [tabindex=\"0\"]')].slice(0, 3)"
+    assert rich.get(f"{links}.map((one) => one.textContent)")[0] == "To the surfaces"
+    last = rich.page.locator(".skip a").nth(2)
+    last.focus()
+    assert last.bounding_box()["x"] >= 0
+    rich.page.keyboard.press("Enter")
+    assert rich.get("document.activeElement.id") == "section-table"
+    assert "scale=own" in rich.page.url
+    rich.choose("scale", "common")
+
+
+def test_an_epoch_is_read_along_training_and_on_the_plane(rich):
+    rich.page.focus("input[name=epoch1]")
+    rich.page.keyboard.press("Home")
+    rich.until("location.hash.includes('epoch1=0')")
+    assert rich.page.inner_text("#epoch1-told") == "1: its own loss 4, the plane’s 3, 0.3 off the plane"
+    rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
+    np.testing.assert_allclose(spots(rich, "p1c0"), [[0.9, 0.5, on_axis(rich, 3.0)]], rtol=1e-6)
+    assert "epoch 1its own loss 4" in rich.get(plot("p1c0-contour", ".querySelector('.hoverlayer').textContent"))
+    for figure in ("p1-run", "curvature-trace"):
+        assert rich.get(plot(figure, ".querySelectorAll('.hoverlayer .hovertext').length")) >= 2
+    rich.page.click("#p1-play")  # less motion: one step
+    rich.until("location.hash.includes('epoch1=1')")
+    rich.page.locator("#p1-run .nsewdrag").first.hover(position={"x": 8, "y": 40})  # and by the mouse
+    rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.9"))
+    rich.page.mouse.move(1, 1)
+    rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
+
+
+def test_the_run_stands_off_its_plane_by_the_gap_of_their_losses(rich):
+    z = rich.get(plot("p1c0-scene", ".data.find((one) => one.meta === 'gap').z"))
+    ends = np.array([value for value in z if value is not None]).reshape(-1, 2)
+    np.testing.assert_allclose(ends, [[on_axis(rich, v) for v in pair] for pair in ((4, 3), (2, 1), (0.3, 0.3))])
+
+
+def test_the_fragment_restores_every_control(rich, browser):
+    controls = "[...document.querySelectorAll('input, .picker select')]"
+    other = """(one) => ({ range: one.min, number: "0.3", radio: one.value })[one.type] ??
+        [...one.options].find((option) => !option.defaultSelected).value"""
+    wanted = dict(rich.get(f"{controls}.filter((one) => !one.checked).map((one) => [one.name, ({other})(one)])"))
+    names = {"scale", "loss", "camera", "clip", "ring", "plane0", "p0c0", "p0c1", "row0", "col0", "cut0", "epoch1"}
+    assert names | {"difference"} <= set(wanted)
+    address = rich.page.url.partition("#")[0] + "#" + "&".join("=".join(one) for one in wanted.items())
+    watched = Watched(browser, address + "&eye=bad&unknown=1", viewport={"width": 900, "height": 600})
+    shown = f"{controls}.filter((one) => one.type !== 'radio' || one.checked).map((one) => [one.name, one.value])"
+    found = dict(watched.get(shown))
+    assert {name: found[name] for name in wanted} == wanted
+    assert not watched.errors
+    watched.context.close()
+
+
 def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
     rich.page.focus("input[name=clip]")
     for _ in range(5):
@@ -549,8 +828,11 @@ def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
     assert found["surfaces"][0]["loss"][4][0] == pytest.approx(2.3)
     assert found["commands"] == ["landscape surface a.pt"]
     rows = saved(rich, "#save-csv", tmp_path).read_text().splitlines()
-    assert rows[0].startswith("checkpoint,family,plane,split,x,y,loss")
+    assert rows[0] == "checkpoint,family,plane,split,x,y,loss,standard_error,accuracy,status"
     assert len(rows) == 1 + 8 * 81
+    assert rows[1].endswith(",ok")
+    names = rich.get("[...document.getElementById('figure').options].map((one) => one.textContent)")
+    assert len(names) == len(set(names)) > 10
     rich.page.select_option("#figure", "p0-slices")
     picture = saved(rich, "#save-svg", tmp_path)
     assert picture.name == "landscape-p0-slices.svg"
@@ -593,9 +875,14 @@ def test_play_goes_through_the_checkpoints_until_it_is_stopped(fifty):
     fifty.page.click("#p0-play")
     fifty.until("document.getElementById('p0-play').textContent === 'Play'")
     assert fifty.get(f"{canvas}.dataset.mine") == "yes"
+    fifty.page.select_option("select[name=p0c0]", "49")
+    fifty.drawn()
     fifty.page.emulate_media(reduced_motion="reduce")
-    fifty.until("document.getElementById('p0-play').disabled")
-    assert "less motion" in fifty.page.inner_text("#p0-played")
+    fifty.until("document.getElementById('p0-play').textContent === 'Next'")
+    fifty.page.click("#p0-play")  # one step, around the end
+    fifty.until("document.querySelector('select[name=p0c0]').value === '0'")
+    fifty.page.emulate_media(reduced_motion="no-preference")
+    fifty.until("document.getElementById('p0-play').textContent === 'Play'")
 
 
 AXE = (

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries, hundred_tensors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from plain_results import bowl, changed, paired, run, spectrum, trace, valley
@@ -160,6 +160,7 @@ def test_no_letters_are_cut_or_overlap_and_none_is_below_six_points(width):
         picture.spectrum_picture(names, width=width),
         picture.curvature_picture([along], width=width),
         picture.density_picture([density()], width=width),
+        picture.diagonal_picture([entries(), entries("sam")], width=width),
         picture.line_picture([valley()], width=width),
     ):
         boxes = letters(made)
@@ -262,3 +263,13 @@ def test_a_pdf_has_its_fonts_within_it_and_each_file_the_same_bytes_twice(tmp_pa
     assert b"/Type3" not in first
     with pytest.raises(ValueError, match="a picture is written as png, svg, pdf, got"):
         picture.save_picture(made, tmp_path / "a.jpg")
+
+
+def test_the_twin_of_a_diagonal_has_the_same_bars():
+    made = picture.diagonal_picture([entries(), entries("sam")])
+    (ax,) = made.axes
+    assert [bar.get_width() for bar in ax.patches] == 2 * [3.0, -8.0, 0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["in.weight", "in.bias", "out.weight"]
+    assert {text.get_text() for text in made.legends[0].get_texts()} == {"sgd", "sam"}
+    (ax,) = picture.diagonal_picture([hundred_tensors()]).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"t{n}" for n in (*range(7), *range(95, 100))]

@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, entries
+from scipy.stats import ttest_ind
 
+from landscape.page.captions import surface_command
 from landscape.report import write_report
 from landscape.results import (
     Congruence,
@@ -113,7 +115,7 @@ def columns(text):
 def test_the_page_is_one_small_file_without_addresses(page):
     text = page(bowl(), spectrum(), trace())
     assert len(text.encode()) < 6_000_000
-    assert not re.search(r"""(src|href)=|url\(|@import|https?://""", ours(text))
+    assert not re.search(r"""(src|href)=(?!"#)|url\(|@import|https?://""", ours(text))
     assert "default-src 'none'" in text
     assert '<html lang="en">' in text
     assert "showSendToCloud: false" in text
@@ -162,12 +164,29 @@ def test_an_empty_report_says_which_commands_fill_it(page):
         assert command in text
 
 
-def test_what_is_missing_names_its_command(page):
-    written = page(bowl("a"), bowl("a", split="test"), bowl("b"), spectrum("a"), trace("c"))
+def test_what_is_missing_names_once_the_command_that_makes_it(page):
+    some = {"steps": 5, "seed": 3, "batch_norm": "recalibrated"}
+    written = page(bowl("a", **some), bowl("a", split="test", **some), bowl("b", **some), spectrum("a"), trace("c"))
     text, unmeasured = visible(written), data(written)["planes"][0]["missing"]["test"]
-    assert "No spectrum yet: landscape hessian CKPT" in text
-    assert "No surface yet: landscape surface CKPT --split test" in text
-    assert "No test surface yet: landscape surface CKPT --split test" in visible(unmeasured)
+    command = "landscape surface CKPT --split test --seed 3 --steps 5 --batch-norm recalibrated --out surface-test.npz"
+    assert f"No test surface of b on this plane yet: {command}" in text
+    assert f"No test surface of b, c yet: {command}" in text[text.index("Every measure at every checkpoint") :]
+    assert "No spectrum of b, c yet: landscape hessian CKPT" in text
+    assert visible(unmeasured).strip() == "Not measured on test."
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"directions": "pca", "intervals": [[-1, 2], [0, 1]]}, "--directions pca --steps 5"),
+        ({"directions": "given", "layers": ["fc"]}, "--directions FILE --steps 5 --layers fc"),
+        ({"directions": "random", "seed": 0, "extent": 1.0, "batch_norm": "frozen"}, "--steps 5"),
+        ({"directions": "random", "extent": 0.5, "precision": "bf16"}, "--steps 5 --extent 0.5 --precision bf16"),
+    ],
+)
+def test_the_command_for_what_is_missing_measures_the_same_plane(settings, options):
+    like = changed(bowl(), settings=settings)
+    assert surface_command("validation", like) == f"landscape surface CKPT --split val {options} --out surface-val.npz"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +200,13 @@ def test_results_without_any_record_are_drawn(page, one):
 def test_several_test_accuracies_within_noise_are_not_called_different(page):
     text = heading(page(bowl("a", split="test", accuracy=0.95), bowl("b", split="test", accuracy=0.97)))
     assert text == "Test accuracies of these 2 checkpoints are within noise (95.0 ± 1.1 % to 97.0 ± 0.9 %)."
+
+
+def test_ties_at_both_ends_of_the_accuracies_are_named(page):
+    results = [bowl(name, split="test", accuracy=p) for name, p in (("a", 0.70), ("b", 0.95), ("c", 0.96), ("d", 0.71))]
+    assert heading(page(*results)).endswith(
+        "at a to 96.0 ± 1.0 % at c, b within noise of it; d within noise of the lowest."
+    )
 
 
 def test_a_difference_beyond_noise_is_told_with_its_errors(page):
@@ -197,8 +223,34 @@ def test_curvature_is_told_with_its_train_loss_and_never_as_flatness(page):
     text = page(
         bowl("a", centre=0.003), bowl("b", centre=1.32), spectrum("a", (2.0,), 0.003), spectrum("b", (6.4,), 1.32)
     )
-    assert "λmax is 2.00 at a (train loss 0.00300) and 6.40 at b (train loss 1.32)" in heading(text)
+    assert (
+        "λmax is 2.00 at a (train loss 0.00300) and 6.40 at b (train loss 1.32), a ratio of 0.31250 ± 0.00044 (±: "
+        "residuals)" in heading(text)
+    )
     assert not re.search(r"\b(flat|flatter|flattest|sharper|better|worse)\b", visible(text))
+
+
+def test_eigenvalues_within_their_residuals_are_not_told_apart(page):
+    assert (
+        heading(page(spectrum("a", (4.0,)), spectrum("b", (4.007,))))
+        == "λmax of these 2 checkpoints is not told apart: 4.00 at a (train loss 0.500) and 4.01 at b (train loss "
+        "0.500), within both residuals."
+    )
+    three = heading(page(spectrum("a", (4.0,)), spectrum("b", (4.007,)), spectrum("c", (8.0,)), spectrum("d", (8.01,))))
+    assert "b not told apart from the lowest; c not told apart from the highest" in three
+
+
+def test_the_ratio_of_eigenvalues_has_the_error_of_the_examples_where_it_is_known(page):
+    results = [
+        spectrum("a", (4.0,)),
+        spectrum("b", (8.0,)),
+        *(sample(name, se) for name, se in (("a", 0.3), ("b", 0.8))),
+    ]
+    relative = np.hypot(0.3 / 4, 0.8 / 8)
+    assert f"a ratio of 0.500 ± {0.5 * relative:.3f} (±: standard errors of the examples)" in heading(page(*results))
+    wide = [spectrum("a", (4.0,)), spectrum("b", (8.0,)), *(sample(name, 2.0) for name in "ab")]
+    assert "is not told apart" in heading(page(*wide))
+    assert "within two standard errors of the examples" in heading(page(*wide))
 
 
 def test_curvature_without_a_loss_is_not_in_the_headline(page):
@@ -241,6 +293,24 @@ def test_the_csv_has_full_precision(page):
     assert float(row["train_loss"]) == 0.1
     assert float(row["lambda_1"]) == 1 / 3
     assert row["test_loss"] == ""
+
+
+def test_what_another_program_found_is_told_with_the_spectrum(page):
+    check = {"eigenvalue": 4.0001, "difference": 2.5e-5, "trace": 9.0, "trace_standard_error": 1.0, "num_matvecs": 40}
+    checked = changed(spectrum(values=(4.0,)), checks={"pyhessian": check})
+    text = visible(page(spectrum(), checked))  # the longer one is drawn, and the check of the shorter one kept
+    assert "✓ PyHessian on the same data finds 4.00 at sgd (0.00250 % apart)." in text
+    wrong = changed(checked, checks={"pyhessian": {**check, "difference": 0.2}})
+    assert "✗ PyHessian on the same data finds 4.00 at sgd (20.0 % apart). More than 1 % apart" in visible(page(wrong))
+    other = changed(checked, checks={"pyhessian": {**check, "difference": float("nan")}})
+    assert "the other end of the spectrum, which does not compare" in visible(page(other))
+
+
+def test_provenance_says_once_what_all_results_share(page):
+    text = page(*(bowl(f"run {n}", precision="fp32") for n in range(30)))
+    drawer = visible(text[text.index("<summary>Provenance") :])
+    assert drawer.count("precision fp32") == 1
+    assert "Surface (30)" in drawer
 
 
 def test_flags_are_visible(page):
@@ -359,7 +429,7 @@ def test_a_line_alone_makes_a_page(page):
     )
     text = page(line, changed(line, settings={"split": "train"}))
     assert [list(figure) for figure in data(text)["lines"]] == [["linear"], ["linear"]]  # a loss below zero: no log
-    assert "The train loss along a line, at the centre: a 0" in visible(text)
+    assert "The train loss along a line is lowest -1.00 at x = -1 of a (0 at the checkpoint)" in visible(text)
     assert "No surface yet: landscape surface CKPT" in visible(text)
 
 
@@ -390,6 +460,39 @@ def test_fifty_checkpoints_have_a_picture_for_three(page):
     assert len(columns(text)[0]) == 50
     assert len(re.findall(r'class="contour"', ours(text))) == 3
     assert len(data(text)["planes"][0]["members"][0]["train"]["surfaces"]) == 50
+
+
+def test_a_surface_without_a_finite_number_is_told_as_such(page):
+    lost = changed(bowl("lost"), loss=np.full((5, 5), np.nan))
+    text = page(lost, bowl("fine"))
+    assert heading(text) == "Train loss 0.500 ± 0.050 at fine. No finite train loss at 1 checkpoint."
+    table = visible(text)[visible(text).index("Every measure at every checkpoint") :]
+    assert "lost sam, rho 0.4 nan" in table  # not a dash: it was measured
+    assert "No finite loss was measured on train" in visible(page(lost))
+
+
+def test_a_grid_without_its_centre_is_told_by_what_it_holds(page):
+    text = page(bowl("one", steps=1))
+    assert "a grid of one cell, nothing to draw: train loss 3.00 ± 0.30" in visible(text)
+    assert "Loss on train: 3.00; not finite at the checkpoints, or not measured there" in visible(text)
+
+
+def test_a_long_name_is_cut_inside_and_whole_in_the_provenance(page):
+    name = "a_very_long_name_" * 9
+    text = page(
+        changed(bowl(), checkpoint={"label": f"{name}1", "hash": "1"}),
+        changed(bowl(), checkpoint={"label": f"{name}2", "hash": "2"}),
+    )
+    shown = [column["name"] for column in data(text)["planes"][0]["columns"]]
+    assert len(set(shown)) == 2
+    assert max(map(len, shown)) <= 48
+    assert f"{name}1" in visible(text)
+
+
+def test_names_that_are_equal_once_cut_are_told_apart_by_their_hashes(page):
+    names = [f"{'x' * 30}{middle}{'y' * 30}" for middle in "ab"]
+    text = page(*(changed(bowl(), checkpoint={"label": name, "hash": f"{name[30]}234567890"}) for name in names))
+    assert {name[-11:] for name in columns(text)[0]} == {" (a2345678)"[-11:], " (b2345678)"[-11:]}
 
 
 def test_a_large_surface_is_written_whole(page):
@@ -429,7 +532,7 @@ def test_blocks_of_layers_are_not_compared_with_the_whole(page):
 
 def test_a_density_and_a_followed_run_have_panels(page):
     text = page(spectrum(), *(make(checkpoint=spectrum().checkpoint) for make in (density, along_run)))
-    assert "Sticks are eigenvalues found by themselves" in visible(text)
+    assert "Sticks are outliers, eigenvalues found by themselves" in visible(text)
     assert "λmax through training: sgd from 4.00 to 8.00" in visible(text)
     assert data(text)["density"]
     assert data(text)["curvature-trace"]
@@ -450,6 +553,8 @@ def test_a_line_that_does_not_lead_to_the_other_has_no_barrier(page):
         checks={"landmarks": [{"name": "b", "loss_on_plane": 2.0, "own_loss": 0.5}]},
     )
     assert "A line to another loss has no barrier: --batch-norm recalibrated mends this" in visible(page(line))
+    title = "From a the line does not lead to b: its train loss is 2.00 on the line and 0.500 by itself"
+    assert title in visible(page(line))
     recalibrated = changed(line, settings={**line.settings, "batch_norm": "recalibrated"})
     assert "rises at most 0 above the straight line between its ends" in visible(page(recalibrated))
 
@@ -467,10 +572,106 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
     assert "conv 9 40.000 ± 0.040 yes" in visible(text)
 
 
+def test_the_traces_of_tensors_are_a_table(page):
+    text = visible(page(bowl("a"), entries()))
+    assert "The tensor of most curvature: in.bias at sgd" in text
+    assert "-8.00 ± 0.40" in text
+
+
 def test_what_is_owed_to_the_sample_is_told(page):
-    spread = DataSpread(
+    text = visible(page(spectrum(), sample("sgd", 0.2)))
+    assert "λ1 with the error that the choice of examples leaves: sgd 4.00 ± 0.20" in text
+    assert "sgd 100 4.00 ± 0.20 0.400 200" in text  # max((0.2 / 0.2)^2, 0.4 / 0.2) times 100
+
+
+def of_seed(result, method, seed, **more):
+    """The result as that of one seed of a method."""
+    label = f"{method}-{seed}"
+    config = {"method": method, "rho": 0.4, "lr": 0.1, "seed": seed, **more}
+    return changed(result, checkpoint={"label": label, "hash": label, "method": method, "epoch": 4, "config": config})
+
+
+def seeds_of(method, values, losses, accuracies, **more):
+    """A train surface, a test surface and a spectrum for each seed."""
+    found = []
+    for seed, (value, loss, accuracy) in enumerate(zip(values, losses, accuracies, strict=True)):
+        made = [bowl(centre=loss), bowl(split="test", accuracy=accuracy), spectrum(values=(value, 1.0), loss=loss)]
+        found += [of_seed(one, method, seed, **more) for one in made]
+    return found
+
+
+SGD = seeds_of("sgd", (7.0, 8.0, 9.0), (0.5, 0.6, 0.7), (0.90, 0.91, 0.92))
+SAM = seeds_of("sam", (2.0, 2.1, 2.2), (1.0, 1.1, 1.2), (0.91, 0.92, 0.90))
+
+
+def test_three_seeds_of_two_methods_are_told_as_methods(page):
+    text = page(*SAM, *SGD)
+    low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
+    assert heading(text) == (
+        "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 %, not apart by more than the spread over seeds. "
+        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, more than the spread over "
+        "seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+    )
+    assert "3 seeds of sgd, 3 seeds of sam (rho 0.4): ± is the standard deviation over seeds" in visible(text)
+    assert "compares checkpoints, not methods" not in visible(text)
+    assert "Loss on train, centre → edge of the slice (median), mean ± standard deviation over seeds: sgd" in visible(
+        text
+    )
+
+
+def interval(a, b):
+    found = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    return found.low, np.mean(a) - np.mean(b), found.high
+
+
+def test_two_seeds_each_are_told_as_checkpoints(page):
+    text = page(*SAM[:6], *SGD[:6])
+    assert "ranges from 2.00 at sam-0" in heading(text)
+    assert "fewer than 3 seeds of two methods: this compares checkpoints, not methods" in visible(text)
+    assert "Over seeds" not in visible(text)
+
+
+def test_eigenvalues_that_are_not_certified_are_not_compared_between_methods(page):
+    unsure = changed(SAM[2], complete=False)
+    assert "Methods are not compared: 1 of 6 largest eigenvalues are not certified" in heading(
+        page(*SAM[:2], unsure, *SAM[3:], *SGD)
+    )
+
+
+def test_each_method_has_a_row_of_means_over_its_seeds(page):
+    text = visible(page(*SGD, *SAM))
+    start = text.index("Over seeds: mean ± standard deviation")
+    row = text[text.index("sam (rho 0.4) 3 seeds", start) : text.index("Each checkpoint", start)]
+    deviation = np.log([2.0, 2.1, 2.2]).std(ddof=1)
+    for cell in (
+        "1.10 ± 0.10",
+        "91.0 ± 1.0 %",
+        "2.10 ± 0.10",
+        f"{np.log([2.0, 2.1, 2.2]).mean():.3f} ± {deviation:.3f}",
+        "3 of 3",
+    ):
+        assert cell in row
+    latex = data(page(*SGD, *SAM))["latex"]
+    assert latex.count(r"\midrule") == 2
+    assert r"sam (rho 0.4) & 3 seeds" in latex
+
+
+def test_the_seeds_of_a_method_share_a_colour_and_one_has_the_picture(page):
+    text = page(*SGD, *SAM)
+    (columns,) = [plane["columns"] for plane in data(text)["planes"]]
+    assert len({column["color"] for column in columns[:3]}) == len({column["color"] for column in columns[3:]}) == 1
+    assert len({column["color"] for column in columns}) == 2
+    assert len(re.findall(r'<article class="column">', text)) == 2
+    assert "One checkpoint of each method has a picture" in visible(text)
+    assert data(text)["planes"][0]["crowded"]
+    assert len(re.findall(r'<article class="column">', page(*SGD))) == 3
+
+
+def sample(label, error):
+    """What the largest eigenvalue of a checkpoint owes to its examples."""
+    return DataSpread(
         values=np.array([4.0, 1.0]),
-        standard_error=np.array([0.2, 0.1]),
+        standard_error=np.array([error, 0.1]),
         trace=10.0,
         trace_standard_error=0.5,
         subset_sizes=np.array([50.0, 100.0]),
@@ -479,8 +680,6 @@ def test_what_is_owed_to_the_sample_is_told(page):
         num_examples=100.0,
         num_parts=4,
         num_matvecs=9,
-        checkpoint=spectrum().checkpoint,
+        checkpoint=spectrum(label).checkpoint,
+        settings=spectrum(label).settings,
     )
-    text = visible(page(spectrum(), spread))
-    assert "λ1 with the error that the choice of examples leaves: sgd 4.00 ± 0.20" in text
-    assert "sgd 100 4.00 ± 0.20 0.400 200" in text  # max((0.2 / 0.2)^2, 0.4 / 0.2) times 100

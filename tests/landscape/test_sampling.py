@@ -53,11 +53,12 @@ def test_errors_are_those_of_ratios_of_sums_over_uneven_parts(name):
     forms = np.stack([np.einsum("kp,pq,kq->k", vectors, part.numpy(), vectors) for part, _ in parts])
     traces = np.array([part.trace().item() for part, _ in parts])
     np.testing.assert_allclose(found.values, pairs.values, atol=1e-9)
-    for sums, error in ((forms, found.standard_error), (traces[:, None], found.trace_standard_error)):
+    for sums, error in ((forms, found.standard_error), (traces[:, None], found.trace_data_error)):
         rest = sums - np.outer(counts, sums.sum(0) / counts.sum())
         expected = np.sqrt(5 / 4 * (rest**2).sum(0)) / counts.sum()
         np.testing.assert_allclose(error, expected.squeeze(), rtol=1e-6, atol=1e-9)
     assert found.trace == pytest.approx(traces.sum() / counts.sum(), abs=1e-9)
+    assert found.trace_standard_error == found.trace_data_error  # no vector is left for a probe
 
 
 def test_with_equal_batches_the_error_is_that_of_a_mean():
@@ -74,6 +75,27 @@ def test_the_errors_are_the_spread_over_new_samples():
     assert np.mean([one.standard_error[0] for one in found]) == pytest.approx(np.std(largest), rel=0.25)
     trace = 2 * np.sqrt(2 * (VARIANCES**2).sum() / 400)
     assert np.mean([one.trace_standard_error for one in found]) == pytest.approx(trace, rel=0.25)
+
+
+def test_the_error_of_the_trace_holds_that_of_its_probes(monkeypatch):
+    """Against the trace of the population, over samples and probes: that of the data alone would be far too small."""
+    monkeypatch.setattr("landscape.sampling._subsets", lambda *_: (np.array([200.0]), np.array([90.0]), 0))
+    variances, scores, of_data = np.array([40.0, 20.0, 10.0, 5.0, *np.ones(20)]), [], []
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=(800, 24)) * variances**0.5
+        objective = linear(x, 800)
+        pairs = top_eigenpairs(hessian(objective), 1)
+        found = data_error(objective, pairs, num_parts=8, num_probes=8, seed=seed)
+        scores.append((found.trace - 2 * variances.sum()) / found.trace_standard_error)
+        of_data.append(found.trace_data_error / found.trace_standard_error)
+    assert 0.5 < np.sqrt(np.square(scores).mean()) < 2
+    assert np.mean(of_data) < 0.5
+
+
+def test_the_error_of_the_trace_is_unknown_with_too_few_probes():
+    found, _ = measured(0, num_probes=3)
+    assert np.isnan(found.trace_standard_error)
+    assert found.trace_data_error > 0
 
 
 def test_the_trace_is_that_on_the_vectors_and_on_probes_beside_them():

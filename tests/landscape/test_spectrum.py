@@ -155,6 +155,49 @@ def test_an_operator_that_is_not_symmetric_is_found_out():
     assert good.checks["symmetry"] < 1e-5 < 1e-2 < bad.checks["symmetry"]
 
 
+ESTIMATES = {
+    "xtrace": (trace, {"method": "xtrace"}),
+    "hutchinson": (trace, {"method": "hutchinson"}),
+    "norm": (frobenius_norm, {}),
+}
+
+
+@pytest.mark.parametrize("size", [300, 30_000])
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_an_estimate_tells_how_far_from_symmetric_its_operator_is(name, size):
+    """||A - A'||_F / ||A||_F is 0.02 here: found to within a factor, however long the vectors are."""
+    call, options = ESTIMATES[name]
+    scale, share = torch.full((size,), 0.1, dtype=torch.float64), 0.01 / 2**0.5
+    found = {
+        s: call(
+            SymmetricOperator(lambda v, s=s: scale * v + s * (v.roll(1) - v.roll(-1)), size, torch.float64), **options
+        )
+        for s in (0.1 * share, 0.0)
+    }
+    bad, good = found.values()
+    assert bad.checks["symmetry"] == pytest.approx(0.02, rel=0.5)
+    assert bad.checks["symmetric"] is False
+    assert problem_of(bad).startswith("checkpoint: the product is not symmetric (error")
+    assert good.checks["symmetric"] is True
+    assert good.checks["symmetry"] < 1e-12
+    assert problem_of(good) == ""
+
+
+def test_a_small_operator_that_is_not_symmetric_is_found_out():
+    matrix = torch.eye(3, dtype=torch.float64) + 0.1 * torch.ones(3, 3, dtype=torch.float64).triu(1)
+    for call in (trace, frobenius_norm):
+        found = call(SymmetricOperator(lambda v: matrix @ v, 3, torch.float64))
+        assert found.checks["symmetry"] == pytest.approx(np.sqrt(6 * 0.01 / 3.03))
+        assert found.checks["symmetric"] is False
+
+
+def test_where_the_pairs_are_all_there_is_rounding_is_not_taken_for_asymmetry():
+    operator = diagonal([5.0, 3.0, -2.0, *np.zeros(497)], torch.float32)
+    pairs = top_eigenpairs(operator, 2, which="both")
+    for found in (trace(operator, pairs=pairs, method=m) for m in ("hutchinson", "xtrace")):
+        assert found.checks["symmetric"] is True
+
+
 def test_where_all_eigenvalues_are_sticks_the_bulk_is_empty():
     operator = diagonal([3.0, 2.0, 1.0])
     density = spectral_density(operator, pairs=top_eigenpairs(operator, 3))
@@ -191,6 +234,23 @@ def test_the_standard_error_is_the_size_of_the_error(name, estimator):
     assert all(one.num_matvecs == 60 for one in found)
     assert 0.5 < np.sqrt((scores**2).mean()) < 2
     assert (np.abs(scores) <= 4).all()
+
+
+@pytest.mark.parametrize("num_matvecs", [4, 8])
+def test_the_interval_holds_the_truth_also_with_few_probes(num_matvecs):
+    """In 95 of 100 runs; twice the standard error alone would in 86 of them with 4 probes."""
+    values = np.asarray(SPECTRA["no outliers"])
+    found = [trace(diagonal(values), method="hutchinson", num_matvecs=num_matvecs, seed=seed) for seed in range(300)]
+    held = [one.interval()[0] <= values.sum() <= one.interval()[1] for one in found]
+    assert 0.91 <= np.mean(held) <= 0.985
+    low, high = found[0].interval(0.5)
+    assert low + high == pytest.approx(2 * found[0].value)
+    assert high - low < np.ptp(found[0].interval())
+
+
+def test_an_exact_estimate_is_its_own_interval_and_one_without_an_error_has_none():
+    assert trace(diagonal([3.0])).interval() == (3.0, 3.0)
+    assert np.isnan(trace(diagonal(SPECTRA["power law"]), num_matvecs=3, method="hutchinson").interval()).all()
 
 
 def test_known_pairs_make_an_estimate_sharper():
@@ -254,6 +314,11 @@ def test_xtrace_and_its_jackknife_are_what_they_are_defined_as():
     assert found.value == pytest.approx(xtrace_by_definition(matrix, probes), rel=1e-9)
     without = np.array([xtrace_by_definition(matrix, np.delete(probes, i, 1)) for i in range(6)])
     assert found.standard_error == pytest.approx(np.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum()), rel=1e-9)
+
+
+def test_one_product_is_enough_for_one_parameter():
+    found = trace(diagonal([3.0]), num_matvecs=1)
+    assert (found.value, found.standard_error, found.num_matvecs) == (3.0, 0.0, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 60])

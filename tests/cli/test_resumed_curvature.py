@@ -1,0 +1,133 @@
+"""A hessian command that was killed goes on where it was, with the bits of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import cli
+import landscape as ls
+from landscape.operators import SymmetricOperator
+from landscape.results import load_file, taken_apart
+
+SMALL = ("--split", "test", "--examples", 64, "--top", 2, "--seed", 3)
+
+
+def killed(*words, when):
+    """A command in a process of its own, killed by SIGKILL once a file of its journal holds something."""
+    command = [sys.executable, cli.__file__, *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not (when.exists() and when.stat().st_size > 1_000_000):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.communicate()
+
+
+def assert_equal(file, other):
+    found, expected = load_file(file), load_file(other)
+    assert found.plan == expected.plan
+    for one, two in zip(found.results, expected.results, strict=True):
+        (arrays, settings), (others, their_settings) = taken_apart(one), taken_apart(two)
+        assert repr(settings) == repr(their_settings)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, others[name])
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The number of products that this process makes, in a list."""
+    made, replayed = [0], cli._operator
+
+    def counting(objective, asked):
+        operator = replayed(objective, asked)
+
+        def matvec(v):
+            made[0] += 1
+            return operator.matvec(v)
+
+        def matvecs(vectors):
+            made[0] += len(vectors)
+            return operator.matvecs(vectors)
+
+        return SymmetricOperator(**{**vars(operator), "matvec": matvec, "matvecs": matvecs})
+
+    monkeypatch.setattr(cli, "_operator", counting)
+    return made
+
+
+def test_a_killed_measurement_of_two_checkpoints_goes_on(landscape, runs, tmp_path, products):
+    words = ("hessian", runs / "sgd", runs / "sam", *SMALL, "--which", "both", "--trace", "--save-vectors")
+    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    whole, products[0] = products[0], 0
+    out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
+    killed(*words, "--out", out, when=folder / "1-checkpoint.products")
+    assert {path.name for path in folder.iterdir()} >= {"plan.json", "0-checkpoint.npz", "1-checkpoint.products"}
+    refused = landscape(*words, "--out", out)
+    assert refused.code == 6
+    assert "holds a measurement that was not finished. --resume goes on, --force anew" in refused.err
+    other = landscape(*words, "--tolerance", 0.01, "--out", out, "--resume")
+    assert other.code == 3
+    assert "h.npz.journal is of other settings: tolerance. landscape hessian --force starts anew" in other.err
+    done = landscape(*words, "--out", out, "--resume")
+    assert done.code == 0, done.err
+    assert 0 < products[0] < whole / 2
+    assert_equal(out, tmp_path / "whole.npz")
+    assert not folder.exists()
+    again = landscape(*words, "--out", out, "--resume")
+    assert (again.code, again.out) == (0, done.out)
+    assert "is there already" in again.err
+
+
+def test_a_killed_walk_through_training_goes_on(landscape, tmp_path):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 3, "--save-every", 1, "--out", run).code == 0
+    words = ("hessian", run, *SMALL)
+    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
+    killed(*words, "--out", out, when=folder / "0-epoch-2.products")
+    assert (folder / "0-epoch-1.npz").exists()
+    assert landscape(*words, "--out", out, "--resume").code == 0
+    assert_equal(out, tmp_path / "whole.npz")
+    assert len(ls.load(out)) == 1
+
+
+def test_the_error_of_the_data_goes_on_as_well(landscape, runs, tmp_path, monkeypatch):
+    words = ("hessian", runs / "sgd", *SMALL, "--data-error")
+    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    monkeypatch.setattr("landscape.sampling.mean_and_error", interrupt)  # after a part of its products
+    stopped = landscape(*words, "--out", tmp_path / "h.npz")
+    assert stopped.code == 130
+    assert "interrupted. what was measured is kept: --resume goes on" in stopped.err
+    monkeypatch.undo()
+    assert landscape(*words, "--out", tmp_path / "h.npz", "--resume").code == 0
+    assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_would_end_a_measurement_again_keeps_nothing(landscape, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.spectrum.trace_of", refuse)
+    done = landscape("hessian", runs / "sgd", *SMALL, "--trace", "--out", tmp_path / "h.npz")
+    assert done.code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def refuse(*_, **__):
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("command", ["train", "surface", "hessian", "alignment"])
+def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, command):
+    words = () if command == "train" else (tmp_path / "last.pt",)
+    done = landscape(command, *words, "--resume", "--force", "--out", tmp_path / "x")
+    assert done.code == 2
+    assert "--force starts anew and --resume goes on: give one of them" in done.err
