@@ -1,22 +1,35 @@
 """Surfaces on paper: contours, reliefs, differences, and a run on its plane.
 
-Surfaces of one plane and one data share a block of panels, a scale and a colour bar; those of another plane, or of
-other data, have a block of their own. What is not finite is hatched and counted, never filled. Axes are placed by hand,
-in inches: panels keep the shape of their plane, and a bar is as high as its panels.
+What is not finite is hatched and counted, never filled. Panels keep the shape of their plane, and a bar is as high as
+its panels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from landscape.formatting import counted, shortened
-from landscape.grouping import Style, checkpoint_key, data_sets, styles, surface_groups
-from landscape.paired import comparable, paired_difference
+from landscape.arrangement import (
+    LEFT,
+    LINE,
+    RIGHT,
+    TICKS,
+    TITLE,
+    Block,
+    axes_at,
+    blocks_of,
+    compared,
+    fitted,
+    num_across,
+    placed,
+    room_of,
+)
+from landscape.formatting import counted
+from landscape.grouping import Style, checkpoint_key, styles
+from landscape.paired import paired_difference
 from landscape.paper import (
     GREY,
     LETTER,
@@ -66,34 +79,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", Surface, Line, Eigenpairs, Density, Diagonal, CurvatureTrace, CongruenceTrace)
 
-_LEFT, _RIGHT, _GAP = 0.58, 0.84, 0.17  # inches beside the panels, with the bar, and between them
-_TICKS, _TITLE, _LINE = 0.2, 0.18, 0.125  # inches of the ticks' labels, of an axis title, of a line of letters
-_OWN_WIDTH = 2.7  # inches of a panel where no width is given
-_MOST_ACROSS = {"single": 2, "double": 4}
 _LEVELS = 80  # of the filling: steps that the eye does not see; lines are at the ticks of the bar
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What is drawn on one scale: a place for each checkpoint of a plane, empty where it was not measured on this data.
-
-    `plane` names it among several, `data` is the split.
-    """
-
-    plane: str
-    data: str
-    members: list[tuple[Style, Surface | None]]
-
-    @property
-    def surfaces(self) -> list[Surface]:
-        """Those that are there."""
-        return [one for _, one in self.members if one is not None]
-
-    @property
-    def shape(self) -> float:
-        """The height of the plane over its width; where one is a sliver of the other, a shape that can be read."""
-        across, up = float(np.ptp(self.surfaces[0].x)), float(np.ptp(self.surfaces[0].y))
-        return min(max(up / across, 0.4), 2.0) if across > 0 and up > 0 else 1.0
 
 
 def overview_picture(
@@ -111,9 +97,9 @@ def overview_picture(
     each contour is 2.7 inches wide; lines are at the ticks of the bar.
     """
     surfaces = needed(results, Surface, "overview_picture", "surface CKPT")
-    blocks = _blocks(surfaces, known or styles(results), width)
+    blocks = blocks_of(surfaces, known or styles(results), width)
     views = [loss_view(block.surfaces, scale=scale, clip=clip) for block in blocks]
-    picture, panels, bars = _placed(blocks, width, lines=_title_lines(blocks, views, width))
+    picture, panels, bars = placed(blocks, width, lines=_title_lines(blocks, views, width))
     for block, view, axes, place in zip(blocks, views, panels, bars, strict=True):
         filled = None
         for n, (ax, (style, one)) in enumerate(zip(axes, block.members, strict=True)):
@@ -141,9 +127,9 @@ def relief_picture(
     The height is log10 of the loss where the scale is a log one; cells that are not finite are holes.
     """
     surfaces = needed(results, Surface, "relief_picture", "surface CKPT")
-    blocks = _blocks(surfaces, known or styles(results), width)
+    blocks = blocks_of(surfaces, known or styles(results), width)
     views = [loss_view(block.surfaces, scale=scale, clip=clip) for block in blocks]
-    picture, panels, bars = _placed(blocks, width, lines=_title_lines(blocks, views, width), flat=False)
+    picture, panels, bars = placed(blocks, width, lines=_title_lines(blocks, views, width), flat=False)
     for block, view, axes, place in zip(blocks, views, panels, bars, strict=True):
         filled = None
         for n, (ax, (style, one)) in enumerate(zip(axes, block.members, strict=True)):
@@ -182,12 +168,12 @@ def difference_picture(
     linear = linear_part(values, np.concatenate([one.standard_error.ravel() for one in found]))
     reach = round_step(float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0)) or 1.0)
     ticks = signed_ticks(reach, linear)
-    block = _Block("", "", [(known[checkpoint_key(one)], one) for _, one in pairs])
-    picture, (panels,), (place,) = _placed([block], width, lines=2)
+    block = Block("", "", [(known[checkpoint_key(one)], one) for _, one in pairs])
+    picture, (panels,), (place,) = placed([block], width, lines=2)
     for ax, (first, one), difference in zip(panels, pairs, found, strict=True):
         names = [known[checkpoint_key(each)].name for each in (one, first)]
         filled = _difference(ax, one, difference.value, difference.standard_error, reach, linear)
-        ax.set_title(_fitted(ax, [names[0], f"less {names[1]}"]), fontsize=7, pad=3)
+        ax.set_title(fitted(ax, [names[0], f"less {names[1]}"]), fontsize=7, pad=3)
     bar = picture.colorbar(filled, cax=place, ticks=[float(_stretched(np.array(tick), linear)) for tick in ticks])
     labels = [f"+{label}" if float(label) > 0 else label for label in tick_labels(ticks)]
     bar.ax.set_yticklabels(labels, fontsize=7)
@@ -206,25 +192,25 @@ def trajectory_picture(
             "trajectory_picture needs a run on its plane, got none: landscape surface CKPT --trajectory RUN"
         )
     known, across = known or styles(results), inches(width)
-    panel = (across - 2 * _LEFT - _RIGHT - 0.2) / 2 if width == "double" else across - _LEFT - _RIGHT
-    blocks = [_Block("", "", [(known[checkpoint_key(one)], one)]) for one in surfaces]
-    head, foot = 3 * _LINE + 0.05, _TICKS + _TITLE
+    panel = (across - 2 * LEFT - RIGHT - 0.2) / 2 if width == "double" else across - LEFT - RIGHT
+    blocks = [Block("", "", [(known[checkpoint_key(one)], one)]) for one in surfaces]
+    head, foot = 3 * LINE + 0.05, TICKS + TITLE
     heights = [(panel * block.shape, max(panel * block.shape, 1.4) if width == "double" else 1.4) for block in blocks]
     rows = [head + max(pair) + foot if width == "double" else sum(pair) + 2 * (head + foot) for pair in heights]
     picture = empty_picture(across, sum(rows), arranged=False)
     top = sum(rows)
     for one, (height, own_height), row in zip(surfaces, heights, rows, strict=True):
         style, view = known[checkpoint_key(one)], loss_view([one])
-        left = _axes(picture, _LEFT, top - head - height, panel, height)
-        place = _axes(picture, _LEFT + panel + 0.08, top - head - height, 0.1, height)
+        left = axes_at(picture, LEFT, top - head - height, panel, height)
+        place = axes_at(picture, LEFT + panel + 0.08, top - head - height, 0.1, height)
         filled = _contour(left, one, view, style)
         left.set_xlabel("x", fontsize=8)
         left.set_ylabel("y", fontsize=8)
         _bar(picture, place, filled, view, "mean loss")
         if width == "double":
-            right = _axes(picture, across - panel - 0.05, top - head - own_height, panel, own_height)
+            right = axes_at(picture, across - panel - 0.05, top - head - own_height, panel, own_height)
         else:
-            right = _axes(picture, _LEFT, top - row + foot, panel + _RIGHT - 0.1, own_height)
+            right = axes_at(picture, LEFT, top - row + foot, panel + RIGHT - 0.1, own_height)
         _own_losses(picture, left, right, one, style, log=view.log)
         top -= row
     return picture
@@ -241,78 +227,6 @@ def needed(results: Sequence[Result], kind: type[R], what: str, command: str) ->
         article = "an" if kind.__name__ == "Eigenpairs" else "a"
         raise ValueError(f"{what} needs {article} {kind.__name__}, got none: make one with: landscape {command}")
     return found
-
-
-def planes(surfaces: Sequence[Surface]) -> list[tuple[str, list[Surface]]]:
-    """The surfaces of each plane and grid, with its name."""
-    groups = surface_groups(surfaces, styles(surfaces), data_sets(surfaces))
-    return [(group.name, [one for members in group.sets.values() for _, one in members]) for group in groups]
-
-
-def compared(surfaces: Sequence[Surface]) -> list[tuple[Surface, Surface]]:
-    """The first surface that kept its examples, and each other one that kept equal ones."""
-    first = next((one for one in surfaces if one.examples is not None), None)
-    return [(first, one) for one in surfaces if first is not None and one is not first and comparable(first, one)]
-
-
-def _blocks(surfaces: Sequence[Surface], known: Mapping[str, Style], width: Width | None) -> list[_Block]:
-    most = _MOST_ACROSS[width or "double"]
-    splits = data_sets(surfaces)
-    groups, blocks = surface_groups(surfaces, dict(known), splits), []
-    for n, group in enumerate(groups, 1):
-        for data, name in splits.values():
-            if data in group.sets:
-                there = dict(group.sets[data])
-                members = [(style, there.get(column)) for column, style in enumerate(group.columns)]
-                if len(members) > most:  # several rows: there are no columns to keep
-                    members = [pair for pair in members if pair[1] is not None]
-                blocks.append(_Block(f"plane {n}" if len(groups) > 1 else "", name, members))
-    return blocks
-
-
-def _placed(
-    blocks: Sequence[_Block], width: Width | None, *, lines: int, flat: bool = True
-) -> tuple[Picture, list[list[Axes]], list[Axes]]:
-    """A picture with the axes of each block's panels and of its bar; `lines` of letters stand above each panel."""
-    left, below = (_LEFT, _TICKS) if flat else (0.12, 0.08)
-    num = _num_across(blocks, width)
-    across = _OWN_WIDTH * num + left + _RIGHT if width is None else inches(width)
-    panel = (across - left - _RIGHT - (num - 1) * _GAP) / num
-    shapes = [panel * (block.shape if flat else 0.9) for block in blocks]
-    head, rows = lines * _LINE + 0.08, [math.ceil(len(block.members) / num) for block in blocks]
-    foot = _TITLE if flat else 0.05
-    total = sum(count * (head + height + below) + foot for count, height in zip(rows, shapes, strict=True))
-    picture = empty_picture(across, total, arranged=False)
-    panels: list[list[Axes]] = []
-    bars: list[Axes] = []
-    top = total
-    for block, count, height in zip(blocks, rows, shapes, strict=True):
-        axes = []
-        for n in range(len(block.members)):
-            row, column = divmod(n, num)
-            bottom = top - row * (head + height + below) - head - height
-            ax = _axes(picture, left + column * (panel + _GAP), bottom, panel, height, solid=not flat)
-            if flat:
-                ax.tick_params(labelsize=7, labelleft=column == 0)
-                ax.set_xlabel("x" if n + num >= len(block.members) else "", fontsize=8, labelpad=2)
-            axes.append(ax)
-        bottom, high = top - count * (head + height + below) + below, count * (head + height + below) - head - below
-        inset = 0.0 if flat else 0.15 * high
-        beside = left + min(num, len(block.members)) * (panel + _GAP) - _GAP + (0.08 if flat else 0.16)
-        bars.append(_axes(picture, beside, bottom + inset, 0.1, high - 2 * inset))
-        panels.append(axes)
-        top -= count * (head + height + below) + foot
-    return picture, panels, bars
-
-
-def _axes(picture: Picture, left: float, bottom: float, width: float, height: float, *, solid: bool = False) -> Axes:
-    across, up = picture.get_size_inches()
-    place = (left / across, bottom / up, width / across, height / up)
-    return picture.add_axes(place, projection="3d" if solid else None)
-
-
-def _num_across(blocks: Sequence[_Block], width: Width | None) -> int:
-    return min(max(len(block.members) for block in blocks), _MOST_ACROSS[width or "double"])
 
 
 def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContourSet | None:
@@ -441,7 +355,7 @@ def _own_losses(picture: Picture, left: Axes, right: Axes, one: Surface, style: 
     run = one.trajectory
     assert run is not None
     share = f"holds {100 * run.explained_variance:.3g} % of squared distances"
-    left.set_title(_fitted(left, [style.name, share]), fontsize=7, pad=3)
+    left.set_title(fitted(left, [style.name, share]), fontsize=7, pad=3)
     at = run.epoch.astype(float)
     curve(right, at, run.loss, run.standard_error, style, mark=True, label="its own loss")
     right.plot(at, run.plane_loss, color=GREY, linestyle="--", linewidth=1, label="the plane's, below it")
@@ -449,12 +363,12 @@ def _own_losses(picture: Picture, left: Axes, right: Axes, one: Surface, style: 
         log_axis(right)
     epoch_axis(right)
     labelled(right, "epoch", "mean loss")
-    legend(picture, right, room=_room(right))
+    legend(picture, right, room=room_of(right))
 
 
-def _title_lines(blocks: Sequence[_Block], views: Sequence[View], width: Width | None) -> int:
+def _title_lines(blocks: Sequence[Block], views: Sequence[View], width: Width | None) -> int:
     holed = any(left_out_cells(one, view) for block, view in zip(blocks, views, strict=True) for one in block.surfaces)
-    return 3 + holed if width and (width == "single" or _num_across(blocks, width) > 3) else 2 + holed
+    return 3 + holed if width and (width == "single" or num_across(blocks, width) > 3) else 2 + holed
 
 
 def _title(ax: Axes, surface: Surface, view: View, style: Style) -> str:
@@ -463,18 +377,6 @@ def _title(ax: Axes, surface: Surface, view: View, style: Style) -> str:
     told = [f"loss {at.loss:.3g}", *([f"accuracy {at.accuracy:.1%}"] if math.isfinite(at.accuracy) else [])]
     if math.isnan(at.loss) and centre_cell(surface) is None:
         told = ["centre not on the grid"]
-    told = [", ".join(told)] if len(", ".join(told)) * LETTER <= _room(ax) else told
+    told = [", ".join(told)] if len(", ".join(told)) * LETTER <= room_of(ax) else told
     count = len(left_out_cells(surface, view))
-    return _fitted(ax, [style.name, *told, *([f"{counted(count, 'cell')} left out"] if count else [])])
-
-
-def _fitted(ax: Axes, lines: Sequence[str]) -> str:
-    room = (_room(ax) + _GAP) / LETTER
-    return "\n".join(literal(shortened(line, int(room))) for line in lines)
-
-
-def _room(ax: Axes) -> float:
-    """How many inches wide a panel is."""
-    picture = ax.get_figure(root=True)
-    assert picture is not None
-    return float(ax.get_position().width * picture.get_figwidth())
+    return fitted(ax, [style.name, *told, *([f"{counted(count, 'cell')} left out"] if count else [])])

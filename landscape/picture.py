@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from landscape.arrangement import compared, planes
+from landscape.formatting import counted, shortened
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.maps import (
-    compared,
     difference_picture,
     needed,
     overview_picture,
-    planes,
     relief_picture,
     trajectory_picture,
 )
@@ -183,7 +183,7 @@ def diagonal_picture(
         errors = one.tensor_standard_errors[places]
         ax.errorbar(one.tensor_traces[places], at, xerr=errors, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=1)
     labelled(ax, "trace of the tensor", "")
-    ax.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=6)
+    ax.set_yticks(range(len(names)), [literal(shortened(name, 32)) for name in names], fontsize=6)
     ax.set_ylim(len(names) - 0.4, -0.6)
     legend(picture, ax)
     return picture
@@ -238,16 +238,10 @@ def line_picture(
         style, num = known[checkpoint_key(one)], len(one.x)
         curve(ax, one.x, measured(one), one.standard_error, style, mark=num <= 31)
         for end in ends(one):
-            mark: dict[str, Any] = {
-                "color": style.color,
-                "markerfacecolor": "none",
-                "markersize": 5,
-                "linestyle": "none",
-            }
-            ax.plot(end["x"], end["own_loss"], "D", label=f"{literal(end['name'])}, {own}", **mark)
-        if num != int(np.isfinite(measured(one)).sum()):
-            missing = num - int(np.isfinite(measured(one)).sum())
-            ax.plot([], [], " ", label=f"{named(style)}: {missing} points not finite or missing")
+            look: dict[str, Any] = {"color": style.color, "markerfacecolor": "none", "linestyle": "none"}
+            ax.plot(end["x"], end["own_loss"], "D", markersize=5, label=f"{literal(end['name'])}, {own}", **look)
+        if left_out := num - int(np.isfinite(measured(one)).sum()):
+            ax.plot([], [], " ", label=f"{named(style)}: {counted(left_out, 'point')} left out, not finite or missing")
     if view.log:
         log_axis(ax)
     unit = str(lines[0].settings.get("unit") or "")

@@ -54,7 +54,7 @@ def valley(label="sgd", **settings):
 
 
 def changed(surface, loss):
-    return Surface(**{**vars(surface), "loss": loss, "status": status_of(loss)})
+    return replace(surface, loss=loss, status=status_of(loss))
 
 
 def spectrum(label="sgd", values=(4.0, 1.0), converged=None, complete=True):

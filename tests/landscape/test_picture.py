@@ -204,6 +204,14 @@ def test_what_is_not_finite_is_hatched_and_crossed_and_never_filled():
     assert not whole.patch.get_hatch()
 
 
+def test_points_left_out_of_a_line_are_counted_in_its_legend():
+    loss = valley().loss.copy()
+    loss[[1, 4]] = np.nan, np.inf
+    made = picture.line_picture([changed(valley(), loss)])
+    told = [text.get_text().replace("\n", " ") for text in made.legends[0].get_texts()]
+    assert "sgd: 2 points left out, not finite or missing" in told
+
+
 def test_a_clip_ends_the_colours_and_is_said():
     for draw in (picture.overview_picture, picture.relief_picture):
         made = draw([bowl()], clip=2.0)
