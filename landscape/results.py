@@ -369,6 +369,7 @@ class DataSpread:
     checks: Record = field(default_factory=dict)
 
     __repr__ = _short
+    _repr_html_ = _html
 
     def examples_for(self, relative_error: float) -> float:
         """How many examples bring standard error and bias of the largest eigenvalue below this share of it."""
