@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
+from landscape.page.sentences import MOST_NAMED, repeats
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest
 from landscape.results import Estimate, t_factor
+from landscape.verdicts import mean_and_deviation
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -45,7 +49,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
         head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
-        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
+        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2), "Numbers of the density")
     if estimates:
         told = [
             [
@@ -57,7 +61,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             ]
             for c, one in estimates
         ]
-        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
+        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3), "Trace and norm")
     return section("Density", _sentence(checkpoints), body)
 
 
@@ -187,9 +191,13 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    told = [
-        f"{c.style.name} {_value(one)}" for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"
-    ]
+    ranks = [(c, one) for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"]
+    found = repeats([c for c, _ in ranks]) if len({spectrum_kind(one) for _, one in ranks}) == 1 else []
+    if 1 < len(found) <= MOST_NAMED:
+        over = [(method.name, np.array([ranks[n][1].value for n in method.members])) for method in found]
+        each = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over)
+        return f"trace / λmax, mean ± standard deviation over seeds: {each}"
+    told = [f"{c.style.name} {_value(one)}" for c, one in ranks]
     if not told:
         return "All eigenvalues, not only the largest"
     return f"trace / λmax: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
