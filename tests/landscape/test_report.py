@@ -587,9 +587,18 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
 
 
 def test_the_traces_of_tensors_are_a_table(page):
-    text = visible(page(bowl("a"), entries()))
-    assert "The tensor of most curvature: in.bias at sgd" in text
-    assert "-8.00 ± 0.40" in text
+    text = visible(page(bowl("a"), entries(), entries("sam", (1.0, 2.0, 3.0))))
+    assert "The tensor of most curvature: in.bias at sgd, out.weight at sam" in text
+    assert "tensor entries sgd sam in.weight 6 3.00 ± 0.30 1.00 ± 0.30 in.bias 2 -8.00 ± 0.40" in text
+    assert "all 12 -4.50 ± 0.70 6.00 ± 0.70" in text
+
+
+def test_of_many_tensors_the_page_has_the_largest_and_all(page):
+    errors = {"standard_error": np.ones(40), "tensor_standard_errors": np.ones(40), "tensor_traces": np.arange(40.0)}
+    names = {"names": [f"t{n}" for n in range(40)], "shapes": [[1]] * 40, "values": np.arange(40.0)}
+    text = visible(page(bowl("a"), entries(**errors, **names)))
+    assert "t28 1 28.0 ± 1.0" in text
+    assert "t27 " not in text
 
 
 def test_what_is_owed_to_the_sample_is_told(page):
