@@ -42,7 +42,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
-from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
+    from landscape.view import Scale
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
     from train.data import Images, Part, Splits
@@ -767,11 +767,23 @@ def surface(
 @click.option(
     "--width", type=click.Choice(["single", "double"]), help="Pictures as wide as a column, or two.  [default: its own]"
 )
+@click.option(
+    "--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", show_default=True, help="Of surfaces."
+)
+@click.option("--clip", type=float, metavar="LOSS", help="Surfaces up to this loss; the bar says so.")
 @click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
 def export(
-    file: Path, kind: str, relief: bool, width: Width | None, out: str | None, force: bool, console: _Console
+    file: Path,
+    kind: str,
+    relief: bool,
+    width: Width | None,
+    scale: Scale,
+    clip: float | None,
+    out: str | None,
+    force: bool,
+    console: _Console,
 ) -> Record:
     """Write results for other programs: tables, ParaView, pictures for paper.
 
@@ -779,21 +791,24 @@ def export(
     landscape export runs/surface.npz --to csv
     landscape export runs/surface.npz --to pdf --width double --out figure-3.pdf
     """
-    from landscape.export import PICTURES, TABLES, export_picture
+    from landscape.export import PICTURES, TABLES, picture_files
+    from landscape.gallery import drawings, undrawn
 
-    if relief and kind not in PICTURES:
-        raise click.UsageError(f"--relief is of pictures ({', '.join(PICTURES)}), not of {kind}")
-    if width is not None and kind not in PICTURES:
-        raise click.UsageError(f"--width is of pictures ({', '.join(PICTURES)}), not of {kind}")
+    of_pictures = {"relief": relief, "width": width, "scale": scale != "auto", "clip": clip is not None}
+    for name, given in of_pictures.items() if kind not in PICTURES else ():
+        if given:
+            raise click.UsageError(f"--{name} is of pictures ({', '.join(PICTURES)}), not of {kind}")
     if not file.exists():
         raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
     results = load_file(file).results
     stem = file if out is None else Path(out)
     if out is not None and (out.endswith(os.sep) or stem.is_dir()):
         stem /= file.name
+    drawn = []
     with _as_usage_error():
         if kind in PICTURES:
-            written = export_picture(results, stem, kind=kind, relief=relief, width=width)
+            drawn = drawings(results, relief=relief, width=width, scale=scale, clip=clip)
+            written = picture_files(drawn, stem, kind)
         else:
             written = TABLES[kind](results, stem)
     for path in written:
@@ -802,8 +817,13 @@ def export(
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, functools.partial(_write, content))
-        console.say(f"wrote {_shown(path)}")
-    return {"files": [str(path) for path in written]}
+    captions = [f": {one.caption}" for one in drawn] or [""] * len(written)
+    for path, told in zip(written, captions, strict=True):
+        console.say(f"wrote {_shown(path)}{told}")
+    left_out = undrawn(results) if drawn else ""
+    if left_out:
+        console.say(left_out)
+    return {"files": [str(path) for path in written], "captions": [one.caption for one in drawn], "note": left_out}
 
 
 @app.command()
@@ -1212,6 +1232,8 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo
     landscape demo --out /tmp/demo --open
     """
+    from landscape.tables import summary_table
+
     _check_grid(steps, 1.0)
     flags = [
         "--force" if force else "--resume",
@@ -1400,12 +1422,17 @@ def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Cons
 
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
+    from landscape.tables import tables
+
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
-    told: Record = {"file": str(out), "tables": [{"title": one.title, "rows": list(one.records)} for one in made]}
     console.pictures(results)
+    told: Record = {
+        "file": str(out),
+        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
+    }
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
@@ -1516,6 +1543,10 @@ def _curvature(
     least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
     if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
+    if asked.cross_check:
+        from landscape.crosscheck import require_comparable
+
+        require_comparable(objective)
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
@@ -2197,11 +2228,12 @@ def _plan_text(config: TrainConfig) -> str:
         "asam": ["rho", "eta"],
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
+    over = "" if config.method == "sgd" else " over sgd"
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
     shape = published_shape(config.data)
     warning = size_warning(config.model, shape) if shape else ""
     return (
-        f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
+        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
         f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
@@ -2444,8 +2476,12 @@ def _counting(console: _Console) -> Iterator[Count]:
             state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
             if name not in bars:
-                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
-            bars[name].set_description(what, refresh=False)
+                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
+                bars[name] = tqdm(
+                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
+                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
+                )
+            bars[name].set_description_str(what, refresh=False)
             bars[name].update(done - bars[name].n)
         elif now - state["last"] >= 10:
             told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
