@@ -42,8 +42,9 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     head, rows = _measures(checkpoints)
     body = _table_note(_kinds(checkpoints))
     if over := _over_seeds(checkpoints):
-        ratios = [name for row in over for name in row if name.startswith(_RATIO)]
-        kept = [n for n in dict.fromkeys([*head, *ratios]) if any(row.get(n, "—") != "—" for row in over)]
+        ratios = dict.fromkeys(name for row in over for name in row if name.startswith(_RATIO))
+        columns = [name for one in head for name in ([one, *ratios] if one == "λmax" else [one])]
+        kept = [name for name in columns if any(row.get(name, "—") != "—" for row in over)]
         titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
         means = table(titles, [[row.get(name, "—") for name in kept] for row in over], text=2, sortable=True)
         body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
