@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
+    from landscape.view import Scale
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
     from train.data import Images, Part, Splits
@@ -778,11 +779,23 @@ def surface(
 @click.option(
     "--width", type=click.Choice(["single", "double"]), help="Pictures as wide as a column, or two.  [default: its own]"
 )
+@click.option(
+    "--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", show_default=True, help="Of surfaces."
+)
+@click.option("--clip", type=float, metavar="LOSS", help="Surfaces up to this loss; the bar says so.")
 @click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @_console_options
 def export(
-    file: Path, kind: str, relief: bool, width: Width | None, out: str | None, force: bool, console: _Console
+    file: Path,
+    kind: str,
+    relief: bool,
+    width: Width | None,
+    scale: Scale,
+    clip: float | None,
+    out: str | None,
+    force: bool,
+    console: _Console,
 ) -> Record:
     """Write results for other programs: tables, ParaView, pictures for paper.
 
@@ -790,21 +803,24 @@ def export(
     landscape export runs/surface.npz --to csv
     landscape export runs/surface.npz --to pdf --width double --out figure-3.pdf
     """
-    from landscape.export import PICTURES, TABLES, export_picture
+    from landscape.export import PICTURES, TABLES, picture_files
+    from landscape.gallery import drawings, undrawn
 
-    if relief and kind not in PICTURES:
-        raise click.UsageError(f"--relief is of pictures ({', '.join(PICTURES)}), not of {kind}")
-    if width is not None and kind not in PICTURES:
-        raise click.UsageError(f"--width is of pictures ({', '.join(PICTURES)}), not of {kind}")
+    of_pictures = {"relief": relief, "width": width, "scale": scale != "auto", "clip": clip is not None}
+    for name, given in of_pictures.items() if kind not in PICTURES else ():
+        if given:
+            raise click.UsageError(f"--{name} is of pictures ({', '.join(PICTURES)}), not of {kind}")
     if not file.exists():
         raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
     results = load_file(file).results
     stem = file if out is None else Path(out)
     if out is not None and (out.endswith(os.sep) or stem.is_dir()):
         stem /= file.name
+    drawn = []
     with _as_usage_error():
         if kind in PICTURES:
-            written = export_picture(results, stem, kind=kind, relief=relief, width=width)
+            drawn = drawings(results, relief=relief, width=width, scale=scale, clip=clip)
+            written = picture_files(drawn, stem, kind)
         else:
             written = TABLES[kind](results, stem)
     for path in written:
@@ -813,8 +829,13 @@ def export(
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, functools.partial(_write, content))
-        console.say(f"wrote {_shown(path)}")
-    return {"files": [str(path) for path in written]}
+    captions = [f": {one.caption}" for one in drawn] or [""] * len(written)
+    for path, told in zip(written, captions, strict=True):
+        console.say(f"wrote {_shown(path)}{told}")
+    left_out = undrawn(results) if drawn else ""
+    if left_out:
+        console.say(left_out)
+    return {"files": [str(path) for path in written], "captions": [one.caption for one in drawn], "note": left_out}
 
 
 @app.command()
@@ -1547,6 +1568,10 @@ def _curvature(
     least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
     if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
+    if asked.cross_check:
+        from landscape.crosscheck import require_comparable
+
+        require_comparable(objective)
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
@@ -2537,7 +2562,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
             code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
-            if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
+            if type(error).__name__ == "ToldError":
+                return 0  # or torchrun would end the one that has something to say, and give our exit code for its own
+            if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
         kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}

@@ -20,7 +20,8 @@ from landscape.lanczos import least_matvecs, top_eigenpairs
 from landscape.operators import SymmetricOperator
 from landscape.probes import known_pairs, lanczos_probes
 from landscape.results import Density, Eigenpairs, Estimate, Record, Result
-from landscape.spectrum import MIN_SAMPLES, density_of, effective_rank, frobenius_norm_of, trace_of
+from landscape.smoothing import MIN_SAMPLES
+from landscape.spectrum import density_of, effective_rank, frobenius_norm_of, trace_of
 
 Ends = Literal["largest", "both"]
 

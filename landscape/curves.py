@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import ends, landmarks, measured, nearest, places_on_axis, quadratic_models
 from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
-from landscape.view import Scale, View, log_ticks, loss_view, tick_label
+from landscape.view import Scale, View, log_ticks, loss_view, round_step, tick_labels
 
 GRID = "#d9dce1"
 
@@ -103,6 +103,7 @@ def trajectory(
         add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
     side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
     figure.update_layout(hovermode="x")
+    figure.update_xaxes(**epoch_axis([run.epoch for _, run in seen]))
     if log:
         figure.update_yaxes(selector={"anchor": "x"}, **log_axis(losses[np.isfinite(losses)]))
     return figure
@@ -177,6 +178,7 @@ def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] 
     titles += ["change / learning rate"] if rated else []
     side_by_side(figure, ["epoch"] * len(titles), titles)
     figure.update_layout(hovermode="x", yaxis2_matches="y")
+    figure.update_xaxes(**epoch_axis([trace.epoch for trace in traces]))
     for anchor in ("x3", "x4"):
         figure.update_yaxes(selector={"anchor": anchor}, zeroline=True, zerolinecolor="#888888", zerolinewidth=1)
     return figure
@@ -236,12 +238,18 @@ def _panel(n: int, style: Style, name: str = "") -> dict[str, str]:
     return {"xaxis": f"x{number}", "yaxis": f"y{number}", "legendgroup": name, "name": as_text(name)}
 
 
+def epoch_axis(epochs: Sequence[npt.NDArray[np.int64]]) -> dict[str, Any]:
+    """Ticks at whole epochs, some six of them."""
+    span = max((int(np.ptp(each)) for each in epochs if each.size), default=0)
+    return {"dtick": max(1, math.ceil(round_step(max(span, 1) / 6)))}
+
+
 def log_axis(values: Array) -> dict[str, Any]:
     """A log axis that holds `values`, with round ticks."""
     low, high = (math.log10(value) for value in (values.min(), values.max()))
     pad = max(0.08 * (high - low), 0.08)
     ticks = log_ticks(low - pad, high + pad)
-    labels = [tick_label(10**t) for t in ticks]
+    labels = tick_labels(10**t for t in ticks)
     return {"type": "log", "range": [low - pad, high + pad], "tickvals": [10**t for t in ticks], "ticktext": labels}
 
 

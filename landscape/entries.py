@@ -24,7 +24,8 @@ from landscape.krylov import Counted, Progress, stream
 from landscape.operators import SymmetricOperator
 from landscape.probes import AT_ONCE, KnownPairs, dot, known_pairs, pair_differences, seen_symmetry, whole_matrix
 from landscape.results import Array, Diagonal, Eigenpairs, Record
-from landscape.spectrum import MIN_SAMPLES, note_of, standard_error
+from landscape.smoothing import MIN_SAMPLES, standard_error
+from landscape.spectrum import note_of
 
 
 def diagonal(

@@ -18,44 +18,52 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from landscape.picture import Width
+from landscape.gallery import Drawing, drawings
+from landscape.picture import Width, picture_bytes
 from landscape.results import (
-    CongruenceTrace,
-    CurvatureTrace,
+    DataSpread,
     Density,
     Diagonal,
-    Eigenpairs,
     Json,
-    Line,
     Record,
     Result,
     Surface,
     taken_apart,
 )
+from landscape.view import STATUS_NAMES, Scale
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
 
 def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
     """A table for each result, as files beside `stem`: a row for each point, eigenvalue or epoch; full precision.
 
-    The run on a surface is a second table, a row for each of its checkpoints.
+    What has rows of its own is a second table: the run on a surface, the sticks and the nodes of a density, the subsets
+    of an error of the sample. The last file, -about.json, says of each table what its columns are, and has checkpoint,
+    settings, checks and single values.
     """
     written: dict[Path, bytes] = {}
+    about: dict[str, Json] = {}
     for path, result in _named(results, stem, "csv"):
-        written[path] = _csv(result).encode()
-        if isinstance(result, Surface) and result.trajectory is not None:
-            run = taken_apart(result.trajectory)[0]
-            written[path.with_name(f"{path.stem}-trajectory.csv")] = _table(run).encode()
-    return written
+        for part, columns in _tables(result).items():
+            file = path.with_name(f"{path.stem}-{part}.csv") if part else path
+            written[file] = _table(columns).encode()
+            meanings: dict[str, Json] = {name: _MEANINGS[name] for name in map(_base, columns) if name in _MEANINGS}
+            plain = {name: _listed(value) for name, value in _plain(result).items()}
+            about[file.name] = {"type": type(result).__name__, "columns": meanings, **plain}
+    return written | {_file(stem, "json", "about"): _json({"status": _STATUS, "tables": about})}
 
 
 def export_json(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
-    """All results in one document: type, checkpoint, settings, checks, and every array as nested lists."""
-    document = {"results": [_document(result) for result in results]}
-    return {_file(stem, "json"): json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()}
+    """All results in one document: type, checkpoint, settings, checks, and every array as nested lists.
+
+    `meanings` says what the arrays are, `status` what the status of a cell means.
+    """
+    found = [_document(result) for result in results]
+    names = {_base(name) for one in found for name in one}
+    meanings: Json = {name: meaning for name, meaning in _MEANINGS.items() if name in names}
+    return {_file(stem, "json"): _json({"status": _STATUS, "meanings": meanings, "results": [*found]})}
 
 
 def export_vtk(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
@@ -88,48 +96,80 @@ def to_xarray(result: Surface) -> xarray.Dataset:
 
 
 def export_picture(
-    results: Sequence[Result], stem: Path, *, kind: str, relief: bool = False, width: Width | None = None
+    results: Sequence[Result],
+    stem: Path,
+    *,
+    kind: str,
+    relief: bool = False,
+    width: Width | None = None,
+    scale: Scale = "auto",
+    clip: float | None = None,
 ) -> dict[Path, bytes]:
-    """Pictures for paper, one for each kind of result: contours (`relief`: in three dimensions), runs, lines, ...
+    """The `drawings` as png, svg or pdf files beside `stem`.
 
-    `kind` is png, svg or pdf, `width` that of a "single" or "double" column, in place of each picture's own. The same
-    results give the same bytes; letters stay letters in svg and pdf.
+    `width` is that of a "single" or "double" column, in place of each picture's own. The same results give the same
+    bytes; fonts travel with a pdf, and letters stay letters in svg; the file's description is the caption.
 
     Raises:
         ValueError: If there is nothing to draw, or for a relief no surface.
     """
-    import matplotlib as mpl
+    return picture_files(drawings(results, relief=relief, width=width, scale=scale, clip=clip), stem, kind)
 
-    from landscape import picture
 
-    curves: dict[str, tuple[type, Callable[..., Figure]]] = {
-        "line": (Line, picture.line_picture),
-        "spectrum": (Eigenpairs, picture.spectrum_picture),
-        "density": (Density, picture.density_picture),
-        "diagonal": (Diagonal, picture.diagonal_picture),
-        "curvature": (CurvatureTrace, picture.curvature_picture),
-        "congruence": (CongruenceTrace, picture.congruence_picture),
+def picture_files(drawn: Sequence[Drawing], stem: Path, kind: str) -> dict[Path, bytes]:
+    """The content of a file for each drawing; one by itself has the stem's name."""
+    return {
+        _file(stem, kind, *([one.name] if len(drawn) > 1 else [])): picture_bytes(
+            one.picture, kind, caption=one.caption
+        )
+        for one in drawn
     }
-    results = [one for one in results if not (isinstance(one, Eigenpairs) and "layer" in one.settings)]  # a table's
-    runs = [one for one in results if isinstance(one, Surface) and one.trajectory is not None]
-    drawn: dict[str, Callable[..., Figure]] = {}
-    if relief or any(isinstance(one, Surface) for one in results):
-        drawn["surface"] = picture.relief_picture if relief else picture.overview_picture
-    drawn |= {"run": picture.trajectory_picture} if runs else {}
-    drawn |= {name: draw for name, (of, draw) in curves.items() if any(isinstance(one, of) for one in results)}
-    if not drawn:
-        raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
-    undated = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    files = {}
-    with mpl.rc_context():
-        mpl.rcParams.update({"svg.hashsalt": "landscape", "svg.fonttype": "none", "pdf.fonttype": 42})
-        for name, draw in drawn.items():
-            file = io.BytesIO()
-            draw(results, **({"width": width} if width else {})).savefig(file, format=kind, dpi=300, metadata=undated)
-            files[_file(stem, kind, *([name] if len(drawn) > 1 else []))] = file.getvalue()
-    return files
 
 
+_STATUS: dict[str, Json] = {str(code): name for code, name in STATUS_NAMES.items()}
+_MEANINGS: dict[str, Json] = {
+    "x": "coordinate along the first axis, in settings.unit",
+    "y": "coordinate along the second axis, in settings.unit",
+    "loss": "mean loss over the examples, in the unit of the loss (nats for a cross-entropy)",
+    "standard_error": "of the mean over the examples; of eigenvalues and estimates, as their type says",
+    "accuracy": "fraction of the examples; nan where the task has none",
+    "status": "of the cell, a code",
+    "distance": "of the checkpoint from the plane, 2-norm of all parameters",
+    "plane_loss": "the plane's loss at (x, y)",
+    "values": "eigenvalues of the operator, which is of the mean loss",
+    "residuals": "||Hv - lambda v||: an eigenvalue lies within it",
+    "converged": "the residual met the tolerance",
+    "complete": "a fresh start found nothing above the last eigenvalue",
+    "num_matvecs": "products with the operator, checks included",
+    "overlap": "share of the top space that was there at the checkpoint before",
+    "along_gradient": "curvature v'Hv along the unit gradient",
+    "along_sam": "curvature v'Hv along SAM's step",
+    "stability_limit": "largest curvature that is stable, by full-batch theory",
+    "grid": "eigenvalue",
+    "mean": "density of the bulk, smoothed by a Gaussian of kernel_width; of a metric, its mean over the examples",
+    "low": "lower end of the Student-t interval over probes",
+    "high": "upper end of the Student-t interval over probes",
+    "nodes": "of the quadrature of a probe, an eigenvalue",
+    "weights": "of the nodes; those of a probe sum to 1",
+    "sticks": "eigenvalues found by themselves",
+    "stick_residuals": "of the sticks",
+    "subset_sizes": "examples of each subset",
+    "subset_values": "largest eigenvalue of each subset",
+    "cosine_b": "cosine of the two gradients before a step, mean of the epoch's probes",
+    "cosine_a": "cosine of the two gradients after the step, on the same examples",
+    "change": "cosine_a - cosine_b",
+    **{f"{name}_standard_error": "over the probes of the epoch" for name in ("cosine_b", "cosine_a", "change")},
+    "num_probes": "probes of the epoch",
+    "epoch": "epochs of training that were done",
+    "learning_rate": "mean over the steps of the epoch; of a followed checkpoint, its own",
+    "tensor": "of the parameters, its name",
+    "place": "in the tensor, flattened, from 0",
+    "value": "of the entry; of an estimate, the estimate",
+    "tensor_traces": "sum of the entries of the tensor",
+    "tensor_standard_errors": "of tensor_traces, from the spread of the sums over probes",
+    "probe": "which random probe, from 0",
+    "node": "which node of it, from 0",
+}
 Arrays = dict[str, npt.NDArray[np.generic]]
 PICTURES = ("png", "svg", "pdf")
 TABLES: dict[str, Callable[[Sequence[Result], Path], dict[Path, bytes]]] = {
@@ -156,23 +196,32 @@ def _file(stem: Path, suffix: str, *parts: str) -> Path:
     return stem.with_name(f"{'-'.join([stem.stem if known else stem.name, *parts])}.{suffix}")
 
 
-def _csv(result: Result) -> str:
+def _tables(result: Result) -> dict[str, Arrays]:
+    """The columns of a result's tables; those of its first table are under ""."""
     if isinstance(result, Surface):
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        arrays = _on_grid(result)
-        writer.writerow(("x", "y", *arrays))
-        for (i, x), (j, y) in ((a, b) for a in enumerate(result.x) for b in enumerate(result.y)):
-            writer.writerow([float(x), float(y), *(array[i, j].item() for array in arrays.values())])
-        return file.getvalue()
+        x, y = np.meshgrid(result.x, result.y, indexing="ij")
+        grid = {name: array.ravel() for name, array in {"x": x, "y": y, **_on_grid(result)}.items()}
+        return {"": grid, **({"trajectory": taken_apart(result.trajectory)[0]} if result.trajectory else {})}
     if isinstance(result, Diagonal):
-        return _table(_by_entry(result))
-    columns = {n: a for n, a in _arrays(result).items() if a.ndim == 1 and not n.startswith("examples.")}
+        sums = {"tensor": np.array(result.names), "tensor_traces": result.tensor_traces}
+        return {"": _by_entry(result), "tensors": {**sums, "tensor_standard_errors": result.tensor_standard_errors}}
     if isinstance(result, Density):
-        columns = {name: columns[name] for name in ("grid", "mean", "low", "high")}
-    if not columns:
-        columns = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
-    return _table(columns)
+        probe, node = np.meshgrid(*map(np.arange, result.nodes.shape), indexing="ij")
+        nodes = {"probe": probe, "node": node, "nodes": result.nodes, "weights": result.weights}
+        return {
+            "": {name: getattr(result, name) for name in ("grid", "mean", "low", "high")},
+            "sticks": {"sticks": result.sticks, "stick_residuals": result.stick_residuals},
+            "nodes": {name: array.ravel() for name, array in nodes.items()},
+        }
+    arrays = {name: array for name, array in _arrays(result).items() if not name.startswith("examples.")}
+    if isinstance(result, DataSpread):
+        subsets = {name: arrays.pop(name) for name in ("subset_sizes", "subset_values")}
+        return {"": arrays, "subsets": subsets}
+    columns: Arrays = {}
+    for name, array in arrays.items():  # of (T, K) each k is a column
+        columns |= {name: array} if array.ndim == 1 else {f"{name}_{k + 1}": each for k, each in enumerate(array.T)}
+    single = {n: np.array([v]) for n, v in _plain(result).items() if isinstance(v, int | float | str)}
+    return {"": columns or single}
 
 
 def _by_entry(result: Diagonal) -> Arrays:
@@ -191,6 +240,15 @@ def _table(columns: Arrays) -> str:
     return file.getvalue()
 
 
+def _base(column: str) -> str:
+    """The name of the array that a column is of."""
+    return re.sub(r"_\d+$", "", column.rpartition(".")[2])
+
+
+def _json(document: Json) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
 def _vtk(surface: Surface) -> bytes:
     shape = surface.loss.shape
     head = f"# vtk DataFile Version 3.0\n{_title(surface)}\nBINARY\nDATASET RECTILINEAR_GRID\n"
@@ -206,11 +264,15 @@ def _vtk(surface: Surface) -> bytes:
 
 
 def _title(surface: Surface) -> str:
-    label = surface.checkpoint.get("label") or "surface"
-    return f"landscape: mean loss of {label}".encode("ascii", "replace").decode().replace("\n", " ")[:255]
+    label, settings = surface.checkpoint.get("label") or "surface", surface.settings
+    names = ("split", "num_examples", "directions", "seed", "unit")
+    told = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name) is not None)
+    codes = " ".join(f"{code} {name}" for code, name in _STATUS.items())
+    text = f"landscape: mean loss of {str(label)[:80]}; {told[:100]}; status {codes}"
+    return text.encode("ascii", "replace").decode().replace("\n", " ")[:255]
 
 
-def _document(result: Result) -> Json:
+def _document(result: Result) -> dict[str, Json]:
     arrays: dict[str, Json] = {name: _listed(array.tolist()) for name, array in _arrays(result).items()}
     plain = {name: _listed(value) for name, value in _plain(result).items()}
     return {"type": type(result).__name__, **plain, **arrays}

@@ -7,9 +7,6 @@ the data does; nothing else is cut. `loss[i, j]` is at x[i], y[j]; plotly wants 
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,36 +23,49 @@ from landscape.curves import (
     trajectory,
     with_unit,
 )
-from landscape.formatting import plus_minus
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
+from landscape.notebook import html_of
 from landscape.paired import paired_difference
 from landscape.picture import (
     congruence_picture,
     curvature_picture,
     density_picture,
     diagonal_picture,
+    difference_picture,
     line_picture,
     overview_picture,
+    relief_picture,
+    save_picture,
     spectrum_picture,
+    trajectory_picture,
 )
 from landscape.readings import centre_cell, landmarks
 from landscape.results import (
     Array,
-    Congruence,
     CongruenceTrace,
     CurvatureTrace,
     Density,
     Diagonal,
     Eigenpairs,
-    Estimate,
     Line,
     Result,
     Surface,
     Trajectory,
-    problem_of,
 )
 from landscape.spectra import curvature_trace, density, diagonal
-from landscape.view import CELL_COLOR, Scale, View, drawn, left_out_cells, loss_view, round_step, tick_label
+from landscape.view import (
+    CELL_COLOR,
+    Scale,
+    View,
+    drawn,
+    left_out_cells,
+    linear_part,
+    loss_view,
+    round_step,
+    signed_ticks,
+    symlog,
+    tick_labels,
+)
 
 __all__ = [
     "Scale",
@@ -64,22 +74,32 @@ __all__ = [
     "centre_cell",
     "checkpoint_key",
     "congruence",
+    "congruence_picture",
     "contour",
+    "curvature_picture",
     "curvature_trace",
     "density",
+    "density_picture",
     "diagonal",
+    "diagonal_picture",
     "difference",
+    "difference_picture",
     "eigenvalues",
     "figure_of",
     "html_of",
     "line",
+    "line_picture",
     "loss_view",
     "overview_picture",
+    "relief_picture",
+    "save_picture",
     "slices",
     "spectrum_kind",
+    "spectrum_picture",
     "styles",
     "surface_3d",
     "trajectory",
+    "trajectory_picture",
 ]
 
 CAMERA = {  # high enough to see the bottom of a bowl over its rim; the centre makes room for the title on the left
@@ -116,32 +136,6 @@ def figure_of(result: Result) -> go.Figure:
     if isinstance(result, Diagonal):
         return diagonal([result])
     raise TypeError(f"a {type(result).__name__} is a number and has no figure: print it")
-
-
-def html_of(result: Result) -> str:
-    """One result in a notebook: what it is, which check it failed, and its picture, which needs no script."""
-    name = styles([result])[checkpoint_key(result)].name
-    if isinstance(result, Congruence):
-        return f"<p>Congruence at {html.escape(name)}: {plus_minus(result.value, result.standard_error)}</p>"
-    if isinstance(result, Estimate):
-        what = result.quantity.replace("_", " ").capitalize()
-        return f"<p>{html.escape(f'{what} at {name}')}: {plus_minus(result.value, result.standard_error)}</p>"
-    pictures = {
-        Surface: overview_picture,
-        Line: line_picture,
-        Eigenpairs: spectrum_picture,
-        Density: density_picture,
-        CurvatureTrace: curvature_picture,
-        Diagonal: diagonal_picture,
-        CongruenceTrace: congruence_picture,
-    }
-    file = io.BytesIO()
-    pictures[type(result)]([result]).savefig(file, format="png", dpi=110, metadata={"Software": ""})
-    title = html.escape(f"{type(result).__name__} at {name}")
-    problem = problem_of(result)
-    said = f"<p><strong>{html.escape(problem)}</strong></p>" if problem else ""
-    image = base64.b64encode(file.getvalue()).decode()
-    return f'<p>{title}</p>{said}<img alt="{title}" src="data:image/png;base64,{image}">'
 
 
 def surface_3d(
@@ -267,10 +261,12 @@ def contour(
     return figure
 
 
-def difference(a: Surface, b: Surface) -> go.Figure:
+def difference(a: Surface, b: Surface, *, scale: Scale = "auto") -> go.Figure:
     """The loss of `a` less that of `b`, example by example, on a diverging map centred at zero.
 
-    A grey dot marks a point where the difference is within two of its standard errors.
+    A grey dot marks a point where the difference is within two of its standard errors. Where differences span decades,
+    the map is linear up to about their error and logarithmic beyond, which the bar says; with a "linear" scale it never
+    is.
 
     Raises:
         ValueError: If the losses of equal examples were not kept for both, or the grids differ.
@@ -279,28 +275,34 @@ def difference(a: Surface, b: Surface) -> go.Figure:
     found = paired_difference(a, b)
     value, error = found.value, found.standard_error
     reach = round_step(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0)
-    ticks = [reach * part for part in (-1, -0.5, 0, 0.5, 1)]
+    linear = None if scale == "linear" else linear_part(value, error)
+    shown = value if linear is None else symlog(value, linear)
+    edge = reach if linear is None else float(symlog(np.array(reach), linear))
+    ticks = signed_ticks(reach, linear)
+    labels = tick_labels(ticks)
     names = [known[checkpoint_key(one)].name for one in (a, b)]
     figure = go.Figure(layout=layout(f"{names[0]} less {names[1]}: difference of the mean losses", height=460))
     figure.add_contour(
         x=a.x,
         y=a.y,
-        z=value.T,
+        z=shown.T,
         customdata=np.stack([value.T, error.T], axis=-1),
-        hovertemplate="x %{x:.3g}<br>y %{y:.3g}<br>difference "
-        "%{customdata[0]:.4g} ± %{customdata[1]:.2g}<extra></extra>",
+        hovertemplate="x %{x:.3g}<br>y %{y:.3g}"
+        "<br>difference %{customdata[0]:.4g} ± %{customdata[1]:.2g}<extra></extra>",
         hoverongaps=False,
         colorscale="RdBu",
         reversescale=True,
-        zmin=-reach,
-        zmax=reach,
+        zmin=-edge,
+        zmax=edge,
         autocontour=False,
-        contours={"start": -reach, "end": reach, "size": reach / 10, "coloring": "fill"},
+        contours={"start": -edge, "end": edge, "size": edge / 10, "coloring": "fill"},
         line={"smoothing": 0, "width": 0.4, "color": "rgba(0,0,0,0.25)"},
         colorbar={
-            **_colorbar(f"mean loss of {names[0]} less {names[1]}"),
-            "tickvals": ticks,
-            "ticktext": [("+" if tick > 0 else "") + tick_label(tick) for tick in ticks],
+            **_colorbar(
+                f"mean loss of {names[0]} less {names[1]}" + ("" if linear is None else f", log beyond ±{linear:g}")
+            ),
+            "tickvals": ticks if linear is None else symlog(np.array(ticks), linear).tolist(),
+            "ticktext": [f"+{label}" if float(label) > 0 else label for label in labels],
         },
         meta="difference",
     )

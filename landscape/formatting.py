@@ -38,6 +38,7 @@ def percent(value: float, error: float) -> str:
 
 def short(value: float) -> str:
     """Three significant digits."""
+    value = value + 0.0  # no sign to a zero
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
@@ -53,3 +54,16 @@ def counted(count: int, what: str) -> str:
 def capital(text: str) -> str:
     """`text` as the start of a sentence; a symbol stays as it is."""
     return text if text.startswith("λ") else text[:1].upper() + text[1:]
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` with its middle left out where it is longer than `most` letters.
+
+    Example:
+        >>> shortened("runs/sgd/epoch-0010.pt", 12), shortened("sgd", 12)
+        ('runs/…010.pt', 'sgd')
+    """
+    if len(text) <= most:
+        return text
+    ahead = max(most - 1, 2) // 2
+    return f"{text[:ahead]}…{text[len(text) - (max(most - 1, 2) - ahead) :]}"

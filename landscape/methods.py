@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from landscape.results import Array, Record
 
@@ -91,6 +90,8 @@ def method_told(record: Record) -> str:
 
 def welch(a: Array, b: Array, *, comparisons: int = 1) -> Comparison:
     """The difference of the means of `a` and `b` with Welch's interval, 95 % for all `comparisons` together."""
+    from scipy.special import stdtrit  # 0.15 s, which no --help should take
+
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) < 2 or not np.isfinite([*a, *b]).all():
         return Comparison(difference, math.nan, math.nan)

@@ -192,6 +192,9 @@ def _checked_loss(objective: Objective) -> float:
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(f"parameters hold NaN or infinities, there is no curvature: {shown}. Take another checkpoint")
+    sparse = [name for name, m in objective.model.named_modules() if getattr(m, "sparse", False) is True]
+    if sparse:
+        raise ValueError(f"sparse gradients have no second derivative: set .sparse = False on {', '.join(sparse)}")
     return objective.centre.loss
 
 

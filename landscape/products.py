@@ -282,13 +282,17 @@ def refusing_cuts(objective: Objective, output: Tensor) -> Iterator[None]:
     """
     cut: set[str] = set()
 
-    def look(name: str, found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:
-        lost = [g for g in found if g is not None and not g.requires_grad]
-        if any(g is not None and g.requires_grad for g in given) and any(bool(g.count_nonzero()) for g in lost):
-            cut.add(name)
+    def look(node: Any, found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:  # noqa: ANN401
+        if not any(gradient is not None and gradient.requires_grad for gradient in given):
+            return
+        for gradient, (into, _) in zip(found, node.next_functions, strict=True):
+            if gradient is None or into is None or gradient.requires_grad:
+                continue
+            if bool(gradient.count_nonzero()):
+                cut.add(type(node).__name__)
 
     own = [node for node in nodes_of(output) if isinstance(node, BackwardCFunction)]
-    hooks = [node.register_hook(partial(look, type(node).__name__)) for node in own]
+    hooks = [node.register_hook(partial(look, node)) for node in own]
     try:
         yield
     finally:

@@ -13,7 +13,18 @@ from typing import Any, overload
 import numpy as np
 
 from landscape.grouping import Checkpoint
-from landscape.results import OK, Array, CongruenceTrace, Density, Diagonal, Eigenpairs, Line, Result, Surface
+from landscape.results import (
+    OK,
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+    Surface,
+)
 
 QUANTITIES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
 
@@ -287,6 +298,20 @@ def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:
         return math.nan, math.nan
     error = float(np.sqrt(np.sum(errors[probed] ** 2)) / probed.sum())  # NaN unless every epoch has one
     return float(values[probed].mean()), error
+
+
+def stability_note(trace: CurvatureTrace, top: float) -> str:
+    """What the line of the largest stable curvature is, and where it lies above the figure; "" without a line."""
+    limit, told = trace.stability_limit, "stable up to here (full-batch theory)"
+    above = limit > top
+    if not np.isfinite(limit).any():
+        return ""
+    if above.all():
+        return f"{told}: above the figure, {limit.min():.3g} and more"
+    first = int(np.argmax(above))
+    if above[first:].all():
+        return f"{told}; above the figure from epoch {trace.epoch[first]} on"
+    return told + ("; at times above the figure" if above.any() else "")
 
 
 def by_trace(result: Diagonal) -> list[int]:

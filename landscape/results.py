@@ -369,6 +369,7 @@ class DataSpread:
     checks: Record = field(default_factory=dict)
 
     __repr__ = _short
+    _repr_html_ = _html
 
     def examples_for(self, relative_error: float) -> float:
         """How many examples bring standard error and bias of the largest eigenvalue below this share of it."""
@@ -519,7 +520,7 @@ def _remedy(settings: Record) -> str:
     dtype, tolerance = str(settings.get("dtype")), settings.get("tolerance")
     finest = _RESOLVED.get(dtype, 0.0)
     if isinstance(tolerance, float) and tolerance < finest:
-        return f"{dtype} resolves residuals of about {finest:g}, not of {tolerance:g}: ask for that --tolerance"
+        return f"{dtype} resolves no residual below about {finest:g}, so take no tolerance of {tolerance:g}"
     return "allow more products"
 
 

@@ -30,7 +30,7 @@ from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 from landscape.probes import dot, unit_probes, vectors_of
 from landscape.results import Array, DataSpread, Eigenpairs
-from landscape.spectrum import standard_error
+from landscape.smoothing import standard_error
 
 MIN_PARTS = 4
 _SUBSETS = (4, 2)

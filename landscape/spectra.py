@@ -13,20 +13,25 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.curves import as_text, layout, translucent
+from landscape.curves import as_text, epoch_axis, layout, translucent
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import shown_tensors, stick_height
+from landscape.readings import shown_tensors, stability_note, stick_height
 from landscape.results import Array, CurvatureTrace, Density, Diagonal
-from landscape.view import log_ticks, tick_label
+from landscape.smoothing import of_one_width
+from landscape.view import log_ticks, tick_labels
 
 MOST_TENSORS = 30
 PATTERNS = ("", "/", "x", ".", "-", "+", "|", "\\")  # of bars: never by colour alone
+_ABOVE = 0.4  # decades above the curves, for the legend and the stability limit
 _GRID = {"gridcolor": "#d9dce1", "zeroline": False}
 
 
 def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None = None) -> go.Figure:
-    """The density of the eigenvalues: the bulk with its band over probes, and a stick for each converged outlier."""
-    known = known or styles(densities)
+    """The density of the eigenvalues: the bulk with its band over probes, and a stick for each converged outlier.
+
+    Drawn together they are smoothed by one Gaussian, the widest of theirs.
+    """
+    known, densities = known or styles(densities), of_one_width(densities)
     kinds = list(dict.fromkeys(spectrum_kind(one) for one in densities))
     figure = go.Figure(layout=layout("Density of the eigenvalues", height=400))
     floors, tops = [0.0], [1.0]
@@ -56,7 +61,8 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
         )
         if len(one.sticks):
             _add_sticks(figure, one, style, floor, stick, group)
-    figure.update_xaxes(title="eigenvalue", **_GRID)
+    smoothed = f", smoothed by a Gaussian of σ = {densities[0].kernel_width:.2g}" if densities else ""
+    figure.update_xaxes(title=f"eigenvalue{smoothed}", **_GRID)
     low, high = min(floors), max(tops)
     axis = {"type": "log", "range": [low, high + 0.3], "exponentformat": "power", "dtick": 1}
     figure.update_yaxes(title_text="density, log scale", title_standoff=8, **axis, **_GRID)
@@ -96,7 +102,10 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
     """
     known = known or styles(traces)
     figure = go.Figure(layout=layout("Curvature through training", height=400))
-    positive: list[float] = []
+    curvatures = [each for one in traces for each in (one.values[:, 0], one.along_gradient, one.along_sam)]
+    positive = np.concatenate(curvatures or [np.zeros(0)])
+    positive = positive[np.isfinite(positive) & (positive > 0)]
+    low, high = (math.log10(positive.min()), math.log10(positive.max())) if positive.size else (-1.0, 1.0)
     for one in traces:
         style, epoch = known[checkpoint_key(one)], one.epoch.astype(float)
         curves: list[tuple[str, Array, dict[str, Any]]] = [
@@ -106,7 +115,6 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
         ]
         for what, values, line in curves:
             shown = np.where(values > 0, values, np.nan)
-            positive += shown[np.isfinite(shown)].tolist()
             bars = {"type": "data", "array": one.residuals[:, 0]} if what == "λ1" else None
             figure.add_scatter(
                 x=epoch,
@@ -119,13 +127,13 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
                 hovertemplate="%{y:.4g}",
             )
         limit = np.where(np.isfinite(one.stability_limit), one.stability_limit, np.nan)
-        if np.isfinite(limit).any():
+        if told := stability_note(one, 10 ** (high + _ABOVE)):
             figure.add_scatter(
                 x=epoch,
                 y=limit,
                 mode="lines",
                 line={"color": "#888888", "width": 1.5, "dash": "longdash"},
-                name=as_text(f"{style.name}, stable up to here (full-batch theory)"),
+                name=as_text(f"{style.name}, {told}"),
                 hovertemplate="%{y:.4g}",
             )
         figure.add_scatter(
@@ -140,20 +148,20 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
             showlegend=False,
             hovertemplate="%{y:.3f}",
         )
-    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (-1.0, 1.0)
-    ticks = log_ticks(low - 0.2, high + 0.4)
+    ticks = log_ticks(low - 0.2, high + _ABOVE)
+    epochs = {"title": {"text": "epoch"}, **epoch_axis([one.epoch for one in traces]), **_GRID}
     figure.update_layout(
-        xaxis={"domain": [0, 0.6], "title": {"text": "epoch"}, "anchor": "y", **_GRID},
+        xaxis={"domain": [0, 0.6], "anchor": "y", **epochs},
         yaxis={
             **{"domain": [0, 1], "title": {"text": "curvature, log scale"}, "anchor": "x", "type": "log"},
             **{
-                "range": [low - 0.2, high + 0.4],
+                "range": [low - 0.2, high + _ABOVE],
                 "tickvals": [10**t for t in ticks],
-                "ticktext": [tick_label(10**t) for t in ticks],
+                "ticktext": tick_labels(10**t for t in ticks),
                 **_GRID,
             },
         },
-        xaxis2={"domain": [0.7, 1], "title": {"text": "epoch"}, "anchor": "y2", **_GRID},
+        xaxis2={"domain": [0.7, 1], "anchor": "y2", **epochs},
         yaxis2={
             **{"domain": [0, 1], "title": {"text": "top space kept"}, "anchor": "x2", "range": [0, 1.05]},
             **_GRID,

@@ -24,14 +24,10 @@ import torch
 from landscape.krylov import Counted, Progress
 from landscape.operators import SymmetricOperator
 from landscape.probes import Probes, known_pairs, lanczos_probes, product_probes, whole_matrix, xtrace_samples
-from landscape.results import Array, Density, Eigenpairs, Estimate, Record, t_factor
+from landscape.results import Array, Density, Eigenpairs, Estimate, Record
+from landscape.smoothing import CONFIDENCE, MIN_SAMPLES, grid_of, smoothed, standard_error
 
 TraceMethod = Literal["hutchinson", "xtrace"]
-
-MIN_SAMPLES = 4  # for an error: the spread of fewer says little of it
-_CONFIDENCE = 0.95
-_POINTS_PER_WIDTH = 4
-_MAX_POINTS = 100_000
 
 
 def spectral_density(
@@ -168,16 +164,16 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
     """The density that Lanczos probes saw."""
     operator, known = probes.operator, probes.known
     width = _usual_width(probes) if kernel_width is None else kernel_width
-    grid = _grid(probes, width)
-    each = np.array([_smoothed(grid, x, w, width) for x, w in zip(probes.nodes, probes.weights, strict=True)])
-    each = each.reshape(-1, len(grid)) * (probes.num_left / operator.size)
-    half = t_factor(len(each), _CONFIDENCE) * standard_error(each) if probes.num_left else 0.0
-    mean = each.mean(0) if probes.num_left else np.zeros_like(grid)
+    left = probes.num_left
+    grid = grid_of(probes.nodes if left else known.values, width)
+    none = np.zeros_like(grid)
+    bulk = smoothed(grid, probes.nodes, probes.weights, width, left / operator.size) if left else (none, none, none)
+    mean, low, high = bulk
     return Density(
         grid=grid,
         mean=mean,
-        low=mean - half,
-        high=mean + half,
+        low=low,
+        high=high,
         nodes=probes.nodes,
         weights=probes.weights,
         sticks=known.values,
@@ -185,16 +181,16 @@ def density_of(probes: Probes, settings: Record, *, kernel_width: float | None =
         size=operator.size,
         kernel_width=float(width),
         num_matvecs=probes.num_matvecs,
-        note=note_of(len(each), "no band") if probes.num_left else "every eigenvalue is a stick",
+        note=note_of(len(probes.nodes), "no band") if left else "every eigenvalue is a stick",
         loss=operator.loss,
         checkpoint=operator.checkpoint,
         settings={
             **operator.settings,
             **settings,
-            "num_probes": len(each),
+            "num_probes": len(probes.nodes),
             "num_steps": probes.nodes.shape[1],
             "num_deflated": known.num,
-            "confidence": _CONFIDENCE,
+            "confidence": CONFIDENCE,
         },
         checks=probes.checks,
     )
@@ -260,36 +256,11 @@ def note_of(num_samples: int, missing: str) -> str:
     return f"{missing}: {num_samples} samples, fewer than {MIN_SAMPLES}" if few else ""
 
 
-def standard_error(samples: Array) -> Array:
-    """Of the mean over the first axis; NaN where there are too few."""
-    if len(samples) < MIN_SAMPLES:
-        return np.full(samples.shape[1:], np.nan)
-    return np.asarray(samples.std(0, ddof=1) / len(samples) ** 0.5)
-
-
 def _usual_width(probes: Probes) -> float:
     """The range of the nodes, or a thousandth of their size where they are (nearly) one number, over the steps."""
     nodes = probes.nodes if probes.num_left else probes.known.values
     largest = float(np.abs(nodes).max())
     return float(max(np.ptp(nodes), 1e-3 * largest or 1.0) / max(probes.nodes.shape[1], 1))
-
-
-def _grid(probes: Probes, width: float) -> Array:
-    """Five widths beyond the nodes at either end, so that less than a millionth of the mass is cut off."""
-    nodes = probes.nodes if probes.num_left else probes.known.values
-    low, high = nodes.min() - 5 * width, nodes.max() + 5 * width
-    num = int(np.ceil(_POINTS_PER_WIDTH * (high - low) / width)) + 1
-    if num > _MAX_POINTS:
-        raise ValueError(
-            f"kernel_width {width:.3g} is too small for nodes from {nodes.min():.3g} to {nodes.max():.3g}: "
-            f"the grid would have {num:,} points, at most {_MAX_POINTS:,}"
-        )
-    return np.linspace(low, high, num)
-
-
-def _smoothed(grid: Array, nodes: Array, weights: Array, width: float) -> Array:
-    z = (grid[:, None] - nodes) / width
-    return np.asarray(np.exp(-(z**2) / 2) @ weights / (width * (2 * np.pi) ** 0.5))
 
 
 def _check_counts(**counts: int) -> None:

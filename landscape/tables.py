@@ -211,7 +211,7 @@ def paired_table(surfaces: Sequence[Surface]) -> Table:
         for name, (value, error) in values.items():
             record |= {name: value, f"{name}_standard_error": error}
         records.append(record)
-    title = f"Differences to {_label(first)}, {first.settings.get('num_paired'):,} of the {_data(first.settings)}"
+    title = f"Differences to {_label(first)}, {_count(first.settings, 'num_paired')} of the {_data(first.settings)}"
     title += f", seed {first.settings['seed']}" if "seed" in first.settings else ""
     notes = ["± is one standard error of the difference on the same examples; below 0: lower, or rising less"]
     return Table(title, ["", "loss", "rise, half", "rise, edge"], rows, notes, records)
@@ -627,7 +627,7 @@ def congruence_table(results: Sequence[Congruence]) -> Table:
     settings = results[0].settings
     title = (
         f"Cosine of the training and the validation gradient, eval mode, radius {settings.get('radius')}, "
-        f"{settings.get('num_examples'):,} and {settings.get('num_validation_examples'):,} examples"
+        f"{_count(settings, 'num_examples')} and {_count(settings, 'num_validation_examples')} examples"
     )
     notes = ["± is one standard error, from leaving out each batch once"]
     return Table(title, ["", "cosine", *(["status"] if failed else [])], rows, notes, records)
@@ -854,9 +854,13 @@ def _label(result: Result) -> str:
 def _data(settings: Record) -> str:
     labels = settings.get("labels")
     noise = f", labels {labels}" if labels and labels != "clean" else ""
-    count = settings.get("num_examples")
-    known = f"{count:,}" if isinstance(count, int) else "unknown"
+    known = _count(settings, "num_examples")
     return " ".join(filter(None, [known, str(settings.get("split") or ""), f"examples{noise}"]))
+
+
+def _count(settings: Record, name: str) -> str:
+    count = settings.get(name)
+    return f"{count:,}" if isinstance(count, int) else "an unknown number of"
 
 
 def _loss_name(settings: Record) -> str:

@@ -6,7 +6,7 @@ A cell that is not finite, is missing, or cannot lie on a log axis is left out o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +26,7 @@ STATUS_NAMES = {
 }
 CELL_COLOR = "#E60049"  # of the marker of a cell that is left out: no colour of viridis comes near it
 
+_WIDE = 30  # differences that are so many times their error span decades
 _LOG_RATIO = 10  # from here on a linear axis shows little but the edge
 
 
@@ -39,22 +40,38 @@ class View:
     step: float
     ticks: tuple[float, ...]
     labels: tuple[str, ...]
+    clip: float | None = None  # the loss above which all is drawn as one
 
     @property
     def title(self) -> str:
         """The title of the loss axis, with its scale."""
-        return f"mean loss, {'log' if self.log else 'linear'} scale"
+        return f"mean loss, {self.scale}"
+
+    @property
+    def scale(self) -> str:
+        """The scale in words, and where it is cut."""
+        return f"{'log' if self.log else 'linear'} scale" + (
+            f", cut at {tick_label(self.clip)}" if self.clip is not None else ""
+        )
 
 
-def loss_view(surfaces: Sequence[Surface | Line], *, scale: Scale = "auto") -> View:
-    """The range that holds every finite loss of `surfaces`, with round levels and ticks.
+def loss_view(surfaces: Sequence[Surface | Line], *, scale: Scale = "auto", clip: float | None = None) -> View:
+    """The range that holds every finite loss of `surfaces` up to `clip`, with round levels and ticks.
 
     "auto" is a log scale where all losses are positive and the largest is more than ten times the median.
+
+    Raises:
+        ValueError: If `scale` is unknown, or `clip` is not above the lowest loss.
     """
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {get_args(Scale)}, got {scale!r}")
     losses = np.concatenate([measured(surface).ravel() for surface in surfaces] or [np.zeros(0)])
     losses = losses[np.isfinite(losses)]
+    if clip is not None and losses.size:
+        if not clip > (lowest := float(losses.min())):
+            raise ValueError(f"clip must be above the lowest loss, {lowest:.4g}, got {clip:.4g}")
+        clip = clip if clip < losses.max() else None  # else it cuts nothing
+        losses = np.minimum(losses, clip or np.inf)
     if scale == "auto":
         wide = losses.size > 0 and losses.min() > 0 and losses.max() > _LOG_RATIO * np.median(losses)
         scale = "log" if wide else "linear"
@@ -68,8 +85,10 @@ def loss_view(surfaces: Sequence[Surface | Line], *, scale: Scale = "auto") -> V
         low, high = low - pad, high + pad
     step = round_step((high - low) / 20)
     low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
+    if clip is not None:
+        high = float(values.max())
     ticks = log_ticks(low, high) if log else _linear_ticks(low, high)
-    return View(log, low, high, step, tuple(ticks), tuple(tick_label(10**t if log else t) for t in ticks))
+    return View(log, low, high, step, tuple(ticks), tuple(tick_labels(10**t if log else t for t in ticks)), clip)
 
 
 def drawn(surface: Surface, view: View) -> Array:
@@ -96,24 +115,65 @@ def left_out_cells(surface: Surface, view: View) -> list[tuple[float, float, str
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values between `low` and `high`, all in log10."""
+    """Round values between `low` and `high`, all in log10: below a decade those of a linear axis."""
     every = max(1, math.ceil((high - low) / 5))
     decades = range(math.floor(low), math.ceil(high) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+    for factors in ((1,), (1, 3), (1, 2, 5)):
         ticks = [n + math.log10(factor) for n in decades for factor in factors if factor > 1 or n % every == 0]
         ticks = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
         if len(ticks) >= 3:
             return ticks
-    return [low, (low + high) / 2, high]
+    return [math.log10(value) for value in _linear_ticks(10**low, 10**high) if value > 0]
 
 
-def tick_label(value: float) -> str:
-    """A tick with three digits at most."""
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+def round_levels(view: View, *, most: int = 8) -> list[float]:
+    """As many round values as a contour map can label, in the units of `view`."""
+    if not view.log:
+        return _linear_ticks(view.low, view.high, parts=most - 1)
+    decades = range(math.floor(view.low), math.ceil(view.high) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        levels = [n + math.log10(factor) for n in decades for factor in factors]
+        levels = [level for level in levels if view.low - 1e-9 <= level <= view.high + 1e-9]
+        if 3 <= len(levels) <= most:
+            return levels
+    return log_ticks(view.low, view.high)
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    step = round_step((high - low) / 4)
+def tick_labels(values: Iterable[float]) -> list[str]:
+    """Ticks with three digits, or as many as tell them apart."""
+    values = [*values]
+    labels = [[tick_label(value, digits=digits) for value in values] for digits in range(3, 16)]
+    return next((told for told in labels if len(set(told)) == len(set(values))), labels[0])
+
+
+def tick_label(value: float, *, digits: int = 3) -> str:
+    """A tick with that many digits at most."""
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+
+
+def symlog(values: Array, linear: float) -> Array:
+    """sign(v) log10(1 + |v| / linear): a line around zero, a log scale far from it."""
+    return np.asarray(np.sign(values) * np.log10(1 + np.abs(values) / linear))
+
+
+def linear_part(values: Array, errors: Array) -> float | None:
+    """Up to where a map of differences is linear: their median error where they span decades, else None for all."""
+    known = np.isfinite(values) & np.isfinite(errors)
+    reach, noise = np.max(np.abs(values[known]), initial=0.0), np.median(errors[known]) if known.any() else 0.0
+    return float(10.0 ** round(math.log10(noise))) if 0 < _WIDE * noise < reach else None
+
+
+def signed_ticks(reach: float, linear: float | None) -> list[float]:
+    """Round differences from -reach to reach: halves of it, or (where only `linear` is linear) zero and decades."""
+    if linear is None:
+        return [reach * part for part in (-1, -0.5, 0, 0.5, 1)]
+    decades = range(round(math.log10(linear)) + 1, math.floor(math.log10(reach) + 1e-9) + 1)
+    positive = [10.0**n for n in reversed(decades[:: -math.ceil(len(decades) / 4)])]
+    return [*(-tick for tick in reversed(positive)), 0.0, *positive]
+
+
+def _linear_ticks(low: float, high: float, *, parts: int = 4) -> list[float]:
+    step = round_step((high - low) / parts)
     return [step * n for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

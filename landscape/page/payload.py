@@ -132,7 +132,7 @@ def _set_payload(
 def _difference_payload(one: Surface, first: Surface) -> dict[str, Any]:
     """The look, and the values with their errors; `knee` is where a symlog scale turns from linear to log."""
     found = paired_difference(one, first)
-    figure = _figure_json(_without_arrays(figures.difference(one, first)))
+    figure = _figure_json(_without_arrays(figures.difference(one, first, scale="linear")))
     error = found.standard_error[np.isfinite(found.standard_error) & (found.standard_error > 0)]
     knee = 2 * float(np.median(error)) if error.size else None
     return {"figure": figure, "value": _packed(found.value.T), "error": _packed(found.standard_error.T), "knee": knee}

@@ -11,7 +11,7 @@ import numpy as np
 
 from landscape.formatting import counted, percent, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
-from landscape.methods import FEWEST_SEEDS, method_told
+from landscape.methods import FEWEST_SEEDS, Comparison, method_told, ratio
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
@@ -32,6 +32,8 @@ _LATEX = {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "
 _LATEX |= {"₄": "$_4$", "₅": "$_5$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
 
+_RATIO = "λmax / that"
+
 
 def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     """A row per checkpoint and spectrum, a column per measure."""
@@ -39,15 +41,12 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
         return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
     head, rows = _measures(checkpoints)
     body = _table_note(_kinds(checkpoints))
-    if over := _over_seeds(checkpoints, head):
-        kept = [n for n in range(len(head)) if any(row[n] != "—" for row in over)]
-        titles = {"checkpoint": "method", "method, radii": "seeds"}
-        means = table(
-            [titles.get(head[n], head[n]) for n in kept],
-            [[row[n] for n in kept] for row in over],
-            text=2,
-            sortable=True,
-        )
+    if over := _over_seeds(checkpoints):
+        ratios = dict.fromkeys(name for row in over for name in row if name.startswith(_RATIO))
+        columns = [name for one in head for name in ([one, *ratios] if one == "λmax" else [one])]
+        kept = [name for name in columns if any(row.get(name, "—") != "—" for row in over)]
+        titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
+        means = table(titles, [[row.get(name, "—") for name in kept] for row in over], text=2, sortable=True)
         body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
         body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
@@ -62,7 +61,10 @@ def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    over = [[name, f"{count} seeds", *cells] for name, count, *cells in _over_seeds(checkpoints, head)]
+    over = [
+        [f"{row[name]} seeds" if name == "method, radii" else row.get(name, "—") for name in head]
+        for row in _over_seeds(checkpoints)
+    ]
     parts = ["\n".join(map(line, part)) for part in (rows, over) if part]
     columns = "ll" + "r" * (len(head) - 2)
     return (
@@ -118,9 +120,9 @@ def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[s
     return head, [[row.get(name, "—") for name in head] for row in rows]
 
 
-def _over_seeds(checkpoints: Sequence[Checkpoint], head: Sequence[str]) -> list[list[str]]:
-    """A row for each method with three seeds or more; of spectra those of the first kind."""
-    kind, rows = next(iter(_kinds(checkpoints)), ""), []
+def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
+    """Cells by column for each method with three seeds or more; of spectra those of the first kind."""
+    kind, rows, tops = next(iter(_kinds(checkpoints)), ""), [], {}
     for method in repeats(checkpoints):
         members = [checkpoints[n] for n in method.members]
         values = {name: of for name, of in _seed_values(members, kind).items() if len(of) >= FEWEST_SEEDS}
@@ -131,13 +133,24 @@ def _over_seeds(checkpoints: Sequence[Checkpoint], head: Sequence[str]) -> list[
             cells["ln, log10"] = f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
         spectra = [p for c in members for p in c.pairs if spectrum_kind(p) == kind]
         certified = sum(bool(p.converged.all() and p.complete) for p in spectra)
+        if "λmax" in values and certified == len(spectra):
+            tops[method.name] = top
         cells |= {"converged": f"{certified} of {len(spectra)}"} if spectra else {}
         counts = sorted({len(of) for of in values.values()}) or [len(members)]
         count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         whole = "" if counts == [len(members)] else f" of {len(members)}"
         cells |= {"checkpoint": method.name, "method, radii": count + whole, "spectrum of": kind}
-        rows.append([cells.get(name, "—") for name in head])
+        rows.append(cells)
+    first, others = next(iter(tops), ""), len(tops) - 1
+    for cells in rows:
+        if first and (name := cells["checkpoint"]) in [*tops][1:]:
+            cells[f"{_RATIO} of {first} (interval)"] = _interval(ratio(tops[name], tops[first], comparisons=others))
     return rows
+
+
+def _interval(found: Comparison) -> str:
+    times, low, high = (short(1 + value) for value in (found.difference, found.low, found.high))
+    return "—" if math.isnan(found.low) else f"{times} ({low} to {high})"
 
 
 def _seed_values(members: Sequence[Checkpoint], kind: str) -> dict[str, list[float]]:

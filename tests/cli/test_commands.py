@@ -129,6 +129,25 @@ def test_a_picture_has_the_width_of_a_column_or_two(landscape, trained, tmp_path
     assert "--width is of pictures (png, svg, pdf), not of csv" in refused.err
 
 
+def test_export_draws_each_plane_apart_and_says_what_it_leaves_out(landscape, trained, tmp_path):
+    words = ("--steps", 3, "--planes", 2, "--split", "test")
+    assert landscape("surface", trained / "sgd", *words, "--out", tmp_path / "s.npz").code == 0
+    done = landscape("export", tmp_path / "s.npz", "--to", "svg", "--clip", 1e9, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["results"]
+    assert [file.rpartition("/")[2] for file in found["files"]] == ["s-surface-plane-1.svg", "s-surface-plane-2.svg"]
+    assert ["seed 0" in found["captions"][0], "seed 1" in found["captions"][1]] == [True, True]
+    assert found["note"] == ""
+    words = ("--top", 1, "--trace", "--split", "test", "--out", tmp_path / "h.npz")
+    assert landscape("hessian", trained / "sgd/last.pt", *words).code == 0
+    done = landscape("export", tmp_path / "h.npz", "--to", "png")
+    assert "h.png: eigenvalues; hessian, test" in done.err
+    assert "not drawn: trace (1), trace / λmax (1): --to csv and --to json have them" in done.err
+    refused = landscape("export", tmp_path / "h.npz", "--to", "json", "--clip", 3)
+    assert refused.code == 2
+    assert "--clip is of pictures (png, svg, pdf), not of json" in refused.err
+
+
 def test_export_writes_beside_the_file_or_where_it_is_told(landscape, trained, tmp_path):
     folder = tmp_path / "there"
     folder.mkdir()

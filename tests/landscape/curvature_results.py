@@ -60,3 +60,11 @@ def entries(name="sgd", traces=(3.0, -8.0, 0.5), **changes):
         "settings": {"operator": "hessian", "split": "train"},
     }
     return Diagonal(**(values | changes))
+
+
+def hundred_tensors():
+    """Tensors of one entry each, with traces from -50 to 49."""
+    traces = np.arange(-50.0, 50.0)
+    shapes = {"names": [f"t{n}" for n in range(100)], "shapes": [[1]] * 100}
+    errors = {"standard_error": np.ones(100), "tensor_standard_errors": np.ones(100)}
+    return entries(traces=(0.0,) * 3, values=traces, tensor_traces=traces, **shapes, **errors)

@@ -326,16 +326,16 @@ class CutLoss(torch.autograd.Function):
 
 
 class Rounded(torch.autograd.Function):
-    """Straight through, and nothing to its second input: twice differentiable, by its own rule."""
+    """Straight through, nothing to its second input, and a number nobody asked for: differentiable by its own rule."""
 
     @staticmethod
-    def forward(ctx, x, scale):
+    def forward(ctx, x, scale, levels, name):
         ctx.save_for_backward(scale)
-        return (x / scale).round() * scale
+        return (x * levels / scale).round() * scale / levels
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient, torch.zeros_like(ctx.saved_tensors[0])
+        return gradient, torch.zeros_like(ctx.saved_tensors[0]), torch.ones(1), None
 
 
 def test_a_fused_loss_that_keeps_no_graph_is_named():
@@ -354,7 +354,7 @@ def test_a_straight_through_gradient_is_none_that_is_cut():
             self.first, self.scale = nn.Linear(5, 3), nn.Parameter(torch.ones(3))
 
         def forward(self, x):
-            return Rounded.apply(self.first(x), self.scale)
+            return Rounded.apply(self.first(x), self.scale, torch.ones(1), "name")
 
     _, inputs, targets = build("tied")
     objective = Objective(Net().double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))

@@ -4,20 +4,25 @@ import functools
 import io
 import json
 import math
+from dataclasses import replace
 
 import meshio
 import numpy as np
+import plain_results as plain
 import pytest
 from curvature_results import along_run, density, entries
+from plain_results import valley
 
 from landscape import export
 from landscape.results import (
     Congruence,
     CongruenceTrace,
+    DataSpread,
     Density,
     Eigenpairs,
     Estimate,
     Line,
+    Metric,
     Surface,
     Trajectory,
     status_of,
@@ -76,9 +81,9 @@ def test_csv_of_eigenvalues_traces_and_single_values(tmp_path):
     )
     congruence = Congruence(value=0.5, standard_error=0.1, status="ok")
     written = export.export_csv([pairs(), trace, congruence], tmp_path / "all.npz")
-    names = ["all-0-eigenpairs.csv", "all-1-congruencetrace.csv", "all-2-congruence.csv"]
+    names = ["all-0-eigenpairs.csv", "all-1-congruencetrace.csv", "all-2-congruence.csv", "all-about.json"]
     assert [path.name for path in written] == names
-    values, epochs, single = (rows(content) for content in written.values())
+    values, epochs, single, _ = (rows(content) for content in written.values())
     assert [(float(row["values"]), row["converged"]) for row in values] == [(2.0, "True"), (1.0, "False")]
     assert [row["epoch"] for row in epochs] == ["1", "2"]
     assert [row["cosine_b"] for row in epochs] == ["0.25", "nan"]
@@ -116,7 +121,11 @@ def test_a_trajectory_is_in_json_and_csv_beside_its_surface(tmp_path):
     assert (found["trajectory.x"], found["trajectory.plane_loss"]) == ([0.0, 0.25], [None, 1.0])
     assert found["x"] == [-1.0, 0.0, 1.0]
     one, two = surface(trajectory=run), surface("b", trajectory=run)
-    assert [path.name for path in export.export_csv([one], tmp_path / "s.npz")] == ["s.csv", "s-trajectory.csv"]
+    assert [path.name for path in export.export_csv([one], tmp_path / "s.npz")] == [
+        "s.csv",
+        "s-trajectory.csv",
+        "s-about.json",
+    ]
     written = export.export_csv([one, two], tmp_path / "s.npz")
     assert list(written)[3] == tmp_path / "s-1-surface-b-trajectory.csv"
     table = rows(written[tmp_path / "s-1-surface-b-trajectory.csv"])
@@ -156,7 +165,11 @@ def test_a_density_is_the_columns_of_its_grid_and_an_estimate_one_row(tmp_path):
         num_matvecs=3,
     )
     trace = Estimate(quantity="trace", value=2.5, standard_error=0.5, num_samples=4, num_matvecs=4)
-    first, second = export.export_csv([density, trace], tmp_path / "s.npz").values()
+    first, sticks, nodes, second, _ = export.export_csv([density, trace], tmp_path / "s.npz").values()
+    assert [(row["sticks"], row["stick_residuals"]) for row in rows(sticks)] == [("9.0", "0.09")]
+    assert [(row["probe"], row["node"], row["nodes"]) for row in rows(nodes)] == [
+        ("0", str(n), "1.0") for n in range(3)
+    ]
     assert [(row["grid"], row["mean"], row["low"]) for row in rows(first)] == [
         ("0.0", "1.0", "nan"),
         ("1.0", "2.0", "nan"),
@@ -243,8 +256,70 @@ def test_without_anything_to_draw_there_is_no_picture(tmp_path):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")
 
 
+def every_type():
+    spread = DataSpread(
+        values=np.array([4.0, 1.0]),
+        standard_error=np.array([0.5, 0.25]),
+        trace=9.0,
+        trace_standard_error=0.5,
+        subset_sizes=np.array([25.0, 50.0, 100.0]),
+        subset_values=np.array([6.0, 5.0, 4.5]),
+        bias=0.5,
+        num_examples=100.0,
+        num_parts=4,
+        num_matvecs=12,
+    )
+    estimate = Estimate(quantity="trace", value=2.5, standard_error=0.5, num_samples=4, num_matvecs=4)
+    top2 = {"top2": Metric(mean=surface().accuracy / 3, standard_error=surface().accuracy / 7)}
+    line = replace(valley(), metrics={})
+    ahead = [surface(metrics=top2, trajectory=plain.run()), line, pairs(), along_run(), density(), spread, estimate]
+    return [*ahead, entries(), Congruence(value=0.1, standard_error=0.01), plain.trace()]
+
+
+def columns(content):
+    """A table of numbers as numpy reads it, by the names of its columns."""
+    table = np.genfromtxt(io.BytesIO(content), delimiter=",", names=True, dtype=None, encoding="utf-8", deletechars="")
+    return {name: np.atleast_1d(table[name]) for name in table.dtype.names}
+
+
+@pytest.mark.parametrize("one", every_type(), ids=lambda one: type(one).__name__)
+def test_another_reader_finds_each_number_in_csv_and_what_it_means(one, tmp_path):
+    written = {path.name: content for path, content in export.export_csv([one], tmp_path / "s.npz").items()}
+    about = json.loads(written.pop("s-about.json"))
+    assert about["status"]["3"] == "+inf"
+    assert set(about["tables"]) == set(written)
+    found = [value for content in written.values() for value in columns(content).values()]
+    grid = ("x", "y") if isinstance(one, Surface) else ()  # of the two, each row has one: held above
+    for name, array in export._arrays(one).items():
+        if name in grid:
+            continue
+        wanted = array.T if name in ("values", "residuals", "converged") and array.ndim == 2 else [array.ravel()]
+        for each in wanted:
+            alike = [value for value in found if value.dtype.kind != "U"]
+            assert any(np.array_equal(each, value, equal_nan=array.dtype.kind == "f") for value in alike), name
+    for name, content in written.items():
+        told = about["tables"][name]
+        assert told["type"] == type(one).__name__
+        assert told["checkpoint"] == one.checkpoint
+        assert told["settings"] == one.settings
+        assert {export._base(column) for column in columns(content)} <= {*told["columns"], *told}
+
+
+@pytest.mark.parametrize("one", every_type(), ids=lambda one: type(one).__name__)
+def test_another_reader_finds_each_number_in_json(one, tmp_path):
+    (content,) = export.export_json([one], tmp_path / "s.npz").values()
+    document = json.loads(content, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    (found,) = document["results"]
+    assert document["status"]["1"] == "ok"
+    for name, array in export._arrays(one).items():
+        read = np.array(found[name], dtype=float)
+        np.testing.assert_array_equal(read, np.where(np.isfinite(array), array, np.nan))
+    assert found["settings"] == one.settings
+
+
 def test_a_diagonal_is_a_row_for_each_entry_with_its_tensor(tmp_path):
-    (content,) = export.export_csv([entries()], tmp_path / "s.npz").values()
+    content, sums, _ = export.export_csv([entries()], tmp_path / "s.npz").values()
+    assert sums.decode().splitlines()[1] == "in.weight,3.0,0.3"
     rows = content.decode().splitlines()
     assert rows[:2] == ["tensor,place,value,standard_error", "in.weight,0,0.5,0.1"]
     assert rows[7:9] == ["in.bias,0,-4.0,0.1", "in.bias,1,-4.0,0.1"]

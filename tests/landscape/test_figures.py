@@ -5,109 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density, entries
+from curvature_results import along_run, density, entries, hundred_tensors
+from plain_results import bowl, changed, paired, run, spectrum, trace, valley
 
-from landscape import figures, picture
+from landscape import figures
 from landscape.readings import largest, places
 from landscape.results import (
     FAILED,
     MISSING,
     Congruence,
-    CongruenceTrace,
     Eigenpairs,
-    Estimate,
-    ExampleLosses,
     Line,
     Surface,
-    Trajectory,
-    status_of,
 )
 from landscape.tables import tables
-
-
-def bowl(label="sgd", *, steps=5, split="train", curvature=(4.0, 1.0), centre=0.5, **settings):
-    """loss[i, j] = centre + (a x[i]^2 + b y[j]^2) / 2."""
-    x = np.linspace(-1, 1, steps)
-    loss = centre + 0.5 * (curvature[0] * x[:, None] ** 2 + curvature[1] * x[None, :] ** 2)
-    return Surface(
-        x=x,
-        y=x,
-        loss=loss,
-        standard_error=0.1 * loss,
-        accuracy=np.full_like(loss, 0.9),
-        status=status_of(loss),
-        checkpoint={"label": label, "hash": f"hash of {label}"},
-        settings={"split": split, "num_examples": 100, "unit": "filter-normalized", **settings},
-    )
-
-
-def run(num_epochs=3):
-    at = np.linspace(0.9, 0.0, num_epochs)
-    return Trajectory(
-        epoch=np.arange(1, num_epochs + 1),
-        x=at,
-        y=-at / 2,
-        distance=at / 10,
-        loss=1 + at,
-        standard_error=0.01 * (1 + at),
-        plane_loss=1.5 + at,
-        explained_variance=0.97,
-    )
-
-
-def valley(label="sgd", **settings):
-    """loss[i] = 0.5 + x[i]^2, from one checkpoint at 0 to another at 1."""
-    x = np.linspace(-0.5, 1.5, 9)
-    landmarks = [{"name": label, "coordinates": [0.0]}, {"name": "sam", "coordinates": [1.0]}]
-    return Line(
-        x=x,
-        loss=0.5 + x**2,
-        standard_error=0.1 + 0 * x,
-        accuracy=0.9 + 0 * x,
-        status=status_of(x),
-        checkpoint={"label": label, "hash": f"hash of {label}"},
-        settings={"directions": "between", "unit": "distance", "landmarks": landmarks, **settings},
-        checks={"centre_ok": True, "landmarks": [{"name": "sam", "loss_on_plane": 1.5, "own_loss": 1.25}]},
-    )
-
-
-def changed(surface, loss):
-    return Surface(**{**vars(surface), "loss": loss, "status": status_of(loss)})
-
-
-def spectrum(label="sgd", values=(4.0, 1.0), converged=None, complete=True):
-    values = np.array(values)
-    converged = np.ones(len(values), bool) if converged is None else np.array(converged)
-    checkpoint = {"label": label, "hash": f"hash of {label}"}
-    return Eigenpairs(
-        values=values,
-        vectors=None,
-        residuals=0.01 * np.abs(values),
-        converged=converged,
-        complete=complete,
-        num_matvecs=12,
-        loss=0.5,
-        checkpoint=checkpoint,
-        settings={"operator": "hessian", "split": "train"},
-    )
-
-
-def trace(label="sgd", change=(0.1, np.nan, 0.2), error=0.01):
-    change = np.array(change)
-    errors = np.where(np.isfinite(change), error, np.nan)
-    return CongruenceTrace(
-        epoch=np.arange(1, len(change) + 1),
-        cosine_b=0.3 + 0 * change,
-        cosine_a=0.3 + change,
-        change=change,
-        cosine_b_standard_error=errors,
-        cosine_a_standard_error=errors,
-        change_standard_error=errors,
-        learning_rate=np.full(len(change), 0.1),
-        num_probes=np.where(np.isfinite(change), 3, 0),
-        checkpoint={"label": label, "hash": f"hash of {label}"},
-        settings={"radius": 0.05, "probe_every": 2, "mode": "train"},
-    )
+from landscape.view import log_ticks, tick_labels
 
 
 def part(figure, meta):
@@ -267,34 +179,6 @@ def test_empty_lists_are_drawn_empty():
     assert len(figures.slices([]).data) == len(figures.eigenvalues([]).data) == len(figures.congruence([]).data) == 0
 
 
-def test_the_picture_has_a_row_per_split_and_a_column_per_checkpoint(tmp_path):
-    results = [
-        bowl("sgd"),
-        bowl("sam"),
-        bowl("sgd", split="test"),
-        spectrum(),
-        Congruence(value=0.1, standard_error=0.0),
-    ]
-    nan = results[1].loss.copy()
-    nan[0, 0] = np.nan
-    results[1] = changed(results[1], nan)
-    picture = figures.overview_picture(results)
-    assert [ax.get_ylabel() for ax in picture.axes[:4]] == ["train: y", "", "test: y", ""]
-    assert picture.axes[0].get_title() == "sgd\nloss 0.5, accuracy 90.0%"
-    picture.savefig(tmp_path / "overview.png")
-
-
-@pytest.mark.parametrize("value", [np.nan, 2.0])
-def test_the_picture_of_a_degenerate_surface_is_drawn(value, tmp_path):
-    figures.overview_picture([changed(bowl(), np.full((5, 5), value))]).savefig(tmp_path / "a.png")
-    figures.overview_picture([bowl(steps=1)]).savefig(tmp_path / "b.png")
-
-
-def test_the_picture_needs_a_surface():
-    with pytest.raises(ValueError, match="overview_picture needs a Surface, got none"):
-        figures.overview_picture([spectrum()])
-
-
 def test_drawing_imports_neither_torch_nor_matplotlib():
     code = "import sys, landscape.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -409,13 +293,6 @@ def test_without_neighbours_of_the_centre_there_is_no_model():
     assert not quadratics(figures.slices([bowl(steps=1)]))
 
 
-def paired(label, losses):
-    """A surface of 5 x 5 points whose examples have these losses above the bowl's."""
-    kept = bowl().loss[..., None] + np.asarray(losses)
-    surface = changed(bowl(label, paired_hash="same"), kept.mean(-1))
-    return replace(surface, examples=ExampleLosses(loss=kept, denominator=np.ones(len(losses))))
-
-
 def test_a_difference_is_drawn_around_zero_with_dots_where_it_is_doubtful():
     figure = figures.difference(paired("sam", [0.3, 0.5, 0.4]), paired("sgd", [0.0, 0.0, 0.0]))
     drawn, dots = figure.data
@@ -451,48 +328,6 @@ def test_the_other_end_of_a_line_has_its_own_loss_beside_the_loss_there():
     assert figures.line([far], scale="linear").layout.yaxis.range[1] > 40
 
 
-def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
-    panels = picture.congruence_picture([trace("sgd"), trace("sam")]).axes
-    assert [ax.get_ylabel() for ax in panels] == [
-        "cosine before a step",
-        "cosine after it",
-        "change (after − before)",
-    ]
-    known = np.isfinite(trace().change)
-    np.testing.assert_array_equal(panels[2].lines[0].get_ydata(), trace().change[known])
-    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["sgd", "sam"]
-
-
-def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
-    (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
-    done, open_mark = ax.lines[-2:]
-    assert (list(done.get_ydata()), list(open_mark.get_ydata())) == ([4.0], [1.0])
-    assert (done.get_markerfacecolor(), open_mark.get_markerfacecolor()) == ("#0072B2", "none")
-    assert ax.get_yscale() == "log"
-
-
-def test_the_twin_of_a_line_has_the_other_ends_own_loss():
-    (ax,) = picture.line_picture([valley("_$sgd$")]).axes
-    assert (ax.lines[1].get_xdata(), ax.lines[1].get_ydata()) == ([1.0], [1.25])
-    assert {note.get_text() for note in ax.texts} == {r"_\$sgd\$", "sam"}
-
-
-def test_the_twin_of_a_run_has_both_losses():
-    left, right = picture.trajectory_picture([replace(bowl(), trajectory=run())]).axes
-    assert "97 %" in left.get_title()
-    for drawn, expected in zip(right.lines, (run().loss, run().plane_loss), strict=True):
-        np.testing.assert_array_equal(drawn.get_ydata(), expected)
-    with pytest.raises(ValueError, match="needs a run on its plane"):
-        picture.trajectory_picture([bowl()])
-
-
-@pytest.mark.parametrize(("width", "inches"), [("single", 3.25), ("double", 6.75)])
-def test_pictures_have_the_width_of_a_column(width, inches):
-    draw = (picture.overview_picture, picture.relief_picture)
-    assert [one([bowl(), bowl("sam")], width=width).get_figwidth() for one in draw] == [inches] * 2
-    assert picture.congruence_picture([trace()], width=width).get_figwidth() == inches
-
-
 @pytest.mark.parametrize("one", [bowl(), valley(), spectrum(), trace(), density(), entries(), along_run()])
 def test_a_result_plots_itself_and_shows_itself_in_a_notebook(one):
     assert one.plot().data
@@ -511,11 +346,6 @@ def test_a_notebook_says_which_check_failed_and_shows_names_as_text():
 
 def test_a_single_number_has_no_figure():
     one = Congruence(value=0.25, standard_error=0.01)
-    assert "0.250 ± 0.010" in one._repr_html_()
-    rank = Estimate(quantity="effective_rank", value=10.28, standard_error=0.17, num_samples=4, num_matvecs=60)
-    assert "Effective rank at unnamed checkpoint: 10.28 ± 0.17" in " ".join(
-        rank._repr_html_().replace("</p>", "").split()
-    )
     assert not hasattr(one, "plot")
     with pytest.raises(TypeError, match="a Congruence is a number and has no figure"):
         figures.figure_of(one)
@@ -549,7 +379,9 @@ def test_curvature_along_a_run_keeps_its_axis_where_the_stability_limit_leaves_i
     figure = figures.curvature_trace([along_run()])
     named = {one.name: one for one in figure.data if one.xaxis != "x2"}
     np.testing.assert_array_equal(named["sgd, λ1"].y, [4.0, 6.0, 8.0])
-    np.testing.assert_array_equal(named["sgd, stable up to here (full-batch theory)"].y, [38.0, 38.0, np.nan])
+    np.testing.assert_array_equal(
+        named["sgd, stable up to here (full-batch theory): above the figure, 38 and more"].y, [38.0, 38.0, np.nan]
+    )
     assert 10 ** figure.layout.yaxis.range[1] < 38
     sam = figures.curvature_trace([along_run(stability_limit=np.full(3, np.nan))])
     assert not [one for one in sam.data if "theory" in str(one.name)]
@@ -575,24 +407,42 @@ def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
     assert told == [str(place).replace("-", "−") for place in expected]
 
 
-def test_the_twin_of_a_density_has_its_bulk_and_its_sticks():
-    (ax,) = picture.density_picture([density()]).axes
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [np.nan, 1.0, 0.1, np.nan, 0.01, np.nan, np.nan])
-    assert [list(path.vertices[:, 0]) for path in ax.collections[1].get_paths()] == [[40.0] * 2, [20.0] * 2]
-    assert ax.get_yscale() == "log"
+def test_differences_that_span_decades_are_read_raw_on_a_signed_log_scale():
+    near, far = paired("sgd", [0.0, 0.0, 0.0]), paired("sam", [-0.9, -1.0, -1.1])
+    steep = far.examples.loss * np.linspace(1, 1e4, 5)[:, None, None]
+    far = replace(far, examples=replace(far.examples, loss=steep))
+    drawn, _ = figures.difference(far, near).data
+    raw = np.array(drawn.customdata)[:, :, 0]
+    np.testing.assert_allclose(raw, (steep.mean(-1) - bowl().loss).T, rtol=1e-12)
+    at = np.searchsorted(np.sort(raw.ravel()), 0)
+    assert np.array_equal(np.argsort(raw, axis=None), np.argsort(np.array(drawn.z), axis=None))
+    assert 0 < at < raw.size
+    assert "log beyond ±" in drawn.colorbar.title.text
+    assert "0" in drawn.colorbar.ticktext
 
 
-def test_the_twin_of_a_runs_curvature_names_the_run_once():
-    (ax,) = picture.curvature_picture([along_run()]).axes
-    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [2.0, 3.0, 4.0])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sgd"]
-    assert ax.get_ylim()[1] < 10  # the stability limit does not stretch it
+def test_densities_share_one_kernel_and_epochs_have_whole_ticks():
+    nodes, weights = np.zeros((4, 2)), np.full((4, 2), 0.5)
+    figure = figures.density([density(nodes=nodes, weights=weights), density(kernel_width=0.6)])
+    assert figure.layout.xaxis.title.text == "eigenvalue, smoothed by a Gaussian of σ = 0.6"
+    drawn = next(one for one in figure.data if one.mode == "lines")
+    expected = 0.98 * np.exp(-((np.array(drawn.x) / 0.6) ** 2) / 2) / (0.6 * np.sqrt(2 * np.pi))
+    known = np.isfinite(np.array(drawn.y, dtype=float))
+    np.testing.assert_allclose(np.array(drawn.y)[known], expected[known], rtol=1e-12)
+    assert figures.congruence([trace(change=(0.1, 0.2))]).layout.xaxis3.dtick == 1
+    assert figures.curvature_trace([along_run(epoch=np.array([0, 40, 90]))]).layout.xaxis.dtick == 20
 
 
-def test_the_twin_of_both_ends_numbers_the_smallest_from_below():
-    one = replace(spectrum(values=(4.0, 1.0, -2.0)), settings={"which": "both", "k": 2})
-    (ax,) = picture.spectrum_picture([one]).axes
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "−1"]
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [(1.48, 2.05, ["1.6", "1.8", "2"]), (0.7, 130, ["1", "10", "100"]), (1.49012, 1.49031, None), (3, 40, None)],
+)
+def test_ticks_of_a_log_axis_are_round_and_told_apart(low, high, labels):
+    ticks = log_ticks(np.log10(low), np.log10(high))
+    told = tick_labels(10**tick for tick in ticks)
+    assert len(set(told)) == len(told) >= 3
+    np.testing.assert_allclose([float(label) for label in told], [10**tick for tick in ticks], rtol=1e-9)
+    assert labels is None or told == labels
 
 
 def test_a_diagonal_is_a_bar_for_each_tensor_from_input_to_output_with_its_error():
@@ -605,18 +455,5 @@ def test_a_diagonal_is_a_bar_for_each_tensor_from_input_to_output_with_its_error
 
 
 def test_of_many_tensors_the_largest_are_drawn():
-    traces = np.arange(-50.0, 50.0)
-    shapes = {"names": [f"t{n}" for n in range(100)], "shapes": [[1]] * 100}
-    errors = {"standard_error": np.ones(100), "tensor_standard_errors": np.ones(100)}
-    one = entries(traces=(0.0,) * 3, values=traces, tensor_traces=traces, **shapes, **errors)
-    (bars,) = figures.diagonal([one]).data
+    (bars,) = figures.diagonal([hundred_tensors()]).data
     assert list(bars.y) == [f"t{n}" for n in (*range(16), *range(86, 100))]
-    (ax,) = picture.diagonal_picture([one]).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == [f"t{n}" for n in (*range(7), *range(95, 100))]
-
-
-def test_the_twin_of_a_diagonal_has_the_same_bars():
-    (ax,) = picture.diagonal_picture([entries(), entries("sam")]).axes
-    assert [bar.get_width() for bar in ax.patches] == 2 * [3.0, -8.0, 0.5]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["in.weight", "in.bias", "out.weight"]
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"sgd", "sam"}

@@ -4,6 +4,7 @@ from scipy.stats import ttest_ind
 
 from landscape.methods import method_key, methods, ratio, welch
 from landscape.results import Eigenpairs
+from landscape.tables import eigenpairs_table
 from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, hessian_verdict
 
 UNKNOWN = np.full(3, np.nan)
@@ -99,6 +100,7 @@ def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_see
         "times that of sgd, a difference larger than the spread over seeds, at train losses 0.500 ± 0 and 0.500 ± 0"
         in told
     )
+    assert told in eigenpairs_table([*sam, *sgd]).notes
     assert hessian_verdict([*sam[:2], *sgd]) == ""
     unsure = pairs(2.2, record("sam", 2), complete=False)
     assert hessian_verdict([*sam[:2], unsure, *sgd]).startswith("methods are not compared: 1 of 6")

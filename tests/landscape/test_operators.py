@@ -196,3 +196,10 @@ def test_a_model_in_place_of_an_objective_is_refused():
     for make in (hessian, per_layer):
         with pytest.raises(TypeError, match=r"that of an objective, Objective\(model, loss, batches\), got a Linear"):
             make(nn.Linear(2, 1))
+
+
+def test_an_embedding_with_sparse_gradients_is_named():
+    net = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(4, 3))
+    objective = Objective(net, nn.CrossEntropyLoss(), [(torch.arange(9)[:, None], torch.arange(9) % 3)])
+    with pytest.raises(ValueError, match=r"sparse gradients have no second derivative: set \.sparse = False on 0$"):
+        hessian(objective)

@@ -603,6 +603,13 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.3 ±")
     rich.page.keyboard.press("Home")
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0, y = 0: sgd")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0"))
+    rich.page.focus("#p0c0-contour")  # from plane to plane without a pause
+    rich.page.keyboard.press("ArrowUp")
+    rich.page.focus("#p2c0-contour")
+    rich.page.keyboard.press("End")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.5"))
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
     rich.page.focus("#p0c0-contour")
     rich.page.keyboard.press("ArrowUp")
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
@@ -835,7 +842,7 @@ def test_sliders_move_the_slices_to_another_row_and_column(rich):
 def test_the_density_and_the_curvature_of_a_run_are_drawn(rich):
     assert rich.get(plot("density", ".querySelectorAll('.trace.scatter').length")) >= 2
     names = rich.get(plot("curvature-trace", ".data.map((one) => one.name)"))
-    assert "sgd, stable up to here (full-batch theory)" in names
+    assert any(name.startswith("sgd, stable up to here (full-batch theory)") for name in names)
 
 
 def test_a_column_sorts_its_table_both_ways(rich):

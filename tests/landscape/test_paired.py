@@ -241,7 +241,7 @@ def test_metrics_and_kept_losses_survive_the_file_and_reach_other_programs(tmp_p
         np.testing.assert_array_equal(before.examples.loss, after.examples.loss)
         np.testing.assert_array_equal(before.examples.denominator, after.examples.denominator)
     for result in (surface, line):
-        (content,) = export_csv([result], tmp_path / "x").values()
+        content, _ = export_csv([result], tmp_path / "x").values()
         assert "metrics.top2.mean,metrics.top2.standard_error" in content.decode().splitlines()[0]
         assert len(content.decode().splitlines()) == 1 + result.loss.size
     assert to_xarray(surface)["metrics.top2.mean"].shape == (3, 3)

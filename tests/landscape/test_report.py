@@ -296,6 +296,15 @@ def test_the_csv_has_full_precision(page):
     assert row["test_loss"] == ""
 
 
+def test_equal_losses_are_not_told_as_a_range(page):
+    text = visible(page(*(bowl(f"run {n}") for n in range(6))))
+    assert "Loss on train at the centre: 0.500 at all 6 checkpoints" in text
+    assert "has risen by 0.1 along x at all 6 checkpoints alike: run 0 at |x| = 0.10" in text
+    for gap, tie in ((0.01, True), (1.0, False)):
+        text = visible(page(*(bowl(f"run {n}", centre=1.0 + gap * n) for n in range(6))))
+        assert ("(run 5), within two standard errors of each other" in text) == tie
+
+
 def test_what_another_program_found_is_told_with_the_spectrum(page):
     check = {"eigenvalue": 4.0001, "difference": 2.5e-5, "trace": 9.0, "trace_standard_error": 1.0, "num_matvecs": 40}
     checked = changed(spectrum(values=(4.0,)), checks={"pyhessian": check})
@@ -578,9 +587,18 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
 
 
 def test_the_traces_of_tensors_are_a_table(page):
-    text = visible(page(bowl("a"), entries()))
-    assert "The tensor of most curvature: in.bias at sgd" in text
-    assert "-8.00 ± 0.40" in text
+    text = visible(page(bowl("a"), entries(), entries("sam", (1.0, 2.0, 3.0))))
+    assert "The tensor of most curvature: in.bias at sgd, out.weight at sam" in text
+    assert "tensor entries sgd sam in.weight 6 3.00 ± 0.30 1.00 ± 0.30 in.bias 2 -8.00 ± 0.40" in text
+    assert "all 12 -4.50 ± 0.70 6.00 ± 0.70" in text
+
+
+def test_of_many_tensors_the_page_has_the_largest_and_all(page):
+    errors = {"standard_error": np.ones(40), "tensor_standard_errors": np.ones(40), "tensor_traces": np.arange(40.0)}
+    names = {"names": [f"t{n}" for n in range(40)], "shapes": [[1]] * 40, "values": np.arange(40.0)}
+    text = visible(page(bowl("a"), entries(**errors, **names)))
+    assert "t28 1 28.0 ± 1.0" in text
+    assert "t27 " not in text
 
 
 def test_what_is_owed_to_the_sample_is_told(page):
@@ -638,6 +656,17 @@ def test_seeds_that_were_not_measured_are_counted(page):
     assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
 
 
+def test_the_effective_rank_of_methods_is_told_over_their_seeds(page):
+    def rank(one, value):
+        numbers = {"value": value, "standard_error": 0.1, "num_samples": 4, "num_matvecs": 9}
+        return Estimate(quantity="effective_rank", **numbers, checkpoint=one.checkpoint, settings=one.settings)
+
+    ranks = [rank(one, 10.0 + n) for n, one in enumerate([*SGD[2::3], *SAM[2::3]])]
+    title = "Trace / λmax, mean ± standard deviation over seeds: sgd 11.0 ± 1.0, sam (rho 0.4) 14.0 ± 1.0"
+    assert title in visible(page(*SGD, *SAM, *ranks))
+    assert "Trace / λmax: sgd-0 10.00 ± 0.10" in visible(page(*SGD, *SAM, *ranks[:4]))
+
+
 def test_two_seeds_each_are_told_as_checkpoints(page):
     text = page(*SAM[:6], *SGD[:6])
     assert "ranges from 2.00 at sam-0" in heading(text)
@@ -665,6 +694,9 @@ def test_each_method_has_a_row_of_means_over_its_seeds(page):
         "3 of 3",
     ):
         assert cell in row
+    low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
+    assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in row
+    assert "λmax / that of sgd (interval)" in text
     latex = data(page(*SGD, *SAM))["latex"]
     assert latex.count(r"\midrule") == 2
     assert r"sam (rho 0.4) & 3 seeds" in latex
