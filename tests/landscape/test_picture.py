@@ -107,7 +107,7 @@ def test_the_twin_of_a_runs_curvature_names_the_run_once():
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), [2.0, 3.0, 4.0])
     first, second = (text.get_text() for text in made.legends[0].get_texts())
     assert first == "sgd"
-    assert second.replace("\n", " ") == "sgd: stable up to here (full-batch theory): above the figure, 38 and more"
+    assert second.replace("\n", " ") == "sgd: stable up to here (full-batch theory); above the figure, 38 and more"
     assert ax.get_ylim()[1] < 10  # the stability limit does not stretch it
 
 
