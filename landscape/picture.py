@@ -256,6 +256,8 @@ def line_picture(
         log_axis(ax)
     unit = str(lines[0].settings.get("unit") or "")
     labelled(ax, f"x ({literal(unit)})" if unit else "x", "mean loss" + (", log scale" if view.log else ""))
+    ax.locator_params(axis="x", nbins=5 if width == "single" else 10)
+    ax.xaxis.set_major_formatter("{x:g}")
     _name_places(ax, dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)), inches(width))
     legend(picture, ax)
     return picture

@@ -193,6 +193,15 @@ def letters(made):
     ]
 
 
+def test_a_panel_that_reaches_few_levels_of_the_bar_has_lines_of_its_own():
+    steep, flat = bowl("sgd", centre=0.001, curvature=(300.0, 300.0), steps=21), bowl("sam", centre=1.3, steps=21)
+    first, second, bar = picture.overview_picture([steep, flat]).axes
+    levels = [[set(found.levels) for found in ax.collections if hasattr(found, "labelTexts")] for ax in (first, second)]
+    assert levels[0][-1] <= set(bar.get_yticks())
+    assert len(levels[1][-1]) >= 2
+    assert all(np.log10(1.3) < level < np.log10(3.8) for level in levels[1][-1])
+
+
 def test_what_is_not_finite_is_hatched_and_crossed_and_never_filled():
     loss = bowl(steps=9).loss.copy()
     loss[4, 1] = np.nan
