@@ -189,7 +189,7 @@ def layout(title: str, *, height: int) -> dict[str, Any]:
     return {
         # the default template weighs 7 kB in every figure and would hide the colours given here
         "template": go.layout.Template(),
-        "title": {"text": as_text(title), "font": {"size": 14}},
+        "title": {"text": as_text(title), "font": {"size": 14}, "y": 0.97, "yanchor": "top"},
         "height": height,
         "margin": {"l": 60, "r": 20, "t": 60, "b": 60},
         "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12, "color": "#1f2328"},

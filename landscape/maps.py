@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -241,7 +242,7 @@ def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContou
         levels, beyond = np.linspace(view.low, view.high, _LEVELS + 1), "max" if view.clip is not None else "neither"
         filled = ax.contourf(surface.x, surface.y, loss, levels=levels, cmap="viridis", extend=beyond)
         filled.set_edgecolor("face")  # else a viewer of pdf shows seams between the levels
-        lines = [level for level in round_levels(view) if loss.min() < level < loss.max()]
+        lines = _lines(view, float(loss.min()), float(loss.max()))
         if lines:
             look: dict[str, Any] = {"colors": "white", "linewidths": 0.6, "linestyles": "solid"}
             found = ax.contour(surface.x, surface.y, loss, levels=lines, **look)
@@ -259,6 +260,14 @@ def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContou
     ax.plot(0, 0, MARKS[style.symbol], color=style.color, markeredgecolor="white", markersize=5, clip_on=False)
     _as_plane(ax, surface)
     return filled
+
+
+def _lines(view: View, low: float, high: float) -> list[float]:
+    """The round levels of the bar that a panel reaches; levels of its own where these are fewer than three."""
+    shared = [level for level in round_levels(view) if low < level < high]
+    if len(shared) >= 3 or not low < high:
+        return shared
+    return [level for level in round_levels(replace(view, low=low, high=min(high, view.high))) if low < level < high]
 
 
 def _label_lines(ax: Axes, found: QuadContourSet, names: Mapping[float, str]) -> None:

@@ -39,7 +39,16 @@ from landscape.paper import (
     picture_bytes,
     save_picture,
 )
-from landscape.readings import ends, landmarks, measured, places_on_axis, shown_tensors, stability_note, stick_height
+from landscape.readings import (
+    STABLE,
+    beyond_figure,
+    ends,
+    landmarks,
+    measured,
+    places_on_axis,
+    shown_tensors,
+    stick_height,
+)
 from landscape.results import CongruenceTrace, CurvatureTrace, Density, Diagonal, Eigenpairs, Line, Result
 from landscape.smoothing import of_one_width
 from landscape.view import loss_view
@@ -212,10 +221,11 @@ def curvature_picture(
         pad = 0.08 * float(np.ptp(values)) or 1.0
         ax.set_ylim(values.min() - pad, values.max() + pad)
     for one in traces:
-        if told := stability_note(one, ax.get_ylim()[1]):
-            look_of_limit: dict[str, Any] = {"color": known[checkpoint_key(one)].color, "linestyle": (0, (1, 1.5))}
-            label = f"{named(known[checkpoint_key(one)])}: {told}"
-            ax.plot(one.epoch, one.stability_limit, linewidth=1, scaley=False, label=label, **look_of_limit)
+        if np.isfinite(one.stability_limit).any():
+            style, beyond = known[checkpoint_key(one)], beyond_figure(one, ax.get_ylim()[1])
+            label = f"{named(style)}: {STABLE}" + (f"; {beyond}" if beyond else "")
+            dots: dict[str, Any] = {"color": style.color, "linestyle": (0, (1, 1.5)), "linewidth": 1}
+            ax.plot(one.epoch, one.stability_limit, scaley=False, label=label, **dots)
     labelled(ax, "epoch", "largest eigenvalues")
     epoch_axis(ax)
     legend(picture, ax)
@@ -246,6 +256,8 @@ def line_picture(
         log_axis(ax)
     unit = str(lines[0].settings.get("unit") or "")
     labelled(ax, f"x ({literal(unit)})" if unit else "x", "mean loss" + (", log scale" if view.log else ""))
+    ax.locator_params(axis="x", nbins=5 if width == "single" else 10)
+    ax.xaxis.set_major_formatter("{x:g}")
     _name_places(ax, dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)), inches(width))
     legend(picture, ax)
     return picture

@@ -300,18 +300,20 @@ def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:
     return float(values[probed].mean()), error
 
 
-def stability_note(trace: CurvatureTrace, top: float) -> str:
-    """What the line of the largest stable curvature is, and where it lies above the figure; "" without a line."""
-    limit, told = trace.stability_limit, "stable up to here (full-batch theory)"
-    above = limit > top
-    if not np.isfinite(limit).any():
+STABLE = "stable up to here (full-batch theory)"
+
+
+def beyond_figure(trace: CurvatureTrace, top: float) -> str:
+    """Where the line of the largest stable curvature lies above a figure that ends at `top`; "" where it does not."""
+    above = trace.stability_limit > top
+    if not above.any():
         return ""
     if above.all():
-        return f"{told}: above the figure, {limit.min():.3g} and more"
+        return f"above the figure, {trace.stability_limit.min():.3g} and more"
     first = int(np.argmax(above))
-    if above[first:].all():
-        return f"{told}; above the figure from epoch {trace.epoch[first]} on"
-    return told + ("; at times above the figure" if above.any() else "")
+    return (
+        f"above the figure from epoch {trace.epoch[first]} on" if above[first:].all() else "at times above the figure"
+    )
 
 
 def by_trace(result: Diagonal) -> list[int]:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from landscape.curves import as_text, epoch_axis, layout, translucent
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import shown_tensors, stability_note, stick_height
+from landscape.readings import STABLE, beyond_figure, shown_tensors, stick_height
 from landscape.results import Array, CurvatureTrace, Density, Diagonal
 from landscape.smoothing import of_one_width
 from landscape.view import log_ticks, tick_labels
@@ -105,6 +105,7 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
     curvatures = [each for one in traces for each in (one.values[:, 0], one.along_gradient, one.along_sam)]
     positive = np.concatenate(curvatures or [np.zeros(0)])
     positive = positive[np.isfinite(positive) & (positive > 0)]
+    notes: list[str] = []
     low, high = (math.log10(positive.min()), math.log10(positive.max())) if positive.size else (-1.0, 1.0)
     for one in traces:
         style, epoch = known[checkpoint_key(one)], one.epoch.astype(float)
@@ -127,13 +128,15 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
                 hovertemplate="%{y:.4g}",
             )
         limit = np.where(np.isfinite(one.stability_limit), one.stability_limit, np.nan)
-        if told := stability_note(one, 10 ** (high + _ABOVE)):
+        if np.isfinite(limit).any():
+            beyond = beyond_figure(one, 10 ** (high + _ABOVE))
+            notes += [f"{style.name}: stability limit {beyond}"] if beyond else []
             figure.add_scatter(
                 x=epoch,
                 y=limit,
                 mode="lines",
                 line={"color": "#888888", "width": 1.5, "dash": "longdash"},
-                name=as_text(f"{style.name}, {told}"),
+                name=as_text(f"{style.name}, {STABLE}"),
                 hovertemplate="%{y:.4g}",
             )
         figure.add_scatter(
@@ -148,6 +151,9 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
             showlegend=False,
             hovertemplate="%{y:.3f}",
         )
+    figure.update_layout(margin_t=50 + 20 * math.ceil(len(figure.data) / 3))  # the legend's lines
+    at = {"xref": "x domain", "yref": "y domain", "x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
+    figure.add_annotation(text="<br>".join(map(as_text, notes)), showarrow=False, align="right", font_size=10, **at)
     ticks = log_ticks(low - 0.2, high + _ABOVE)
     epochs = {"title": {"text": "epoch"}, **epoch_axis([one.epoch for one in traces]), **_GRID}
     figure.update_layout(

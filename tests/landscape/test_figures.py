@@ -379,9 +379,9 @@ def test_curvature_along_a_run_keeps_its_axis_where_the_stability_limit_leaves_i
     figure = figures.curvature_trace([along_run()])
     named = {one.name: one for one in figure.data if one.xaxis != "x2"}
     np.testing.assert_array_equal(named["sgd, λ1"].y, [4.0, 6.0, 8.0])
-    np.testing.assert_array_equal(
-        named["sgd, stable up to here (full-batch theory): above the figure, 38 and more"].y, [38.0, 38.0, np.nan]
-    )
+    limit = named["sgd, stable up to here (full-batch theory)"]
+    np.testing.assert_array_equal(limit.y, [38.0, 38.0, np.nan])
+    assert [note.text for note in figure.layout.annotations] == ["sgd: stability limit above the figure, 38 and more"]
     assert 10 ** figure.layout.yaxis.range[1] < 38
     sam = figures.curvature_trace([along_run(stability_limit=np.full(3, np.nan))])
     assert not [one for one in sam.data if "theory" in str(one.name)]

@@ -107,7 +107,7 @@ def test_the_twin_of_a_runs_curvature_names_the_run_once():
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), [2.0, 3.0, 4.0])
     first, second = (text.get_text() for text in made.legends[0].get_texts())
     assert first == "sgd"
-    assert second.replace("\n", " ") == "sgd: stable up to here (full-batch theory): above the figure, 38 and more"
+    assert second.replace("\n", " ") == "sgd: stable up to here (full-batch theory); above the figure, 38 and more"
     assert ax.get_ylim()[1] < 10  # the stability limit does not stretch it
 
 
@@ -191,6 +191,15 @@ def letters(made):
     return [
         (text.get_text(), text.get_fontsize(), box) for text, box in zip(texts, boxes, strict=True) if box.width > 0
     ]
+
+
+def test_a_panel_that_reaches_few_levels_of_the_bar_has_lines_of_its_own():
+    steep, flat = bowl("sgd", centre=0.001, curvature=(300.0, 300.0), steps=21), bowl("sam", centre=1.3, steps=21)
+    first, second, bar = picture.overview_picture([steep, flat]).axes
+    levels = [[set(found.levels) for found in ax.collections if hasattr(found, "labelTexts")] for ax in (first, second)]
+    assert levels[0][-1] <= set(bar.get_yticks())
+    assert len(levels[1][-1]) >= 2
+    assert all(np.log10(1.3) < level < np.log10(3.8) for level in levels[1][-1])
 
 
 def test_what_is_not_finite_is_hatched_and_crossed_and_never_filled():
