@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,16 +32,16 @@ import traceback
 import warnings
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
-from landscape.tables import summary_table, tables
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from landscape.operators import SymmetricOperator
     from landscape.picture import Width
     from landscape.plane import Plane
+    from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from landscape.view import Scale
@@ -67,8 +69,11 @@ if TYPE_CHECKING:
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
+DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
+WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 
 Command = Callable[..., object]
@@ -86,11 +91,11 @@ _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class _CommandError(Exception):
-    """What a person did, or ran into: one line, and an exit code."""
+    """What a person did, or ran into: one line, and an exit code; of a failed check, the numbers too."""
 
-    def __init__(self, code: int, message: str, hint: str = "") -> None:
+    def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
-        self.code, self.hint = code, hint
+        self.code, self.hint, self.results = code, hint, results
 
 
 class _Terminated(BaseException):
@@ -103,10 +108,26 @@ class _Console:
 
     as_json: bool
     quiet: bool
+    show: bool = False
 
     def table(self, text: str) -> None:
         if not self.as_json:
             click.echo(text)
+
+    def pictures(self, results: Sequence[Result]) -> None:
+        """What --show adds to a table: pictures as wide as the terminal, in characters that it can show."""
+        if not self.show or self.as_json:
+            return
+        from landscape.ink import ASCII, BLOCKS
+        from landscape.sketches import sketch
+
+        terminal = shutil.get_terminal_size((WIDTH, 24))
+        ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
+        drawn = sketch(results, width=min(terminal.columns, WIDTH), height=max(terminal.lines - 1, 12), ink=ink)
+        if drawn:
+            self.table(f"\n{drawn}")
+        else:
+            self.say("single numbers have no picture")
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -278,6 +299,14 @@ def _output_options(default: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _show_option(command: Command) -> Command:
+    @functools.wraps(command)
+    def packed(*args: object, show: bool, console: _Console, **others: object) -> object:
+        return command(*args, console=dataclasses.replace(console, show=show), **others)
+
+    return click.option("--show", is_flag=True, help="Draw the results in characters too, below their table.")(packed)
+
+
 def _console_options(command: Command) -> Command:
     @functools.wraps(command)
     def packed(*args: object, as_json: bool, quiet: bool, debug: bool, **others: object) -> object:
@@ -353,7 +382,12 @@ _TRAIN_HELP = {
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import TrainConfig
+    from train.config import AUGMENTATIONS, DATA, DEVICES, METHODS, MODELS, PRECISIONS, SCHEDULES, SYNCS, TrainConfig
+
+    known = {
+        **{"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES, "augment": AUGMENTATIONS},
+        **{"precision": PRECISIONS, "schedule": SCHEDULES, "sam_sync": SYNCS},
+    }
 
     def spelled(name: str, kind: str) -> str:
         option = name.replace("_", "-")
@@ -366,10 +400,40 @@ def _train_options(command: Command) -> Command:
             default=item.default,
             show_default=item.default != "",
             help=_TRAIN_HELP[item.name],
+            shell_complete=_one_of(known[item.name]) if item.name in known else _PATHS.get(item.name),
         )
         for item in dataclasses.fields(TrainConfig)
     ]
     return _together(*options)(command)
+
+
+def _one_of(names: Iterable[str]) -> Callable[..., list[str]]:
+    """What a shell is offered for a value."""
+    return lambda _context, _parameter, begun: [name for name in names if name.startswith(begun)]
+
+
+def _a_path(kind: Literal["file", "dir"]) -> Callable[..., list[CompletionItem]]:
+    return lambda _context, _parameter, begun: [CompletionItem(begun, type=kind)]
+
+
+_PATHS = {"weights": _a_path("file"), "data_root": _a_path("dir")}
+
+
+def _recipe_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    from train import recipes
+
+    return _one_of(recipes.names())(context, parameter, begun)
+
+
+def _data_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    from train.config import DATA
+
+    return _one_of(DATA)(context, parameter, begun)
+
+
+def _direction_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    kinds = _one_of(_DIRECTIONS)(context, parameter, begun)
+    return [CompletionItem(kind) for kind in kinds] or _a_path("file")(context, parameter, begun)
 
 
 def _refuse_another_train_module() -> None:
@@ -410,7 +474,11 @@ def app(context: click.Context) -> None:
 
 @app.command()
 @_train_options
-@click.option("--recipe", help="An experiment of the paper (--list-recipes): its settings, but for those given here.")
+@click.option(
+    "--recipe",
+    shell_complete=_recipe_names,
+    help="An experiment of the paper (--list-recipes): its settings, but for those given here.",
+)
 @click.option("--preset", type=click.Choice(["paper", "clean"]), help="Of a recipe; clean: without label smoothing.")
 @click.option("--list-recipes", is_flag=True, help="Print every recipe, what it reproduces and what the paper has.")
 @click.option(
@@ -449,12 +517,13 @@ def train(
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(_outcome_text(outcome))
+    told = _outcome_record(outcome, time.perf_counter() - started)
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
-        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}")
+        raise _CommandError(NUMBER_FAILED, f"training diverged: {outcome.message}", results=told)
     console.next(f"landscape surface {_shown(out / 'last.pt')}")
-    return _outcome_record(outcome, time.perf_counter() - started)
+    return told
 
 
 _DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
@@ -497,6 +566,7 @@ def _look_options(command: Command) -> Command:
             default="random",
             show_default=True,
             metavar="KIND|FILE",
+            shell_complete=_direction_names,
             help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
             "or three; gradient; sam, its step; or a FILE as --save-directions writes it. Those of pca, eigenvectors "
             "and FILE are the first checkpoint's, one displacement for all.",
@@ -587,6 +657,7 @@ def _look_options(command: Command) -> Command:
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
 @click.option("--of-devices", is_flag=True, hidden=True)  # a process of --devices, which has looked at the results file
 @_output_options("surface.npz beside the checkpoints")
+@_show_option
 def surface(
     checkpoints: tuple[Path, ...],
     steps: int | None,
@@ -617,7 +688,7 @@ def surface(
     landscape surface runs/sam/last.pt
     landscape surface runs/*/last.pt --split test --steps 21 --out runs/surface-test.npz
     landscape surface runs/sgd/last.pt runs/sam/last.pt --directions between
-    landscape surface runs/sam/last.pt --directions pca
+    landscape surface runs/sam/last.pt --directions pca --show
     landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
     steps = (61 if look.line else 51) if steps is None else steps
@@ -791,7 +862,13 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     show_default=True,
     help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
 )
-@click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Residual over the largest |lambda|.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="Residual over the largest |lambda|; float32 resolves 1e-6.",
+)
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
@@ -806,8 +883,16 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Vectors of the iteration held at a time.  [default: 40 of them]",
 )
 @click.option("--budget", type=click.IntRange(1), help="Everything in so many products: eigenvalues, density, trace.")
-@click.option("--density", is_flag=True, help="The density of all eigenvalues, with a band over 4 random probes.")
-@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank.")
+@click.option(
+    "--density",
+    is_flag=True,
+    help="The density of all eigenvalues, with a band over 4 random probes of 80 products each.",
+)
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="The trace, with a standard error, and the effective rank; 60 products.",
+)
 @click.option(
     "--operator",
     type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
@@ -845,9 +930,15 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="Running statistics as they are, or those of each batch.",
 )
 @click.option(
-    "--data-error", is_flag=True, help="What eigenvalues and trace owe to the sample of examples, from random parts."
+    "--data-error",
+    is_flag=True,
+    help="What eigenvalues and trace owe to the sample of examples, from random parts of it; some 60 products.",
 )
-@click.option("--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well.")
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="The eigenvalues of each layer's own block as well; some 40 products for each.",
+)
 @click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
@@ -857,6 +948,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @_examples_option
 @_device_option
 @_output_options("hessian.npz beside the checkpoints")
+@_show_option
 def hessian(
     checkpoints: tuple[Path, ...],
     explain: bool,
@@ -881,6 +973,9 @@ def hessian(
     """
     wanted = _Asked(**asked, seed=seed)
     wanted.check()
+    given = click.get_current_context().get_parameter_source("max_matvecs")
+    if wanted.budget is not None and given is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--budget bounds all products, and --max-matvecs those of the eigenvalues: give one")
     measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
     if _processes()[1] == 1:
         return measure()
@@ -933,8 +1028,15 @@ def _hessian(
         options["processes"] = _processes()[1]
     if runs:
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
+
+    def check(one: _Opened) -> None:
+        _chosen(one, split, examples, seed)
+        _refuse_misfits(one.model, [state for _, state in runs.get(one.label, [])])
+
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
-    return _measure_all("hessian", checkpoints, split, device, options, measure, output, console, kept=kept)
+    return _measure_all(
+        "hessian", checkpoints, split, device, options, measure, output, console, check=check, kept=kept
+    )
 
 
 @app.command()
@@ -944,6 +1046,7 @@ def _hessian(
 )
 @_device_option
 @_output_options("alignment.npz beside the runs")
+@_show_option
 def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Output, console: _Console) -> Record:
     """Show how well training and validation gradients agree: the trace of a RUN folder, or measured at a CKPT.
 
@@ -976,15 +1079,29 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: report.html beside them]")
 @click.option("--title", default="Loss landscape", show_default=True, help="Of the page.")
 @click.option("--force", is_flag=True, help="Replace a file that is not a page of ours.")
+@click.option(
+    "--plotlyjs",
+    type=click.Choice(["embedded", "directory"]),
+    default="embedded",
+    show_default=True,
+    help="In the page, or as one file beside it that all pages of the folder share.",
+)
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @_console_options
 def report(
-    paths: tuple[Path, ...], out: Path | None, title: str, force: bool, open_it: bool, console: _Console
+    paths: tuple[Path, ...],
+    out: Path | None,
+    title: str,
+    force: bool,
+    plotlyjs: PlotlyJs,
+    open_it: bool,
+    console: _Console,
 ) -> Record:
     """Write one offline HTML page of all results in the files and folders.
 
     \b
     landscape report runs
+    landscape report runs --plotlyjs directory
     landscape report runs/surface.npz runs/hessian.npz --out page.html --open
     """
     from landscape.report import write_report
@@ -995,14 +1112,16 @@ def report(
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_report(results, out, title=title, commands=_commands_of(loaded))
+    write_report(results, out, title=title, commands=_commands_of(loaded), plotlyjs=plotlyjs)
     console.say(f"wrote {_shown(out)}")
     if open_it:
         webbrowser.open(out.resolve().as_uri())
     return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
 
 
-_data_root_option = click.option("--data-root", default="", help=_TRAIN_HELP["data_root"])
+_data_root_option = click.option(
+    "--data-root", default="", help=_TRAIN_HELP["data_root"], shell_complete=_PATHS["data_root"]
+)
 
 
 @app.group()
@@ -1031,7 +1150,7 @@ def data_list(data_root: str, console: _Console) -> Record:
 
 
 @data.command("path")
-@click.argument("name")
+@click.argument("name", shell_complete=_data_names)
 @_data_root_option
 @_console_options
 def data_path(name: str, data_root: str, console: _Console) -> Record:
@@ -1046,7 +1165,7 @@ def data_path(name: str, data_root: str, console: _Console) -> Record:
 
 
 @data.command("check")
-@click.argument("name")
+@click.argument("name", shell_complete=_data_names)
 @_data_root_option
 @_console_options
 def data_check(name: str, data_root: str, console: _Console) -> Record:
@@ -1113,6 +1232,8 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo
     landscape demo --out /tmp/demo --open
     """
+    from landscape.tables import summary_table
+
     _check_grid(steps, 1.0)
     flags = [
         "--force" if force else "--resume",
@@ -1265,11 +1386,13 @@ def _measure_all(
     output: _Output,
     console: _Console,
     *,
+    check: Callable[[_Opened], object] = lambda one: one,
     kept: bool = False,
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
 
-    What is `kept` of a measurement that was stopped is not measured again.
+    Of each checkpoint `check` refuses what cannot be measured before the first one is. What is `kept` of a measurement
+    that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
 
@@ -1277,6 +1400,8 @@ def _measure_all(
     results = from_first(lambda: work.done(output))
     if results is not None:
         return _told(work.out, results, console, there=True)
+    for one in work.opened:
+        check(one)
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep, _counting(console) as count:
         results = []
@@ -1297,15 +1422,22 @@ def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Cons
 
 def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
+    from landscape.tables import tables
+
     if there:
         console.say(f"{_shown(out)} is there already")
     made = tables(results)
     console.table("\n\n".join(table.text() for table in made))
+    console.pictures(results)
+    told: Record = {
+        "file": str(out),
+        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
+    }
     problems = [problem for result in results if (problem := problem_of(result))]
     if problems:
-        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged")
+        raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
     console.next(f"landscape report {_shown(out.parent)}")
-    return {"file": str(out), "tables": [{"title": table.title, "rows": list(table.records)} for table in made]}
+    return told
 
 
 def _merged(
@@ -1359,7 +1491,7 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
         work.journal(output, (index + 1, 1 if output.force else len(names)))
-    words = _without(_words(), {"--devices": 1, "--force": 0, "--resume": 0, "--json": 0, "--quiet": 0, "--debug": 0})
+    words = _without(_words(), {"--devices": 1})
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
@@ -1401,14 +1533,20 @@ def _curvature(
 ) -> list[Result]:
     """Eigenvalues, and what else was asked for."""
     from landscape.budget import curvature
+    from landscape.distributed import place
     from landscape.entries import diagonal
     from landscape.lanczos import top_eigenpairs
     from landscape.operators import per_layer
     from landscape.sampling import data_error
     from landscape.spectrum import effective_rank, spectral_density, trace
 
-    if asked.data_error and objective.num_examples < 4:
+    least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
+    if asked.data_error and objective.num_examples < least:
         raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
+    if asked.cross_check:
+        from landscape.crosscheck import require_comparable
+
+        require_comparable(objective)
     operator = replayed(_operator(objective, asked))
     if asked.budget is not None and asked.which != "smallest":
         found = curvature(
@@ -1447,7 +1585,8 @@ def _curvature(
         def of_part(part: Objective) -> SymmetricOperator:
             return replayed(_operator(part, plain))
 
-        others.append(data_error(objective, pairs, operator_of=of_part, seed=asked.seed))
+        spread = data_error(objective, pairs, operator_of=of_part, num_parts=DATA_PARTS, seed=asked.seed)
+        others.append(spread)
     if asked.per_layer:
         for block in per_layer(objective).values():
             most = min(asked.top, block.size)
@@ -1561,6 +1700,14 @@ def _explain_products(objective: Objective, asked: _Asked, console: _Console) ->
     for name, value in told.items():
         console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
     return told
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plainly(value: Json) -> str:
@@ -2081,11 +2228,12 @@ def _plan_text(config: TrainConfig) -> str:
         "asam": ["rho", "eta"],
     }.get(config.method, ["rho1", "rho2", "split_ratio"])
     method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
+    over = "" if config.method == "sgd" else " over sgd"
     noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
     shape = published_shape(config.data)
     warning = size_warning(config.model, shape) if shape else ""
     return (
-        f"{config.model} on {config.data}{noise}: {method} over sgd lr={config.lr:g} momentum={config.momentum:g}, "
+        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
         f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
     )
 
@@ -2256,7 +2404,7 @@ def _cost(run: Record) -> str:
 def _words() -> list[str]:
     """The words of the innermost command, without the flags that change no number."""
     words: list[str] = click.get_current_context().meta["words"]
-    return [word for word in words if word not in ("--resume", "--force", "--json", "--quiet", "--debug")]
+    return [word for word in words if word not in _CHANGE_NO_NUMBER]
 
 
 def _versions() -> Record:
@@ -2288,8 +2436,25 @@ def _as_usage_error() -> Iterator[None]:
         yield
     except ValueError as error:
         if type(error) is ValueError:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(_in_options(str(error))) from error
         raise
+
+
+_OPTIONS = (  # of hessian, as arguments in the messages of what it calls
+    (r"\bk must", "--top must"),
+    (r"\bk = (\d+)", r"--top \1"),
+    (r"\b(max_matvecs|tolerance|budget) must", r"--\1 must"),
+    ("--max_matvecs", "--max-matvecs"),
+    (r"\bengine='([\w-]+)'", r"--engine \1"),
+    ("'finite-differences-across-kinks'", "--engine finite-differences-across-kinks"),
+)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library in the words of the command line."""
+    for pattern, option in _OPTIONS:
+        message = re.sub(pattern, option, message)
+    return message
 
 
 @contextlib.contextmanager
@@ -2311,8 +2476,12 @@ def _counting(console: _Console) -> Iterator[Count]:
             state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
         if sys.stderr.isatty():
             if name not in bars:
-                bars[name] = tqdm(total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr)
-            bars[name].set_description(what, refresh=False)
+                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
+                bars[name] = tqdm(
+                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
+                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
+                )
+            bars[name].set_description_str(what, refresh=False)
             bars[name].update(done - bars[name].n)
         elif now - state["last"] >= 10:
             told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
@@ -2369,10 +2538,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code == 1 and size > 1 and "peer" in message:  # what is left of it when another process is gone
             code, message, hint = 5, "another process failed", "it says why"
         if rank:  # what is wrong with the command line, the first process says
-            if code not in (2, 130, 143) and type(error).__name__ != "ToldError":
+            if type(error).__name__ == "ToldError":
+                return 0  # or torchrun would end the one that has something to say, and give our exit code for its own
+            if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        kept = {"surface": "measured points are kept", "hessian": "what was measured is kept"}.get("".join(words[:1]))
+        kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
+        kept = None if "timed" in words else kinds.get("".join(words[:1]))
         if kept and code in (130, 143):
             hint = f"{kept}: --resume goes on"
         if kept and getattr(error, "errno", None) in _NO_ROOM:
@@ -2382,7 +2554,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
         with contextlib.suppress(OSError):  # whoever should read it has left, or the disk is full
             if as_json:
-                _print_json({"ok": False, "error": {"code": code, "message": message, "hint": hint}})
+                flagged = getattr(error, "results", None)
+                document: Record = {"ok": False, "error": {"code": code, "message": message, "hint": hint}}
+                _print_json(document if flagged is None else {**document, "command": words[0], "results": flagged})
             click.echo(f"landscape: {message}{f'. {hint}' if hint else ''}", err=True)
         return code
     finally:
@@ -2410,6 +2584,8 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, _Terminated):
         return 143, "terminated", ""
     kind = type(error).__name__
+    if kind == "NotTwiceDifferentiableError":
+        return 3, _in_options(message), ""
     if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
     if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):

@@ -38,7 +38,7 @@ def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -
         ImportError: If PyHessian is not installed.
         ValueError: If it cannot measure this: a loss that is no mean over examples, some parameters frozen, float64.
     """
-    _refuse(objective)
+    require_comparable(objective)
     import pyhessian
 
     count = 0
@@ -68,7 +68,15 @@ def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -
     }
 
 
-def _refuse(objective: Objective) -> None:
+def require_comparable(objective: Objective) -> None:
+    """Refuse what PyHessian cannot measure, before anything is.
+
+    Raises:
+        ImportError: If PyHessian is not installed.
+        ValueError: If it cannot measure this.
+    """
+    import pyhessian  # noqa: F401
+
     module = None if objective.loss is None else known(objective.loss)
     weighted = module is None or getattr(module, "weight", None) is not None or module.reduction != "mean"
     if weighted:

@@ -41,6 +41,7 @@ from landscape.products import (
     nodes_of,
     quiet,
     refuse_cut_graphs,
+    refusing_cuts,
     terms_at,
 )
 from landscape.results import Record
@@ -216,9 +217,14 @@ class DoubleBackward:
         if not loss.requires_grad:  # no parameter is used
             return [None] * len(self.leaves)
         leaves = list(self.leaves.values())
-        gradient: list[Tensor | None] = [*torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)]
-        if piece.start == 0:
-            refuse_cut_graphs(self.objective, gradient)
+        if piece.start > 0:
+            return [*torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)]
+        one = torch.ones_like(loss).requires_grad_()
+        with refusing_cuts(self.objective, loss):
+            gradient: list[Tensor | None] = [
+                *torch.autograd.grad(loss, leaves, one, create_graph=True, allow_unused=True)
+            ]
+        refuse_cut_graphs(self.objective, gradient)
         return gradient
 
     def product(self, graph: list[Tensor | None], v: Params) -> list[Tensor | None]:

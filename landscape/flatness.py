@@ -51,8 +51,13 @@ def flatness(surfaces: Sequence[Surface]) -> Flatness:
     if None in cells:
         raise ValueError("a grid does not hold the centre: use an odd number of steps")
     half_axes = [_half_axes(one) for one in surfaces]
+    with np.errstate(invalid="ignore"):  # an infinite loss leaves a measure unknown
+        return _flatness(surfaces, float(measured(surfaces[0])[cells[0]]), half_axes)
+
+
+def _flatness(surfaces: Sequence[Surface], loss: float, half_axes: Sequence[Sequence[tuple[Array, Array]]]) -> Flatness:
     return Flatness(
-        loss=float(measured(surfaces[0])[cells[0]]),
+        loss=loss,
         curvature=np.array([_curvature(one) for one in surfaces]),
         radius_small=np.array([_radius(axes, RISES[0]) for axes in half_axes]),
         radius_large=np.array([_radius(axes, RISES[1]) for axes in half_axes]),

@@ -134,7 +134,7 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
 
 
 def _style(name: str, n: int, seed: int, method: str) -> Style:
-    """The first eight differ in colour, mark and dash; seeds of a colour and later rounds in mark and dash."""
+    """The first eight differ in colour, mark and dash; a colour's seeds and later rounds, mark and dash do."""
     turned = n + n // len(COLORS) + seed
     return Style(name, COLORS[n % len(COLORS)], SYMBOLS[turned % len(SYMBOLS)], DASHES[turned % len(DASHES)], method)
 
@@ -186,15 +186,18 @@ def surface_groups(
 
 def families(groups: Sequence[SurfaceGroup]) -> list[list[SurfaceGroup]]:
     """The groups, those together that differ in nothing but the seed of their directions: several planes, one look."""
-    names = [name for name in _PLANE if name != "seed"]
     found: dict[str, list[SurfaceGroup]] = {}
     for group in groups:
-        one = next(iter(group.sets.values()))[0][1]
-        key = _identity(one, names) + repr(_grid(one)) + repr([style.name for style in group.columns])
-        found.setdefault(key, []).append(group)
+        found.setdefault(plane_kind(group) + repr([style.name for style in group.columns]), []).append(group)
     first = [(-len(family[0].columns), "random" not in family[0].name) for family in found.values()]
     order = sorted(range(len(first)), key=lambda n: first[n])  # the comparison of most checkpoints comes first
     return [[*found.values()][n] for n in order]
+
+
+def plane_kind(group: SurfaceGroup) -> str:
+    """Equal for planes and grids that differ in nothing but the seed of their directions."""
+    one = next(iter(group.sets.values()))[0][1]
+    return _identity(one, [name for name in _PLANE if name != "seed"]) + repr(_grid(one))
 
 
 def line_groups(results: Sequence[Result]) -> list[LineGroup]:

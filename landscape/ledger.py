@@ -3,9 +3,9 @@
 A folder OUT.journal beside the results file OUT:
 
     plan.json        all that decides the numbers (landscape.journal)
-    NAME.npz         the results of a step that is finished: a checkpoint, or an epoch of a run
+    NAME.step        the results of a step that is finished: a checkpoint, or an epoch of a run (landscape.results)
     NAME.products    every product of the step that is under way, in the order in which they were asked for; a record:
-                     a line with its checksum, {"vector": hash, "product": CRC-32, "checks": what the operator noted},
+                     a line with its checksum, {"asked": hash, "product": CRC-32, "checks": what the operator noted},
                      and the product's bytes
 
 What iterates is a function of its products. Begun again, it asks for the same vectors and is given what is kept, until
@@ -72,12 +72,12 @@ class Ledger:
         products = self.folder / f"{name}.products"
         with products.open("ab", buffering=0) as file, products.open("rb") as kept:
             results = make(_Products(file, kept).replayed)
-        save(results, self.folder / f"{name}.npz")
+        save(results, self.folder / f"{name}.step")
         products.unlink()
         return results
 
     def _finished(self, name: str) -> list[Result] | None:
-        done = self.folder and self.folder / f"{name}.npz"
+        done = self.folder and self.folder / f"{name}.step"
         return load(done) if done and done.exists() else None
 
 
@@ -129,7 +129,7 @@ def _forget(folder: Path) -> None:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    return [path for ending in ("npz", "products") for path in folder.glob(f"*.{ending}")]
+    return [path for ending in ("step", "products") for path in folder.glob(f"*.{ending}")]
 
 
 @dataclass(eq=False)
@@ -152,7 +152,9 @@ class _Products:
         )
 
     def _product(self, operator: SymmetricOperator, vectors: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        asked = hashlib.blake2b(_bytes(vectors), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(f"{operator.settings.get('engine')}/".encode(), digest_size=16)
+        digest.update(_bytes(vectors))
+        asked = digest.hexdigest()
         kept = from_first(lambda: self._read(asked, vectors.nbytes)) if self.replaying else None
         if kept is not None:
             operator.checks.update(kept[0])
@@ -161,7 +163,7 @@ class _Products:
         self.replaying = False
         product = make(vectors)
         if self.file is not None and self.keeping:
-            self._append(self.file, {"vector": asked, "checks": operator.checks}, _bytes(product))
+            self._append(self.file, {"asked": asked, "checks": operator.checks}, _bytes(product))
         return product
 
     def _read(self, asked: str, num_bytes: int) -> tuple[Record, bytes] | None:
@@ -175,10 +177,10 @@ class _Products:
             self.file.truncate(start)
             return None
         self.count += 1
-        if body["vector"] != asked:
+        if body["asked"] != asked:
             raise JournalError(
-                f"{self.file.name}: product {self.count} is of another vector than is asked for now (another machine, "
-                "or another build of a library?): go on where it was begun, or --force starts anew"
+                f"{self.file.name}: product {self.count} is of another vector or engine than is asked for now "
+                "(another machine, or another build of a library?): go on where it was begun, or --force starts anew"
             )
         return body["checks"], found
 

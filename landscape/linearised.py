@@ -29,7 +29,7 @@ from landscape.batches import Batch
 from landscape.kernels import SecondOrder
 from landscape.losses import known, terms
 from landscape.objective import Objective
-from landscape.products import Params, Piece, explaining, refuse_cut_graphs
+from landscape.products import Params, Piece, explaining, refuse_cut_graphs, refusing_cuts
 
 FisherKind = Literal["mc", "empirical"]
 OutputProduct = Callable[[Tensor], Tensor]  # B u, in the shape of the output
@@ -56,8 +56,9 @@ class Linearised:
             output = output_at(self.objective, self.leaves, inputs)
         if not output.requires_grad:  # no parameter is used
             return None
-        z = torch.zeros_like(output, requires_grad=True)
-        back = torch.autograd.grad(output, list(self.leaves.values()), z, create_graph=True, allow_unused=True)
+        z = torch.linspace(1, 2, output.numel()).to(output).view_as(output).requires_grad_()  # any: J'z is linear in it
+        with refusing_cuts(self.objective, output) if piece.start == 0 else contextlib.nullcontext():
+            back = torch.autograd.grad(output, list(self.leaves.values()), z, create_graph=True, allow_unused=True)
         if piece.start == 0:
             refuse_cut_graphs(self.objective, back)
         return output, z, list(back), self.curvature(output.detach(), target, piece.start)
@@ -67,7 +68,7 @@ class Linearised:
         if graph is None:
             return [None] * len(v)
         output, z, back, curvature = graph
-        pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None]
+        pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None and b.requires_grad]
         if not pairs:
             return [None] * len(v)
         adjoints, directions = zip(*pairs, strict=True)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from landscape.results import Array, Record
 
@@ -73,8 +72,8 @@ def methods(records: Sequence[Record]) -> list[Method]:
         if len(seeds) == len(members) >= FEWEST_SEEDS:
             found.append(members)
     found.sort(key=lambda members: _config(records[members[0]]).get("method") != "sgd")
-    names = _names([records[members[0]] for members in found])
-    return [Method(name, members) for name, members in zip(names, found, strict=True)]
+    runs = [record for record, key in zip(records, keys, strict=True) if key]
+    return [Method(_named(records[members[0]], runs), members) for members in found]
 
 
 def method_key(record: Record) -> str:
@@ -91,6 +90,8 @@ def method_told(record: Record) -> str:
 
 def welch(a: Array, b: Array, *, comparisons: int = 1) -> Comparison:
     """The difference of the means of `a` and `b` with Welch's interval, 95 % for all `comparisons` together."""
+    from scipy.special import stdtrit  # 0.15 s, which no --help should take
+
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) < 2 or not np.isfinite([*a, *b]).all():
         return Comparison(difference, math.nan, math.nan)
@@ -135,14 +136,12 @@ def _seeds(record: Record) -> tuple[str, ...]:
     return tuple(str(_config(record).get(name)) for name in _SEEDS)
 
 
-def _names(records: Sequence[Record]) -> list[str]:
-    """Method and radii, and where these are not enough what tells them apart."""
-    told = [method_told({"config": _config(record)}) for record in records]
-    described = [_described(record) for record in records]
-    names = []
-    for n, mine in enumerate(described):
-        same = [other for other, name in zip(described, told, strict=True) if name == told[n]]
-        apart = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
-        method, *more = [*told[n].split(", "), *(f"{k} {mine[k]}" for k in apart)]
-        names.append(f"{method} ({', '.join(more)})" if more else method)
-    return names
+def _named(record: Record, runs: Sequence[Record]) -> str:
+    """Method and radii, and what else tells it from the others of these runs."""
+    mine, told = _described(record), method_told({"config": _config(record)})
+    same = [_described(other) for other in runs if method_told({"config": _config(other)}) == told]
+    apart = [name for name in mine if any(other.get(name) != mine[name] for other in same)]
+    if "epochs" in apart and mine.get("epoch") == mine["epochs"]:  # the last one of a run of so many
+        apart.remove("epoch")
+    method, *more = [*told.split(", "), *(f"{name} {mine[name]}" for name in apart)]
+    return f"{method} ({', '.join(more)})" if more else method

@@ -43,6 +43,7 @@ from landscape.passes import (
     Sums,
     SumsOfBatch,
     TermsOfBatch,
+    as_pair,
     as_tensor,
     float32_products,
     in_float32,
@@ -434,7 +435,7 @@ class Objective:
             return SumsOfBatch(self.model, self.sums)
         call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
         if known(self._loss) is None:
-            inputs, target = to_device(self.first_batch, self.theta.device)
+            inputs, target = as_pair(to_device(self.first_batch, self.theta.device))
             buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             with self.undisturbed(), torch.no_grad():
                 output = as_tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))

@@ -184,10 +184,17 @@ def _operator(name: str, objective: Objective, found: DataSum, settings: Record,
 
 def _checked_loss(objective: Objective) -> float:
     """The mean loss, of finite parameters and the same in two passes."""
+    if not isinstance(objective, Objective):
+        raise TypeError(
+            f"a matrix is that of an objective, Objective(model, loss, batches), got a {type(objective).__name__}"
+        )
     names = [name for name, p in objective.named(objective.theta).items() if not bool(p.isfinite().all())]
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(f"parameters hold NaN or infinities, there is no curvature: {shown}. Take another checkpoint")
+    sparse = [name for name, m in objective.model.named_modules() if getattr(m, "sparse", False) is True]
+    if sparse:
+        raise ValueError(f"sparse gradients have no second derivative: set .sparse = False on {', '.join(sparse)}")
     return objective.centre.loss
 
 

@@ -53,7 +53,7 @@ class TermsOfBatch(nn.Module):
         self.loss = [unreduced(loss)]  # a list: a loss with class weights is no child, its buffers are not the model's
 
     def forward(self, batch: Batch) -> Terms:  # noqa: D102 - said by the class
-        inputs, target = batch
+        inputs, target = as_pair(batch)
         output = _whole(as_tensor(self.model(inputs)))
         found = terms(self.loss[0], output, target, reduction=self.reduction)
         if not self.metrics:
@@ -68,6 +68,19 @@ class TermsOfBatch(nn.Module):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"metric {name} must return one value for each of the {len(target)} examples, got {got}")
         return values.double()
+
+
+def as_pair(batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch of inputs and targets.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
+        raise ValueError(f"a batch must be (inputs, target), got a {got}: use Objective.from_sums for other shapes")
+    inputs, target = batch
+    return inputs, target
 
 
 class SumsOfBatch(nn.Module):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -129,6 +130,10 @@ class DataSum:
 
     def matvecs(self, vectors: Tensor) -> Tensor:
         """The products with vectors (K, P), which share the graphs that are not kept."""
+        theta = self.objective.theta
+        if vectors.shape[1:] != theta.shape or not vectors.is_floating_point():
+            found = f"{tuple(vectors.shape[1:])} of {vectors.dtype}"
+            raise ValueError(f"a product takes a vector of {len(theta):,} floating-point numbers, got {found}")
         while True:
             try:
                 return self._pass(vectors) / self.objective.denominator
@@ -266,6 +271,35 @@ def explaining(objective: Objective) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise NotTwiceDifferentiableError(_explained(objective, str(error))) from error
+
+
+@contextlib.contextmanager
+def refusing_cuts(objective: Objective, output: Tensor) -> Iterator[None]:
+    """Around the first backward through `output`, from a gradient that requires one itself.
+
+    A backward is linear in the gradient that comes in. One that gives numbers without a graph in return (torch.no_grad
+    or numpy inside) has cut it, and a product would lack, silently, what comes through there.
+    """
+    cut: set[str] = set()
+
+    def look(node: Any, found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:  # noqa: ANN401
+        if not any(gradient is not None and gradient.requires_grad for gradient in given):
+            return
+        for gradient, (into, _) in zip(found, node.next_functions, strict=True):
+            if gradient is None or into is None or gradient.requires_grad:
+                continue
+            if bool(gradient.count_nonzero()):
+                cut.add(type(node).__name__)
+
+    own = [node for node in nodes_of(output) if isinstance(node, BackwardCFunction)]
+    hooks = [node.register_hook(partial(look, node)) for node in own]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if cut:
+        raise NotTwiceDifferentiableError(_explained(objective, f"{', '.join(sorted(cut))} gives no graph of its own"))
 
 
 def refuse_cut_graphs(objective: Objective, gradient: Sequence[Tensor | None]) -> None:

@@ -460,6 +460,9 @@ class ResultsFile:
     run: Record
 
 
+_RESOLVED = {"float32": 1e-6, "float64": 2e-15}  # residuals over the largest eigenvalue, some units of rounding
+
+
 def status_of(loss: Array) -> npt.NDArray[np.uint8]:
     """The status of measured values: ok, nan, +inf or -inf."""
     status = np.full(loss.shape, OK, dtype=np.uint8)
@@ -497,19 +500,28 @@ def problem_of(result: Result) -> str:
         return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if isinstance(result, Eigenpairs):
         if not result.converged.all():
-            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
+            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete:
             return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
     if isinstance(result, CurvatureTrace):
         if not result.checks.get("symmetric", True):
             return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
         if not result.converged.all():
-            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; allow more products"
+            return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete.all():
             return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
+
+
+def _remedy(settings: Record) -> str:
+    """What would make eigenvalues converge: products, unless their rounding alone exceeds the tolerance."""
+    dtype, tolerance = str(settings.get("dtype")), settings.get("tolerance")
+    finest = _RESOLVED.get(dtype, 0.0)
+    if isinstance(tolerance, float) and tolerance < finest:
+        return f"{dtype} resolves no residual below about {finest:g}, so take no tolerance of {tolerance:g}"
+    return "allow more products"
 
 
 def _num_nonfinite(status: npt.NDArray[np.uint8]) -> int:

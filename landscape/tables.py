@@ -364,19 +364,20 @@ def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:
 
 
 def curvature_trace_table(trace: CurvatureTrace) -> Table:
-    """The largest eigenvalue at each checkpoint of a run, what stayed of the top space, and where the steps go."""
+    """The largest eigenvalues at each checkpoint of a run, what stayed of the top space, and where the steps go."""
     names = ("epoch", "loss", "overlap", "along_gradient", "along_sam", "learning_rate", "stability_limit")
-    columns = [getattr(trace, name).tolist() for name in (*names, "values", "residuals", "num_matvecs")]
-    records: list[Record] = [
-        dict(zip((*names, "values", "residuals", "num_matvecs"), row, strict=True))
-        for row in zip(*columns, strict=True)
-    ]
+    lists = ("values", "residuals", "converged", "complete", "num_matvecs")
+    columns = [getattr(trace, name).tolist() for name in (*names, *lists)]
+    records: list[Record] = [dict(zip((*names, *lists), row, strict=True)) for row in zip(*columns, strict=True)]
+    num = trace.values.shape[1]
+    others = sorted({1, num - 1} - {0}) if num > 1 else []
+    sure = trace.converged.all(axis=1) & trace.complete
     rows = [
         [
             str(trace.epoch[t]),
             short(float(trace.loss[t])),
-            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0]))
-            + ("" if trace.converged[t].all() and trace.complete[t] else " (!)"),
+            plus_minus(float(trace.values[t, 0]), float(trace.residuals[t, 0])) + ("" if sure[t] else " (!)"),
+            *(short(float(trace.values[t, place])) for place in others),
             *(
                 "" if math.isnan(_number(records[t][name])) else short(_number(records[t][name]))
                 for name in ("overlap", "along_gradient", "along_sam", "stability_limit")
@@ -386,14 +387,30 @@ def curvature_trace_table(trace: CurvatureTrace) -> Table:
         for t in range(len(trace.epoch))
     ]
     notes = [
-        f"overlap: the share of the space of the top {trace.values.shape[1]} eigenvectors that lies in that of the "
+        _trace_verdict(trace),
+        f"overlap: the share of the space of the top {num} eigenvectors that lies in that of the "
         "checkpoint before. g'Hg: curvature along the gradient, and along SAM's step at radius "
         f"{trace.settings.get('rho')}. limit: the largest stable curvature at the epoch's learning rate, by the theory "
         "of full batches",
     ]
     title = f"{_label(trace)} through training: {_operator_title(trace.settings)}"
-    header = ["epoch", "loss", "lambda_1", "overlap", "g'Hg", "SAM's", "limit", "products"]
+    beside = [f"lambda_{place + 1}" for place in others]
+    header = ["epoch", "loss", "lambda_1", *beside, "overlap", "g'Hg", "SAM's", "limit", "products"]
     return Table(title, header, rows, notes, records)
+
+
+def _trace_verdict(trace: CurvatureTrace) -> str:
+    """At which epochs an eigenvalue did not converge, or one may have been missed."""
+    unmet = [f"{epoch}: {num}" for epoch, num in zip(trace.epoch, (~trace.converged).sum(axis=1), strict=True) if num]
+    missed = [str(epoch) for epoch, complete in zip(trace.epoch, trace.complete, strict=True) if not complete]
+    return "; ".join(
+        [
+            "± is the residual ||Hv - lambda v||",
+            f"(!) NOT converged, at epoch {', '.join(unmet)}" if unmet else "all converged",
+            f"(!) possibly incomplete, at epoch {', '.join(missed)}" if missed else "none missed",
+            f"symmetry {_number(trace.checks.get('symmetry')):.0e}",
+        ]
+    )
 
 
 def density_table(results: Sequence[Density]) -> Table:
@@ -544,8 +561,9 @@ def diagonal_table(result: Diagonal) -> Table:
     rows = [
         [result.names[n], f"{sizes[n]:,}", plus_minus(traces[n], errors[n]), short(traces[n] / sizes[n])] for n in shown
     ]
-    uncertain = [result.num_samples] if result.trace_standard_error > 0 else []
-    notes = [f"± is one standard error over the probes{_within(uncertain)}; mean is the trace over the entries"]
+    notes = ["mean is the trace over the number of entries"]
+    if result.trace_standard_error > 0:
+        notes = [f"± is one standard error over the probes{_within([result.num_samples])}; {notes[0]}"]
     if left := order[len(shown) :]:
         count, rest = sum(sizes[n] for n in left), sum(traces[n] for n in left)
         rows.append([f"{len(left)} others", f"{count:,}", short(rest), short(rest / count)])
@@ -581,7 +599,18 @@ def _operator_title(settings: Record, *, whole: bool = False) -> str:
         parts += [f"the {kept:,} parameters of {', '.join(map(str, layers))}", str(settings.get("dtype"))]
     elif isinstance(parameters, int) and not whole:
         parts += [f"all {parameters:,} parameters", str(settings.get("dtype"))]
-    return ", ".join(parts)
+    return ", ".join([*parts, *_engine_words(settings)])
+
+
+def _engine_words(settings: Record) -> list[str]:
+    """How the products were made, where not in the usual way."""
+    engine = settings.get("engine", "retained")
+    processes = settings.get("num_processes")
+    return [
+        *([f"products by {str(engine).replace('-', ' ')}"] if engine != "retained" else []),
+        *(["products as usual, for compiling failed"] if "engine_reason" in settings else []),
+        *([f"{processes} processes"] if isinstance(processes, int) else []),
+    ]
 
 
 def _two_decimals(value: object) -> str:

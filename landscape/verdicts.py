@@ -47,7 +47,8 @@ def curvature_over_seeds(measured: Sequence[OverSeeds], *, symbol: str, split: s
         losses = f"{mean_and_deviation(one.losses)} and {mean_and_deviation(first.losses)}"
         told.append(
             f"{symbol} of {one.name} is {times} ({low} to {high}) times that of {first.name}, "
-            f"{'' if comparison.beyond_spread else 'not '}more than the spread over seeds, at {split} losses {losses}"
+            f"a difference {'' if comparison.beyond_spread else 'not '}larger than the spread over seeds, at {split} "
+            f"losses {losses}"
         )
     return "; ".join(told)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest
-from landscape.results import Estimate, t_factor
+from landscape.page.sentences import MOST_NAMED, repeats
+from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest, shown_tensors
+from landscape.results import Diagonal, Estimate, t_factor
+from landscape.verdicts import mean_and_deviation
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -45,7 +49,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
         head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
-        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2))
+        body += f"<figure>{chart}</figure>" + numbers(table(head, rows, text=2), "Numbers of the density")
     if estimates:
         told = [
             [
@@ -57,7 +61,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             ]
             for c, one in estimates
         ]
-        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3))
+        body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3), "Trace and norm")
     return section("Density", _sentence(checkpoints), body)
 
 
@@ -133,30 +137,33 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def tensors_section(checkpoints: Sequence[Checkpoint]) -> str:
-    """The trace of each tensor of theta; nothing where no diagonal was measured."""
+    """The largest traces of tensors of theta, a column for each diagonal; nothing where none was measured."""
     found = [(c, one) for c in checkpoints for one in c.diagonals]
     if not found:
         return ""
-    rows = [
-        [
-            c.style.name,
-            spectrum_kind(one),
-            one.names[n],
-            f"{math.prod(one.shapes[n]):,}",
-            plus_minus(float(one.tensor_traces[n]), float(one.tensor_standard_errors[n])),
-        ]
-        for c, one in found
-        for n in by_trace(one)
-    ]
+    kinds = list(dict.fromkeys(spectrum_kind(one) for _, one in found))
+    heads = [c.style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "") for c, one in found]
+    sizes = {name: math.prod(shape) for _, one in found for name, shape in zip(one.names, one.shapes, strict=True)}
+    names = shown_tensors([one for _, one in found], 12)
+    columns = [_traces(one) for _, one in found]
+    rows = [[name, f"{sizes[name]:,}", *(column.get(name, "—") for column in columns)] for name in names]
+    totals = [plus_minus(one.trace, one.trace_standard_error) for _, one in found]
+    rows.append(["all", f"{sum(sizes.values()):,}", *totals])
     note = (
-        '<p class="note">The sum of the diagonal over each tensor of the parameters, ± one standard error over the '
-        "random probes. The results file has each entry of the diagonal.</p>"
+        f'<p class="note">Of: {escape("; ".join(kinds))}. The sum of the diagonal over each tensor of the parameters, '
+        "those of the largest sums from input to output, ± one standard error over the random probes. The results file "
+        "has each entry.</p>"
     )
-    made = table(["checkpoint", "of", "tensor", "entries", "trace"], rows, text=3, sortable=True)
+    made = table(["tensor", "entries", *heads], rows, sortable=True)
     body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Trace of each tensor">{made}</div>'
     told = [f"{one.names[by_trace(one)[0]]} at {c.style.name}" for c, one in found]
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Diagonal", f"The tensor of most curvature: {', '.join(told[:3])}{more}", body)
+
+
+def _traces(one: Diagonal) -> dict[str, str]:
+    told = [plus_minus(*pair) for pair in zip(one.tensor_traces, one.tensor_standard_errors, strict=True)]
+    return dict(zip(one.names, told, strict=True))
 
 
 def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -187,9 +194,13 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    told = [
-        f"{c.style.name} {_value(one)}" for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"
-    ]
+    ranks = [(c, one) for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"]
+    found = repeats([c for c, _ in ranks]) if len({spectrum_kind(one) for _, one in ranks}) == 1 else []
+    if 1 < len(found) <= MOST_NAMED:
+        over = [(method.name, np.array([ranks[n][1].value for n in method.members])) for method in found]
+        each = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over)
+        return f"trace / λmax, mean ± standard deviation over seeds: {each}"
+    told = [f"{c.style.name} {_value(one)}" for c, one in ranks]
     if not told:
         return "All eigenvalues, not only the largest"
     return f"trace / λmax: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")

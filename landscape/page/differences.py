@@ -33,7 +33,8 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
     note = (
         '<p class="note">The same examples at the same steps from each checkpoint: below zero (blue) the first named '
         "has the lower loss. ± is one standard error of the difference over these examples; a grey dot marks a point "
-        "where the difference is within two of them. Rise: how much more the loss grows from the checkpoint to the "
+        "where the difference is within two of them. A symlog scale is linear up to about two standard errors and "
+        "logarithmic above; hover has the values. Rise: how much more the loss grows from the checkpoint to the "
         "square ring at half and at the whole extent. This is the error of the examples alone, not of other training "
         f"seeds.{f' The table has {hidden} more.' if hidden > 0 else ''}</p>"
     )

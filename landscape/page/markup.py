@@ -48,10 +48,10 @@ def table(head: Row, rows: Sequence[Row], *, text: int = 1, sortable: bool = Fal
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def numbers(table: str) -> str:
+def numbers(table: str, title: str = "Numbers") -> str:
     """A table that is folded away below its figure."""
-    region = f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers">{table}</div>'
-    return f'<details class="data"><summary>Numbers</summary>{region}</details>'
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">{table}</div>'
+    return f'<details class="data"><summary>{title}</summary>{region}</details>'
 
 
 def radios(

@@ -1,6 +1,6 @@
 // The cell that is read, by the mouse or by the arrow keys: in all pictures of its plane at once, and in words.
 const readings = data.planes.map(() => null); // by plane, [j, i]
-const spots = data.planes.map(() => null); // by plane, where a column's pictures show it: x, y and height
+const spots = data.planes.map(() => null); // by plane, where a column's pictures show it (x, y, height), and which does so by itself
 const nearestTo = (values, v) => values.reduce((best, at, n) => (Math.abs(at - v) < Math.abs(values[best] - v) ? n : best), 0);
 const besides = (p) => columns.filter((column) => column.p === p && surfaceOf(column));
 const pictureOf = (column, kind) => byId(`${column.id}-${kind}`);
@@ -36,32 +36,34 @@ function read(p, j, i, source) { // source: the picture that shows it by itself
   tellReading(p);
   light(p, (column) => [column.plane.x[i], column.plane.y[j], pictureOf(column, "scene").data?.[0].z[j][i]], source);
 }
-function light(p, spot, source) {
-  spots[p] = spot;
+function light(p, at, source) {
+  spots[p] = { at, source };
   for (const column of besides(p)) {
-    const contour = pictureOf(column, "contour"), place = spot?.(column);
+    const contour = pictureOf(column, "contour"), place = at?.(column);
     if (contour === source || !contour.data) continue;
     if (place) Plotly.Fx.hover(contour, { xval: place[0], yval: place[1] }, "xy", true);
     else Plotly.Fx.unhover(contour, {}, "xy");
   }
-  markScenes(p, source);
+  markScenes(p);
 }
 const unread = (p, source) => light(p, null, source); // the words stay
-let marking = false;
-async function markScenes(p, source) { // of the latest cell only: a scene takes a while
-  if (marking) return;
-  marking = true;
-  let marked;
-  do {
-    marked = spots[p];
-    for (const column of besides(p)) {
-      const scene = pictureOf(column, "scene"), n = scene.data?.findIndex((trace) => trace.meta === "read") ?? -1;
-      if (scene === source || n < 0) continue;
-      const [x, y, z] = marked?.(column) ?? [null, null, null];
-      await Plotly.restyle(scene, { x: [[x]], y: [[y]], z: [[z]] }, [n]);
+const marking = new Set(); // planes
+async function markScenes(p) { // the latest spot only: a scene takes a while
+  if (marking.has(p)) return;
+  marking.add(p);
+  let marked = null;
+  try {
+    while (marked !== spots[p]) {
+      marked = spots[p];
+      for (const column of besides(p)) await markScene(column, marked);
     }
-  } while (marked !== spots[p]);
-  marking = false;
+  } finally { marking.delete(p); }
+}
+async function markScene(column, { at, source }) {
+  const scene = pictureOf(column, "scene"), n = scene.data?.findIndex((trace) => trace.meta === "read") ?? -1;
+  if (scene === source || n < 0) return;
+  const [x, y, z] = at?.(column) ?? [null, null, null];
+  await Plotly.restyle(scene, { x: [[x]], y: [[y]], z: [[z]] }, [n]);
 }
 function listen(column, div) {
   div.on("plotly_hover", ({ points: [point] }) => {
@@ -126,6 +128,10 @@ function turnBy(key) {
   writeFragment();
   turn();
 }
+document.addEventListener("focusout", ({ target }) => {
+  const column = columns.find((one) => target.id === `${one.id}-contour`);
+  if (column) unread(column.p);
+});
 document.addEventListener("keydown", (event) => {
   const column = columns.find((one) => event.target.id === `${one.id}-contour` || event.target.id === `${one.id}-scene`);
   if (!column || event.ctrlKey || event.altKey || event.metaKey) return;

@@ -80,6 +80,7 @@ async function draw(all = true) {
     await drawScene(column);
   }
   listFigures();
+  data.planes.forEach((_, p) => { if (state[`epoch${p}`] !== initial[`epoch${p}`]) showEpoch(p); });
   document.body.dataset.drawn = "all";
 }
 
@@ -88,7 +89,7 @@ function showEpoch(p) {
   if (run) readEpoch(run.epoch[Number(state[`epoch${p}`])]);
 }
 
-// ---- play: the first picture goes through the checkpoints, or through the epochs of a run; where motion is unwanted, a step at each press ----
+// ---- play: the first picture goes through the checkpoints, or a mark through the epochs of a run ----
 const playing = new Set(); // planes
 async function step(p) {
   const column = columns.find((one) => one.p === p), epoch = byId(`p${p}-run`) && document.getElementsByName(`epoch${p}`)[0];
@@ -109,7 +110,7 @@ async function redraw(column) {
 }
 async function play(p) {
   const button = byId(`p${p}-play`);
-  if (still.matches) await step(p);
+  if (still.matches) await step(p); // no motion: one at each press
   else if (playing.has(p)) playing.delete(p);
   else {
     playing.add(p);
@@ -164,9 +165,10 @@ byId("reset")?.addEventListener("click", () => {
   draw();
 });
 for (const link of document.querySelectorAll(".skip a")) {
+  const goal = document.querySelector(link.getAttribute("href"));
+  if (!goal) link.remove();
   link.addEventListener("click", (event) => { // the fragment is the view's
     event.preventDefault();
-    const goal = document.querySelector(link.getAttribute("href"));
     goal.tabIndex = -1;
     goal.focus();
   });

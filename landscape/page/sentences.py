@@ -86,7 +86,7 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
     for column, surface in members:
         at, edge = centre(surface), edge_median(surface)
         if math.isfinite(at.loss) and math.isfinite(edge):
-            told.append((columns[column].name, at.loss, edge))
+            told.append((columns[column].name, at, edge))
     if not told:
         values = np.concatenate([measured(surface).ravel() for _, surface in members])
         values = values[np.isfinite(values)]
@@ -103,9 +103,13 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
         ]
         return f"{what}, mean ± standard deviation over seeds: {', '.join(each)}"
     if len(told) <= 3:
-        return f"{what}: " + ", ".join(f"{name} {short(loss)} → {short(edge)}" for name, loss, edge in told)
-    low, high = (min(told, key=lambda item: item[1]), max(told, key=lambda item: item[1]))
-    return f"Loss on {split} at the centre: from {short(low[1])} ({low[0]}) to {short(high[1])} ({high[0]})"
+        return f"{what}: " + ", ".join(f"{name} {short(at.loss)} → {short(edge)}" for name, at, edge in told)
+    (lowest, low, _), (highest, high, _) = (end(told, key=lambda item: item[1].loss) for end in (min, max))
+    if short(low.loss) == short(high.loss):
+        return f"Loss on {split} at the centre: {short(low.loss)} at all {len(told)} checkpoints"
+    apart = high.loss - low.loss > 2 * math.hypot(low.error, high.error)
+    ends = f"from {short(low.loss)} ({lowest}) to {short(high.loss)} ({highest})"
+    return f"Loss on {split} at the centre: {ends}{'' if apart else ', within two standard errors of each other'}"
 
 
 def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
@@ -127,6 +131,8 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
         return f"The {split} loss along the two axes"
     if len(told) > MOST_NAMED:
         between = f"{min(told)[1]} and latest {max(told)[1]}"
+        if len({text.partition(" at ")[2] for _, text in told}) == 1:
+            return f"The {split} loss has risen by 0.1 along x at all {len(told)} checkpoints alike: {told[0][1]}"
         return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(told)} checkpoints"
     return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
 
@@ -157,7 +163,7 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
             for method, of in zip(found, mine, strict=True)
         ]
         unsure = uncertified([pairs for of in mine for _, pairs, _ in of])
-        return unsure or curvature_over_seeds(over, symbol="λmax", split=split)
+        return unsure or curvature_over_seeds(over, symbol="λmax", split=split) + _share(found, checkpoints)
     ranked = sorted(spectra, key=lambda item: largest(item[1]))
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
@@ -205,6 +211,12 @@ def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
     return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
+def _share(found: Sequence[Method], checkpoints: Sequence[Checkpoint]) -> str:
+    """How many of the methods' checkpoints a sentence is of, where it is not of all."""
+    count, whole = (sum(len(one.members) for one in some) for some in (found, repeats(checkpoints)))
+    return "" if count == whole else f" ({count} of {whole} checkpoints)"
+
+
 def _named(names: Sequence[str]) -> str:
     return " and ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} others"
 
@@ -245,9 +257,8 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if len(found) > 1:
         values = [np.array([tested[n][2].accuracy for n in method.members]) for method in found]
         nothing = np.full(1, np.nan)
-        return accuracy_over_seeds(
-            [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
-        )
+        over = [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
+        return accuracy_over_seeds(over) + _share(found, checkpoints)
     ranked = sorted(tested, key=lambda item: -item[2].accuracy)
     (best, _, high), (worst, _, low) = ranked[0], ranked[-1]
     highest, lowest = (percent(at.accuracy, at.accuracy_error) for at in (high, low))

@@ -40,21 +40,19 @@ function ringOf(one) { // the loss where a reader wants a ring; null for none
   return rise > 0 && one.centre !== null ? one.centre + rise : null;
 }
 function crossings(x, y, z, level) { // where a surface has this height, cell by cell, as pieces of a line
-  const found = { x: [], y: [], z: [] };
+  const pieces = [];
   for (let j = 0; j + 1 < y.length; j++) for (let i = 0; i + 1 < x.length; i++) {
     const corners = [[j, i], [j, i + 1], [j + 1, i + 1], [j + 1, i]];
     const points = corners.flatMap(([j0, i0], n) => {
       const [j1, i1] = corners[(n + 1) % 4], [a, b] = [z[j0][i0], z[j1][i1]], part = (level - a) / (b - a);
-      return (a < level) === (b < level) || Number.isNaN(part) ? [] : [[x[i0] + part * (x[i1] - x[i0]), y[j0] + part * (y[j1] - y[j0])]];
+      if ((a < level) === (b < level) || Number.isNaN(part)) return [];
+      return [[x[i0] + part * (x[i1] - x[i0]), y[j0] + part * (y[j1] - y[j0]), level]];
     });
     if (points.length % 2) continue; // at a hole
-    points.forEach(([px, py], n) => {
-      found.x.push(px, ...(n % 2 ? [null] : []));
-      found.y.push(py, ...(n % 2 ? [null] : []));
-      found.z.push(level, ...(n % 2 ? [null] : []));
-    });
+    for (let n = 0; n < points.length; n += 2) pieces.push(points[n], points[n + 1], [null, null, null]);
   }
-  return found;
+  const [xs, ys, zs] = [0, 1, 2].map((axis) => pieces.map((point) => point[axis]));
+  return { x: xs, y: ys, z: zs };
 }
 function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D the cell that is read
   const ring = ringOf(one), found = [], white = "#ffffff";
@@ -66,13 +64,18 @@ function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D th
     const contours = { start: level, end: level, size: 1, coloring: "none" }, line = { color: white, width: 2.5, smoothing: 0 };
     found.push({ type: "contour", x: one.x, y: one.y, z, ...shared, showscale: false, autocontour: false, contours, line });
   }
-  const scatter = { type: solid ? "scatter3d" : "scatter", mode: "markers" };
-  const look = { symbol: "diamond-open", color: white, size: solid ? 6 : 13, line: { color: white, width: 2 } };
   if (one.lowest) {
-    const [j, i] = one.lowest, loss = `${brief(one.loss[j][i], 5)} ± ${brief(one.error[j][i], 2)}`;
-    found.push({ ...scatter, x: [one.x[i]], y: [one.y[j]], z: [height(one.loss[j][i])], cliponaxis: false, marker: look, hovertemplate: `lowest cell: loss ${loss}<extra></extra>`, meta: "lowest" });
+    const [j, i] = one.lowest, loss = one.loss[j][i], where = { x: [one.x[i]], y: [one.y[j]] };
+    found.push({
+      ...(solid ? { type: "scatter3d", ...where, z: [height(loss)] } : { type: "scatter", ...where, cliponaxis: false }),
+      mode: "markers", marker: { symbol: "diamond-open", color: white, size: solid ? 6 : 13, line: { color: white, width: 2 } },
+      hovertemplate: `lowest cell: loss ${brief(loss, 5)} ± ${brief(one.error[j][i], 2)}<extra></extra>`, meta: "lowest",
+    });
   }
-  if (solid) found.push({ ...scatter, x: [null], y: [null], z: [null], marker: { size: 7, color: css("--accent"), line: { color: white, width: 1 } }, hoverinfo: "skip", meta: "read" });
+  if (solid) {
+    const marker = { size: 7, color: css("--accent"), line: { color: white, width: 1 } };
+    found.push({ type: "scatter3d", x: [null], y: [null], z: [null], mode: "markers", marker, hoverinfo: "skip", meta: "read" });
+  }
   return found;
 }
 function fill(figure, one, view, solid = false) {
@@ -160,6 +163,7 @@ async function drawScene(column) {
   layout.scene.zaxis.title.text = state.loss === "log" ? "loss (log scale)" : "loss";
   layout.scene.camera = structuredClone(camera());
   if (!div.data) div.replaceChildren();
+  div.tabIndex = 0;
   if (!await plot(div, figure, layout)) return;
   let waiting = null;
   const follow = (event, last) => {
@@ -204,6 +208,7 @@ const webgl = (() => {
 })();
 function placeholder(column) {
   const div = byId(column.id + "-scene");
+  div.tabIndex = -1; // there is nothing to turn
   div.replaceChildren();
   if (!webgl) {
     div.textContent = "This browser has no WebGL, so there is no 3-D view. The contours below show the same numbers.";

@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.flatness import RISES, flatness, mean_and_spread
 from landscape.formatting import capital, plus_minus, short
-from landscape.grouping import Style, SurfaceGroup
+from landscape.grouping import Style, SurfaceGroup, plane_kind
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
 from landscape.page.payload import plane_named, slots
@@ -52,7 +52,13 @@ def surfaces_section(
             f'<p class="note warn">These surfaces lie on {len(planes)} different planes or grids. They are shown '
             "apart, each with its own range; heights of different planes do not compare.</p>"
         )
-    body += "".join(_family_html(n, family, ids, plane_named(n, len(planes))) for n, family in enumerate(planes))
+    alike: dict[str, list[SurfaceGroup]] = {}
+    for family in planes:
+        alike.setdefault(plane_kind(family[0]), []).extend(family)
+    for n, family in enumerate(planes):  # all planes of a kind have one table, above the first of them
+        of_kind = alike.pop(plane_kind(family[0]), [])
+        flat = "".join(_flatness_html(of_kind, key, name, ids) for key, name in ids)
+        body += _family_html(n, family, ids, plane_named(n, len(planes)), flat)
     titles = "".join(
         f"<span {shown_for(key, ids)}>{escape(_first_sentence(planes, key, name))}</span>" for key, name in ids
     )
@@ -64,7 +70,7 @@ def _first_sentence(planes: Sequence[Sequence[SurfaceGroup]], key: str, name: st
     return surface_sentence(plane.sets[key], plane.columns, name)
 
 
-def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str) -> str:
+def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str, flat: str) -> str:
     first = family[0]
     heading = f'<p class="eyebrow">Plane {n + 1}</p>' if where else ""
     shared = (
@@ -76,7 +82,6 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str) -
         f"<span {shown_for('', ids, n, k)}>{escape(capital(plane.name))}.</span>" for k, plane in enumerate(family)
     )
     several = len(family) > 1
-    flat = "".join(_flatness_html(family, key, name, ids) for key, name in ids) if several else ""
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
     pictured = slots(first.columns)
     play = _play_html(n, f"through all {len(first.columns)} checkpoints, in the first picture")
@@ -222,18 +227,23 @@ def _parting(seen: Sequence[Surface]) -> str:
     return text
 
 
-def _flatness_html(family: Sequence[SurfaceGroup], key: str, name: str, ids: Ids) -> str:
+def _flatness_html(planes: Sequence[SurfaceGroup], key: str, name: str, ids: Ids) -> str:
     """Mean and spread over the planes: what one of the pictures alone cannot tell."""
     rows = []
     names = ("curvature", "radius_small", "radius_large", "rise_half", "rise_edge")
-    for c, style in enumerate(family[0].columns):
-        surfaces = [one for plane in family for column, one in plane.sets.get(key, []) if column == c]
+    of: dict[str, list[Surface]] = {}
+    for plane in planes:
+        for column, one in plane.sets.get(key, []):
+            of.setdefault(plane.columns[column].name, []).append(one)
+    for checkpoint, surfaces in of.items():
+        if len(surfaces) < 2:  # without a spread
+            continue
         try:
             found = flatness(surfaces)
-        except ValueError:  # no surface on this data, or no centre on the grid
+        except ValueError:  # no centre on the grid
             continue
         cells = [_over_planes(getattr(found, measure)) for measure in names]
-        rows.append([style.name, str(len(surfaces)), short(found.loss), *cells])
+        rows.append([checkpoint, str(len(surfaces)), short(found.loss), *cells])
     if not rows:
         return ""
     radii = [f"radius +{rise:g}" for rise in RISES]

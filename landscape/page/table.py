@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from landscape.formatting import counted, percent, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
-from landscape.methods import method_told
+from landscape.methods import FEWEST_SEEDS, Comparison, method_told, ratio
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
@@ -32,6 +32,8 @@ _LATEX = {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "
 _LATEX |= {"₄": "$_4$", "₅": "$_5$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
 
+_RATIO = "λmax / that"
+
 
 def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     """A row per checkpoint and spectrum, a column per measure."""
@@ -39,9 +41,12 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
         return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
     head, rows = _measures(checkpoints)
     body = _table_note(_kinds(checkpoints))
-    if over := _over_seeds(checkpoints, head):
-        kept = [n for n in range(len(head)) if any(row[n] != "—" for row in over)]
-        means = table([head[n] for n in kept], [[row[n] for n in kept] for row in over], text=2, sortable=True)
+    if over := _over_seeds(checkpoints):
+        ratios = dict.fromkeys(name for row in over for name in row if name.startswith(_RATIO))
+        columns = [name for one in head for name in ([one, *ratios] if one == "λmax" else [one])]
+        kept = [name for name in columns if any(row.get(name, "—") != "—" for row in over)]
+        titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
+        means = table(titles, [[row.get(name, "—") for name in kept] for row in over], text=2, sortable=True)
         body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
         body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
@@ -56,7 +61,11 @@ def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    parts = ["\n".join(map(line, part)) for part in (rows, _over_seeds(checkpoints, head)) if part]
+    over = [
+        [f"{row[name]} seeds" if name == "method, radii" else row.get(name, "—") for name in head]
+        for row in _over_seeds(checkpoints)
+    ]
+    parts = ["\n".join(map(line, part)) for part in (rows, over) if part]
     columns = "ll" + "r" * (len(head) - 2)
     return (
         f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n"
@@ -111,50 +120,61 @@ def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[s
     return head, [[row.get(name, "—") for name in head] for row in rows]
 
 
-def _over_seeds(checkpoints: Sequence[Checkpoint], head: Sequence[str]) -> list[list[str]]:
-    """A row for each method with three seeds or more; of spectra the first kind, where all of its seeds have it."""
-    kind, rows = next(iter(_kinds(checkpoints)), ""), []
+def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
+    """Cells by column for each method with three seeds or more; of spectra those of the first kind."""
+    kind, rows, tops = next(iter(_kinds(checkpoints)), ""), [], {}
     for method in repeats(checkpoints):
         members = [checkpoints[n] for n in method.members]
-        cells = {"checkpoint": method.name, "method, radii": counted(len(members), "seed"), "spectrum of": kind}
-        for split in ("train", "test"):
-            at = [centre(c.surface(split)) for c in members]
-            cells[f"{split} loss"] = _mean(one.loss for one in at)
-            accuracy = _mean(100 * one.accuracy for one in at)
-            cells[f"{split} accuracy"] = accuracy if accuracy == "—" else f"{accuracy} %"
-        spectra = [next((p for p in c.pairs if spectrum_kind(p) == kind), None) for c in members]
-        if all(spectra):
-            cells |= _spectra_over_seeds([(c, one) for c, one in zip(members, spectra, strict=True) if one])
-        rows.append([cells.get(name, "—") for name in head])
+        values = {name: of for name, of in _seed_values(members, kind).items() if len(of) >= FEWEST_SEEDS}
+        cells = {name: mean_and_deviation(np.array(of)) for name, of in values.items()}
+        cells |= {name: f"{told} %" for name, told in cells.items() if "accuracy" in name and told != "—"}
+        top = np.array(values.get("λmax", [math.nan]))
+        if (top > 0).all():
+            cells["ln, log10"] = f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
+        spectra = [p for c in members for p in c.pairs if spectrum_kind(p) == kind]
+        certified = sum(bool(p.converged.all() and p.complete) for p in spectra)
+        if "λmax" in values and certified == len(spectra):
+            tops[method.name] = top
+        cells |= {"converged": f"{certified} of {len(spectra)}"} if spectra else {}
+        counts = sorted({len(of) for of in values.values()}) or [len(members)]
+        count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        whole = "" if counts == [len(members)] else f" of {len(members)}"
+        cells |= {"checkpoint": method.name, "method, radii": count + whole, "spectrum of": kind}
+        rows.append(cells)
+    first, others = next(iter(tops), ""), len(tops) - 1
+    for cells in rows:
+        if first and (name := cells["checkpoint"]) in [*tops][1:]:
+            cells[f"{_RATIO} of {first} (interval)"] = _interval(ratio(tops[name], tops[first], comparisons=others))
     return rows
 
 
-def _spectra_over_seeds(spectra: Sequence[tuple[Checkpoint, Eigenpairs]]) -> dict[str, str]:
-    top = np.array([largest(one) for _, one in spectra])
-    certified = sum(bool(one.converged.all() and one.complete) for _, one in spectra)
-    cells = {
-        "at loss": _mean(loss_of_spectrum(one, c) for c, one in spectra),
-        "λmax": mean_and_deviation(top),
-        "ln, log10": f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
-        if (top > 0).all()
-        else "—",
-        "converged": f"{certified} of {len(spectra)}",
-    }
-    for n in range(1, min(len(one.values) for _, one in spectra)):
-        if all(places(one)[n] == n + 1 for _, one in spectra):
-            cells[f"λ{chr(0x2081 + n)}"] = _mean(float(one.values[n]) for _, one in spectra)
-    if all(-1 in places(one) for _, one in spectra):
-        cells["λmin"] = _mean(float(one.values[-1]) for _, one in spectra)
-    for quantity, name in QUANTITIES.items():
-        known = [(e, spectrum_kind(one)) for c, one in spectra for e in c.estimates if e.quantity == quantity]
-        values = [e.value for e, kind in known if _of(e, kind)]
-        if len(values) == len(spectra):
-            cells[name] = _mean(values)
-    return cells
+def _interval(found: Comparison) -> str:
+    times, low, high = (short(1 + value) for value in (found.difference, found.low, found.high))
+    return "—" if math.isnan(found.low) else f"{times} ({low} to {high})"
 
 
-def _mean(values: Iterable[float]) -> str:
-    return mean_and_deviation(np.array([*values]))
+def _seed_values(members: Sequence[Checkpoint], kind: str) -> dict[str, list[float]]:
+    """By column, the values of those seeds that were measured."""
+    found: dict[str, list[float]] = {}
+
+    def add(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    for c in members:
+        for split in ("train", "test"):
+            if (surface := c.surface(split)) is not None:
+                add(f"{split} loss", centre(surface).loss)
+                add(f"{split} accuracy", 100 * centre(surface).accuracy)
+        one = next((p for p in c.pairs if spectrum_kind(p) == kind), None)
+        if one is None:
+            continue
+        add("at loss", loss_of_spectrum(one, c))
+        for place, value in zip(places(one), one.values.tolist(), strict=True):
+            add({1: "λmax", -1: "λmin"}.get(place, f"λ{chr(0x2080 + place)}" if place > 0 else ""), value)
+        for estimate in c.estimates:
+            if _of(estimate, kind):
+                add(QUANTITIES.get(estimate.quantity, estimate.quantity), estimate.value)
+    return found
 
 
 def _of(estimate: Estimate, kind: str) -> bool:

@@ -1,5 +1,6 @@
 """Bad input: one clear line, the right exit code, nothing half-written, no traceback."""
 
+import json
 import os
 import pickle
 import resource
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,9 +153,9 @@ def test_a_bad_extent_is_refused(landscape, tmp_path, extent):
 
 
 def test_bad_options_of_the_iteration_are_refused(landscape, runs):
-    refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "k must be in 1..")
-    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "tolerance must be above 0")
-    refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "max_matvecs must be at least")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--top", 10**6), 2, "--top must be in 1..")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--tolerance", 0), 2, "--tolerance must be above 0")
+    refused(landscape("hessian", runs / "sgd/last.pt", "--max-matvecs", 3), 2, "--max-matvecs must be at least")
     refused(landscape("alignment", runs / "sgd/last.pt", "--radius", "nan"), 2, "radius must be finite")
 
 
@@ -190,6 +192,12 @@ def test_a_report_of_a_broken_file_names_it(landscape, runs):
     (runs / "surface.npz").write_bytes(b"PK\x03\x04 not really")
     refused(landscape("report", runs), 3, "surface.npz is not a whole .npz")
     assert not (runs / "report.html").exists()
+
+
+def test_a_report_of_results_from_a_newer_version_says_upgrade(landscape, runs):
+    members = {"header": np.array(json.dumps({"format": 99, "results": [{"type": "Aura"}]})), "run": np.array("{}")}
+    np.savez(runs / "surface.npz", **members)
+    refused(landscape("report", runs), 3, "format 99, made by a newer landscape", "upgrade")
 
 
 def test_the_trace_of_a_folder_without_metrics(landscape, runs):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import landscape as ls
 
@@ -113,10 +114,12 @@ def test_the_engine_changes_the_way_and_not_the_number(measured):
         (["--which", "smallest", "--trace"], "need the largest eigenvalues: use --which both"),
         (["--engine", "timed", "--operator", "fisher"], "--engine is of the Hessian, not of fisher"),
         (["--cross-check", "--layers", "head"], "--cross-check is of the whole Hessian"),
-        (["--budget", 5], "budget must be at least"),
+        (["--budget", 5], "--budget must be at least 32 products for --top 5 (largest), certified; got 5"),
+        (["--budget", 90, "--max-matvecs", 200], "--budget bounds all products, and --max-matvecs those of the"),
         (["--layers", "haed"], "fits 'haed'; the nearest: head"),
         (["--engine", "finite-differences"], "would count the kinks of this network"),
-        (["--top", 700, "--layers", "head.weight", "--max-matvecs", 3000], "k must be in 1..640"),
+        (["--engine", "finite-differences"], "take --engine retained, or --engine finite-differences-across-kinks"),
+        (["--top", 700, "--layers", "head.weight", "--max-matvecs", 3000], "--top must be in 1..640"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(landscape, trained, tmp_path, options, words):
@@ -139,7 +142,13 @@ def test_a_run_is_followed_through_training(landscape, landscape_json, tmp_path)
     np.testing.assert_allclose(trace.learning_rate, rates)
     decay = trace.checkpoint["config"]["weight_decay"]
     np.testing.assert_allclose(trace.stability_limit, [3 / rate - decay for rate in rates])
-    assert [row["epoch"] for row in done.document["results"]["tables"][0]["rows"]] == [1, 2, 3]
+    rows = done.document["results"]["tables"][0]["rows"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["converged"] for row in rows] == trace.converged.tolist()
+    shown = landscape("hessian", run, *SMALL, "--resume").out
+    assert "lambda_1" in shown
+    assert "lambda_2" in shown
+    assert "all converged; none missed" in shown
     assert landscape("hessian", run / "last.pt", *SMALL, "--out", tmp_path / "last.npz").code == 0
     np.testing.assert_allclose(trace.values[-1], ls.load(tmp_path / "last.npz")[0].values, rtol=2e-3)
     refused = landscape("hessian", run, *SMALL, "--budget", 80, "--force")
@@ -226,6 +235,38 @@ def test_a_budget_without_a_product_for_probes_says_so(landscape, trained, tmp_p
     assert "nan" not in done.out
 
 
+def test_a_failed_check_has_its_numbers_in_json_too(landscape_json, trained, tmp_path):
+    words = ("hessian", trained / "sgd", *SMALL, "--tolerance", 1e-8, "--out", tmp_path / "h.npz")
+    done = landscape_json(*words)
+    (pairs,) = ls.load(tmp_path / "h.npz")
+    assert done.code == done.document["error"]["code"] == 4
+    assert done.document["ok"] is False
+    row = done.document["results"]["tables"][0]["rows"][0]
+    assert (row["values"], row["converged"]) == (pairs.values.tolist(), pairs.converged.tolist())
+    assert "float32 resolves no residual below about 1e-06, so take no tolerance of 1e-08" in done.err
+
+
+def test_a_tolerance_that_float32_resolves_is_met(measured):
+    _, (pairs,) = measured("--tolerance", 1e-6)
+    assert (pairs.residuals <= 1e-6 * pairs.values[0]).all()
+
+
+def test_what_cannot_be_measured_of_the_last_is_refused_before_the_first_is(landscape, trained, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 1, "--val-fraction", 0, "--out", run).code == 0
+    monkeypatch.setattr("landscape.lanczos.top_eigenpairs", None)  # would raise, if called
+    done = landscape("hessian", trained / "sgd", run, "--split", "val", "--out", tmp_path / "h.npz")
+    assert done.code == 2
+    assert "was trained without a validation part" in done.err
+
+
+def test_the_caption_names_an_engine_that_is_not_the_usual_one(measured):
+    tables, _ = measured("--engine", "forward-over-reverse")
+    assert tables[0]["title"].endswith("float32, products by forward over reverse")
+    tables, _ = measured("--force")
+    assert tables[0]["title"].endswith("float32")
+
+
 def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, landscape_json, trained, tmp_path):
     words = ("hessian", trained / "sgd", "--split", "test", "--examples", 64, "--explain", "--out", tmp_path / "e.npz")
     done = landscape(*words)
@@ -235,3 +276,12 @@ def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, land
     assert (told["engine"], told["micro_batch"], told["num_examples"]) == ("recomputed", 64, 64)
     assert told["seconds_per_product"] > 0
     assert not (tmp_path / "e.npz").exists()
+
+
+def test_a_network_that_draws_at_random_has_no_curvature(landscape, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: torch.dropout(x.relu(), 0.5, train=True))
+    done = landscape("hessian", trained / "sgd", *SMALL, "--out", tmp_path / "h.npz")
+    assert done.code == 4
+    assert "two passes at the same weights gave" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "h.npz").exists()

@@ -91,6 +91,7 @@ def test_a_failed_check_ends_all_processes_with_one_line(runs, tmp_path):
     told = [line for line in done.stderr.splitlines() if line.startswith("landscape:")]
     assert len(told) == 1
     assert "1 eigenvalues did not converge" in told[0]
+    assert "exitcode  : 4" in done.stderr  # torchrun's report of the first that failed; its own is 1
     assert (tmp_path / "h.npz").exists()
 
 

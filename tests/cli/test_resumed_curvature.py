@@ -1,5 +1,6 @@
 """A hessian command that was killed goes on where it was, with the bits of one that was not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -68,7 +69,7 @@ def test_a_killed_measurement_of_two_checkpoints_goes_on(landscape, runs, tmp_pa
     whole, products[0] = products[0], 0
     out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
     killed(*words, "--out", out, when=folder / "1-checkpoint.products")
-    assert {path.name for path in folder.iterdir()} >= {"plan.json", "0-checkpoint.npz", "1-checkpoint.products"}
+    assert {path.name for path in folder.iterdir()} >= {"plan.json", "0-checkpoint.step", "1-checkpoint.products"}
     refused = landscape(*words, "--out", out)
     assert refused.code == 6
     assert "holds a measurement that was not finished. --resume goes on, --force anew" in refused.err
@@ -92,7 +93,7 @@ def test_a_killed_walk_through_training_goes_on(landscape, tmp_path):
     assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
     out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
     killed(*words, "--out", out, when=folder / "0-epoch-2.products")
-    assert (folder / "0-epoch-1.npz").exists()
+    assert (folder / "0-epoch-1.step").exists()
     assert landscape(*words, "--out", out, "--resume").code == 0
     assert_equal(out, tmp_path / "whole.npz")
     assert len(ls.load(out)) == 1
@@ -106,6 +107,10 @@ def test_the_error_of_the_data_goes_on_as_well(landscape, runs, tmp_path, monkey
     assert stopped.code == 130
     assert "interrupted. what was measured is kept: --resume goes on" in stopped.err
     monkeypatch.undo()
+    page = landscape("report", tmp_path, "--out", tmp_path / "page.html", "--json")
+    assert json.loads(page.out)["results"]["files"] == [
+        str(tmp_path / "whole.npz")
+    ]  # what is not finished is no result
     assert landscape(*words, "--out", tmp_path / "h.npz", "--resume").code == 0
     assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from landscape import ledger
 from landscape.distributed import ToldError, from_first, part_of, shared, together
+from landscape.following import curvature_trace
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import fisher, gauss_newton, hessian
@@ -56,12 +57,20 @@ def everything(rank, size, folder):
         "values": pairs.values.tolist(),
         "vectors": hashlib.sha256(pairs.vectors.tobytes()).hexdigest(),
         "own examples": part_of(objective(), rank, size).num_examples,
+        "through": through(shared),
         "from the first": from_first(lambda: f"process {rank}"),
         "stopped": goes_on(folder, limit=7 if rank == 0 else None),
         "gone on": goes_on(folder),
     }
     torch.save(found, Path(folder) / f"found-{rank}.pt")
     dist.destroy_process_group()
+
+
+def through(operator_of):
+    """Two checkpoints, followed."""
+    run = [(epoch, objective(seed=epoch)) for epoch in (1, 2)]
+    trace = curvature_trace(run, k=2, tolerance=1e-8, operator_of=operator_of)
+    return [getattr(trace, name).tolist() for name in ("values", "overlap", "along_gradient", "along_sam", "loss")]
 
 
 def refusals(rank, size, folder):

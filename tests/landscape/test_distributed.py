@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import shared_cases as cases
 import torch
@@ -31,12 +32,14 @@ def test_products_of_several_processes_are_those_of_one(size, tmp_path):
         for rank in found:
             assert (rank[name] - expected).norm() <= 1e-10 * expected.norm(), name
             assert rank[name].equal(found[0][name]), name
-    pairs = top_eigenpairs(hessian(objective), k=2)
+    pairs, alone = top_eigenpairs(hessian(objective), k=2), cases.through(hessian)
     for rank in found:
         assert rank["loss"] == pytest.approx(objective.evaluate().loss, rel=1e-12)
         assert rank["values"] == pytest.approx(pairs.values, rel=1e-10)
         assert rank["vectors"] == found[0]["vectors"]
         assert rank["settings"] == {"data_hash": objective.data_hash, "num_examples": 101, "num_processes": size}
+        for one, expected_one in zip(rank["through"], alone, strict=True):
+            np.testing.assert_allclose(one, expected_one, rtol=1e-6)
         assert rank["from the first"] == "process 0"
         assert rank["stopped"][1] is None
         assert rank["gone on"][1] == pytest.approx(pairs.values, rel=1e-10)

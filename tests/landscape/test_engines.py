@@ -12,7 +12,7 @@ from landscape import engines
 from landscape.engines import hessian_sum
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
-from landscape.operators import hessian
+from landscape.operators import gauss_newton, hessian
 from landscape.products import DataSum, NotTwiceDifferentiableError, usual_cutting
 
 ENGINES = ["retained", "recomputed", "forward-over-reverse"]
@@ -300,8 +300,73 @@ class InPlace(torch.autograd.Function):
         return product
 
 
-@pytest.mark.parametrize("function", [Once, InPlace])
-def test_a_function_without_a_second_derivative_is_named(function):
+class Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.no_grad():
+            return gradient * ctx.saved_tensors[0].cos()
+
+
+class CutLoss(torch.autograd.Function):
+    """A fused loss: its gradient is made in the forward, and scaled in place."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(2 * x)
+        return x.square().sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.saved_tensors[0].mul_(gradient.detach())
+
+
+class Rounded(torch.autograd.Function):
+    """Straight through, nothing to its second input, and a number nobody asked for: differentiable by its own rule."""
+
+    @staticmethod
+    def forward(ctx, x, scale, levels, name):
+        ctx.save_for_backward(scale)
+        return (x * levels / scale).round() * scale / levels
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, torch.zeros_like(ctx.saved_tensors[0]), torch.ones(1), None
+
+
+def test_a_fused_loss_that_keeps_no_graph_is_named():
+    _, inputs, targets = build("tied")
+    net = nn.Linear(5, 3).double()
+    sums = lambda model, batch: (CutLoss.apply(model(batch[0])), len(batch[1]))  # noqa: E731
+    objective = Objective.from_sums(net, sums, in_batches(inputs, targets))
+    with pytest.raises(NotTwiceDifferentiableError, match="CutLossBackward gives no graph of its own"):
+        hessian(objective).matvec(objective.theta)
+
+
+def test_a_straight_through_gradient_is_none_that_is_cut():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.scale = nn.Linear(5, 3), nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return Rounded.apply(self.first(x), self.scale, torch.ones(1), "name")
+
+    _, inputs, targets = build("tied")
+    objective = Objective(Net().double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    for make in (hessian, gauss_newton):
+        found = make(objective).matvec(objective.theta)
+        assert found[3:].abs().max() > 1e-3
+        assert found[:3].count_nonzero() == 0  # of the scale
+
+
+@pytest.mark.parametrize("make", [hessian, gauss_newton])
+@pytest.mark.parametrize("function", [Once, InPlace, Cut])
+def test_a_function_without_a_second_derivative_is_named(function, make):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -313,7 +378,7 @@ def test_a_function_without_a_second_derivative_is_named(function):
     _, inputs, targets = build("tied")
     objective = Objective(Net().double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
     with pytest.raises(NotTwiceDifferentiableError, match=rf"no second derivative.*{function.__name__}Backward"):
-        hessian(objective).matvec(objective.theta)
+        make(objective).matvec(objective.theta)
 
 
 def test_batch_norm_in_train_mode_is_that_of_each_batch():

@@ -73,7 +73,10 @@ def test_a_trace_survives_its_file_and_says_what_did_not_converge(tmp_path):
     assert [record["epoch"] for record in table.records] == [2, 4]
     back.converged[1, 1] = False
     assert problem_of(back) == "run: 1 eigenvalues did not converge; allow more products"
-    assert "(!)" in tables([back])[0].text()
+    back.complete[0] = False
+    shown = " ".join(tables([back])[0].text().split())
+    assert "(!) NOT converged, at epoch 4: 1; (!) possibly incomplete, at epoch 2" in shown
+    assert shown.count("(!)") == 4
 
 
 def test_what_cannot_be_followed_is_refused():

@@ -9,6 +9,7 @@ from torch import nn
 from landscape.alignment import gradient_congruence
 from landscape.budget import curvature
 from landscape.directions import random_plane
+from landscape.entries import diagonal
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import fisher, gauss_newton, hessian
@@ -70,6 +71,15 @@ def test_a_basis_in_the_memory_of_the_host_gives_the_same_numbers():
 def test_the_trace_is_that_of_the_cpu():
     cpu, gpu = (trace(hessian(o), num_matvecs=20) for o in objectives())
     assert gpu.value == pytest.approx(cpu.value, rel=1e-8)
+
+
+def test_the_diagonal_is_that_of_the_cpu():
+    cpu, gpu = (
+        diagonal(hessian(o), num_matvecs=20, pairs=top_eigenpairs(hessian(o), 2, tolerance=1e-8, max_matvecs=400))
+        for o in objectives()
+    )
+    np.testing.assert_allclose(gpu.values, cpu.values, rtol=1e-6, atol=1e-9)
+    assert gpu.trace == pytest.approx(cpu.trace, rel=1e-8)
 
 
 def test_the_congruence_is_that_of_the_cpu():

@@ -98,7 +98,7 @@ def test_a_finished_step_is_read_and_not_measured(tmp_path):
     with pytest.raises(StoppedError), ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:  # noqa: PT012
         expected = kept.step("one", lambda replayed: everything(operator, replayed))
         raise StoppedError
-    assert [path.name for path in (tmp_path / "journal").glob("one*")] == ["one.npz"]
+    assert [path.name for path in (tmp_path / "journal").glob("one*")] == ["one.step"]
     num = len(made)
     assert_equal(run(tmp_path / "journal", operator), expected)
     assert len(made) == num
@@ -142,11 +142,14 @@ def test_products_with_other_vectors_are_refused(tmp_path):
     stopped_after(tmp_path / "journal", 10)
     operator, _ = counted()
     with (
-        pytest.raises(JournalError, match="product 1 is of another vector than is asked for now"),
+        pytest.raises(JournalError, match="product 1 is of another vector or engine than is asked for now"),
         ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept,
     ):
         kept.step("one", lambda replayed: [ls.top_eigenpairs(replayed(operator), 3, seed=1)])
     assert (tmp_path / "journal/one.products").exists()
+    operator = dataclasses.replace(operator, settings={"engine": "recomputed"})
+    with pytest.raises(JournalError, match="product 1 is of another vector or engine"):
+        run(tmp_path / "journal", operator)
 
 
 def test_other_settings_are_refused_by_name_unless_it_is_begun_anew(tmp_path):
@@ -210,7 +213,7 @@ def test_a_run_goes_on_at_the_checkpoint_where_it_was(tmp_path):
     limit = int(expected.num_matvecs[0]) + 2 + 5
     with pytest.raises(StoppedError), ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:
         through(kept.step, limit)
-    assert (tmp_path / "journal/epoch-2.npz").exists()
+    assert (tmp_path / "journal/epoch-2.step").exists()
     with ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:
         found = through(kept.step)
     assert len(made) == num

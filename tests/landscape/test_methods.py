@@ -4,6 +4,7 @@ from scipy.stats import ttest_ind
 
 from landscape.methods import method_key, methods, ratio, welch
 from landscape.results import Eigenpairs
+from landscape.tables import eigenpairs_table
 from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, hessian_verdict
 
 UNKNOWN = np.full(3, np.nan)
@@ -82,6 +83,10 @@ def test_methods_are_named_by_their_radii_and_by_what_else_tells_them_apart():
         record(method, seed, lr=lr) for method, lr in (("sam", 0.1), ("sam", 0.2), ("sgd", 0.1)) for seed in range(3)
     ]
     assert [one.name for one in methods(runs)] == ["sgd", "sam (rho 0.4, lr 0.1)", "sam (rho 0.4, lr 0.2)"]
+    longer = [record("sgd", seed, epoch=9, epochs=9) for seed in range(3)]
+    early = [record("sgd", seed, epoch=3, epochs=9) for seed in range(3)]
+    assert [one.name for one in methods([*longer, record("sgd", 5, epochs=8)])] == ["sgd (epochs 9)"]
+    assert [one.name for one in methods([*longer, *early])] == ["sgd (epoch 9)", "sgd (epoch 3)"]
 
 
 def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_seeds_each():
@@ -91,7 +96,11 @@ def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_see
     assert told.startswith(
         "over 3 seeds each (± standard deviation, 95 % interval): lambda_1 of sam (rho 0.4) is 0.234 ("
     )
-    assert "times that of sgd, more than the spread over seeds, at train losses 0.500 ± 0 and 0.500 ± 0" in told
+    assert (
+        "times that of sgd, a difference larger than the spread over seeds, at train losses 0.500 ± 0 and 0.500 ± 0"
+        in told
+    )
+    assert told in eigenpairs_table([*sam, *sgd]).notes
     assert hessian_verdict([*sam[:2], *sgd]) == ""
     unsure = pairs(2.2, record("sam", 2), complete=False)
     assert hessian_verdict([*sam[:2], unsure, *sgd]).startswith("methods are not compared: 1 of 6")
@@ -99,7 +108,7 @@ def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_see
 
 def test_a_difference_within_the_spread_is_not_called_one():
     measured = [OverSeeds(name, np.array(x), UNKNOWN) for name, x in (("a", [1.0, 2.0, 3.0]), ("b", [1.5, 2.5, 3.5]))]
-    assert "times that of a, not more than the spread over seeds" in curvature_over_seeds(
+    assert "times that of a, a difference not larger than the spread over seeds" in curvature_over_seeds(
         measured, symbol="λ", split="train"
     )
     assert "not apart by more than the spread over seeds" in accuracy_over_seeds(measured)

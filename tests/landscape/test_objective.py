@@ -473,3 +473,18 @@ def test_the_data_hash_tells_other_data_apart():
     assert first.data_hash == Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)).data_hash
     assert first.data_hash == Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets, (20, 1))).data_hash
     assert first.data_hash != second.data_hash
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (torch.ones(4, 5), "Tensor"),
+        ((torch.ones(4, 5),), "tuple of 1"),
+        ((torch.ones(4, 5), torch.ones(4), torch.ones(4)), "tuple of 3"),
+        ({"x": torch.ones(4, 5), "y": torch.ones(4)}, "dict"),
+    ],
+    ids=["tensor", "one", "three", "mapping"],
+)
+def test_a_batch_of_another_shape_is_refused_with_the_way_out(batch, got):
+    with pytest.raises(ValueError, match=rf"must be \(inputs, target\), got a {got}: use Objective.from_sums"):
+        _ = Objective(nn.Linear(5, 1), nn.MSELoss(), [batch]).centre

@@ -163,7 +163,7 @@ def test_products_are_linear_and_symmetric():
     assert float(u @ operator.matvec(v)) == pytest.approx(float(v @ operator.matvec(u)), rel=1e-10)
 
 
-def test_measuring_leaves_everything_as_it_was_also_after_an_error():
+def test_measuring_leaves_everything_as_it_was_also_after_an_error(monkeypatch):
     objective = objective_of("batch_norm_net")
     model = objective.model.train()
     model[0].weight.grad = torch.ones_like(model[0].weight)
@@ -171,10 +171,35 @@ def test_measuring_leaves_everything_as_it_was_also_after_an_error():
     random = torch.get_rng_state()
     operator = hessian(objective, engine="timed")
     operator.matvec(objective.theta)
-    with pytest.raises(RuntimeError):
-        operator.matvec(objective.theta.float()[:-1])
+    for rule in (engines.DoubleBackward, engines.ForwardOverReverse):
+        monkeypatch.setattr(rule, "product", lambda *_: torch.ones(2) + torch.ones(3))
+    with pytest.raises(RuntimeError, match="must match"):
+        operator.matvec(objective.theta)
     assert all(model.state_dict()[name].equal(value) for name, value in state.items())
     assert model[0].weight.grad.equal(torch.ones_like(model[0].weight))
     assert model[4].weight.grad is None
     assert all(module.training for module in model.modules())
     assert torch.get_rng_state().equal(random)
+
+
+def test_a_product_takes_vectors_of_its_own_size_alone():
+    operator = hessian(objective_of("unused"))
+    for wrong, told in (
+        (torch.ones(3), r"\(3,\) of torch.float32"),
+        (torch.ones(28).long(), r"\(28,\) of torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=f"takes a vector of 28 floating-point numbers, got {told}"):
+            operator.matvec(wrong)
+
+
+def test_a_model_in_place_of_an_objective_is_refused():
+    for make in (hessian, per_layer):
+        with pytest.raises(TypeError, match=r"that of an objective, Objective\(model, loss, batches\), got a Linear"):
+            make(nn.Linear(2, 1))
+
+
+def test_an_embedding_with_sparse_gradients_is_named():
+    net = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(4, 3))
+    objective = Objective(net, nn.CrossEntropyLoss(), [(torch.arange(9)[:, None], torch.arange(9) % 3)])
+    with pytest.raises(ValueError, match=r"sparse gradients have no second derivative: set \.sparse = False on 0$"):
+        hessian(objective)

@@ -234,6 +234,22 @@ def colors_of(watched, plot):
     return np.asarray(Image.open(io.BytesIO(watched.page.locator(f"#{plot}").screenshot())).convert("RGB"))
 
 
+def test_pages_that_share_plotly_are_drawn_from_the_file_beside_them(browser, tmp_path):
+    write_report(results(["sgd"]), tmp_path / "report.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    watched = Watched(browser, (tmp_path / "report.html").as_uri(), viewport={"width": 760, "height": 600})
+    assert not watched.errors
+    assert [url for url in watched.requests if not url.startswith(("data:", "blob:"))] == [
+        (tmp_path / "report.html").as_uri(),
+        script.as_uri(),
+    ]
+    assert watched.get("document.querySelectorAll('#p0c0-contour svg').length") > 0
+    script.unlink()
+    watched.page.reload()
+    watched.until("document.querySelector('header').innerText.includes('has to be beside this page')", seconds=5)
+    watched.context.close()
+
+
 def test_scenes_and_contours_are_really_drawn(seen):
     for plot in ("p0c0-scene", "p0c1-scene", "p0c0-contour"):
         pixels = colors_of(seen, plot)[..., :3].reshape(-1, 3).astype(int)
@@ -343,6 +359,20 @@ def test_colours_follow_the_system(seen):
     seen.drawn()
 
 
+def test_a_checkpoint_has_one_colour_in_all_figures_of_the_page(seen):
+    shown = """['p0-slices', 'eigenvalues', 'congruence'].flatMap((id) => document.getElementById(id).data)
+        .filter((one) => one.name === name && one.mode !== 'none' && one.meta === undefined)
+        .map((one) => one.mode === 'markers' ? one.marker.color : one.line.color)"""
+    swatch = "document.getElementById(id + '-swatch').style.getPropertyValue('--swatch')"
+    centre = plot("{}-contour", ".data.find((one) => one.meta === 'centre').marker.color")
+    found = {}
+    for name, column in (("sgd", "p0c0"), ("sam", "p0c1")):
+        colors = seen.get(f"((name, id) => [...{shown}, {swatch}, {centre.format(column)}])('{name}', '{column}')")
+        assert len(colors) >= 2 + 1 + 4 + 2
+        (found[name],) = set(colors)
+    assert found["sgd"] != found["sam"]
+
+
 def test_paper_has_light_figures_and_no_controls(seen):
     seen.page.emulate_media(color_scheme="dark")
     seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
@@ -419,12 +449,12 @@ def test_an_empty_report_has_no_errors(browser, tmp_path):
     watched.context.close()
 
 
-def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
+def test_degenerate_surfaces_and_names_have_no_errors_and_stay_in_the_page(browser, tmp_path):
     path = tmp_path / "degenerate.html"
     first, *_ = results(["one"])
     one = {"x": np.zeros(1), "y": np.zeros(1)} | dict.fromkeys(("loss", "standard_error", "accuracy"), np.ones((1, 1)))
     lost = np.full((9, 9), np.nan)
-    name = '"><script>alert(1)</script>'
+    name = '"><script>alert(1)</script>' + "and_no_place_to_break" * 9
     hostile = {"label": name, "hash": "2"}
     run, line = all_kinds()[6], all_kinds()[8]
     places = [{"name": name, "coordinates": [at]} for at in (0.0, 1.0)]
@@ -444,7 +474,8 @@ def test_degenerate_surfaces_have_no_errors(browser, tmp_path):
         title=name,
         commands=[name],
     )
-    watched = Watched(browser, path.as_uri())
+    watched = Watched(browser, path.as_uri(), viewport={"width": 400, "height": 800})
+    assert watched.get("document.documentElement.scrollWidth") <= 400
     assert not watched.errors
     watched.context.close()
 
@@ -572,7 +603,16 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.3 ±")
     rich.page.keyboard.press("Home")
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0, y = 0: sgd")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0"))
+    rich.page.focus("#p0c0-contour")  # from plane to plane without a pause
+    rich.page.keyboard.press("ArrowUp")
+    rich.page.focus("#p2c0-contour")
+    rich.page.keyboard.press("End")
+    rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.5"))
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
     rich.page.focus("#p0c0-contour")
+    rich.page.keyboard.press("ArrowUp")
+    rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
     rich.page.keyboard.press("Escape")
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
     assert labels(rich) == ["", ""]
@@ -747,6 +787,7 @@ def test_the_fragment_restores_every_control(rich, browser):
     shown = f"{controls}.filter((one) => one.type !== 'radio' || one.checked).map((one) => [one.name, one.value])"
     found = dict(watched.get(shown))
     assert {name: found[name] for name in wanted} == wanted
+    watched.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.9"))  # the epoch is shown
     assert not watched.errors
     watched.context.close()
 

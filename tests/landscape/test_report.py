@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import plotly.offline
 import pytest
 from curvature_results import along_run, density, entries
 from scipy.stats import ttest_ind
@@ -295,6 +296,15 @@ def test_the_csv_has_full_precision(page):
     assert row["test_loss"] == ""
 
 
+def test_equal_losses_are_not_told_as_a_range(page):
+    text = visible(page(*(bowl(f"run {n}") for n in range(6))))
+    assert "Loss on train at the centre: 0.500 at all 6 checkpoints" in text
+    assert "has risen by 0.1 along x at all 6 checkpoints alike: run 0 at |x| = 0.10" in text
+    for gap, tie in ((0.01, True), (1.0, False)):
+        text = visible(page(*(bowl(f"run {n}", centre=1.0 + gap * n) for n in range(6))))
+        assert ("(run 5), within two standard errors of each other" in text) == tie
+
+
 def test_what_another_program_found_is_told_with_the_spectrum(page):
     check = {"eigenvalue": 4.0001, "difference": 2.5e-5, "trace": 9.0, "trace_standard_error": 1.0, "num_matvecs": 40}
     checked = changed(spectrum(values=(4.0,)), checks={"pyhessian": check})
@@ -341,6 +351,7 @@ def test_surfaces_of_any_value_are_written(page, value):
     assert data(text)["linear_only"] == (value in (0.0, -2.0))
     if not np.isfinite(value):
         assert "25 of 25 cells left out" in visible(text)
+    page(*(changed(bowl(seed=seed), loss=np.full((5, 5), value)) for seed in (0, 1)))
 
 
 def test_a_surface_of_one_cell_is_written(page):
@@ -414,6 +425,9 @@ def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
     assert len(data(text)["planes"][0]["members"]) == 3
     assert "Flatness over several planes" in visible(text)
     assert "different planes or grids" not in visible(text)
+    apart = page(*(bowl("a", seed=seed) for seed in (3, 4, 5)), bowl("b", seed=3))  # the planes are two families
+    assert visible(apart).count("Flatness over several planes") == 1
+    assert "a 3 0.500" in visible(apart)
 
 
 def test_a_line_alone_makes_a_page(page):
@@ -573,9 +587,18 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
 
 
 def test_the_traces_of_tensors_are_a_table(page):
-    text = visible(page(bowl("a"), entries()))
-    assert "The tensor of most curvature: in.bias at sgd" in text
-    assert "-8.00 ± 0.40" in text
+    text = visible(page(bowl("a"), entries(), entries("sam", (1.0, 2.0, 3.0))))
+    assert "The tensor of most curvature: in.bias at sgd, out.weight at sam" in text
+    assert "tensor entries sgd sam in.weight 6 3.00 ± 0.30 1.00 ± 0.30 in.bias 2 -8.00 ± 0.40" in text
+    assert "all 12 -4.50 ± 0.70 6.00 ± 0.70" in text
+
+
+def test_of_many_tensors_the_page_has_the_largest_and_all(page):
+    errors = {"standard_error": np.ones(40), "tensor_standard_errors": np.ones(40), "tensor_traces": np.arange(40.0)}
+    names = {"names": [f"t{n}" for n in range(40)], "shapes": [[1]] * 40, "values": np.arange(40.0)}
+    text = visible(page(bowl("a"), entries(**errors, **names)))
+    assert "t28 1 28.0 ± 1.0" in text
+    assert "t27 " not in text
 
 
 def test_what_is_owed_to_the_sample_is_told(page):
@@ -609,8 +632,8 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert heading(text) == (
         "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 %, not apart by more than the spread over seeds. "
-        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, more than the spread over "
-        "seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, a difference larger "
+        "than the spread over seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
     )
     assert "3 seeds of sgd, 3 seeds of sam (rho 0.4): ± is the standard deviation over seeds" in visible(text)
     assert "compares checkpoints, not methods" not in visible(text)
@@ -622,6 +645,26 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
 def interval(a, b):
     found = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return found.low, np.mean(a) - np.mean(b), found.high
+
+
+def test_seeds_that_were_not_measured_are_counted(page):
+    more = of_seed(bowl(centre=9.0), "sgd", 7)
+    text = page(*SGD, *SAM, more)
+    assert heading(text).count("(6 of 7 checkpoints)") == 2
+    row = visible(text)[visible(text).index("Over seeds: mean") :]
+    assert "sgd 3 to 4 of 4 " in row
+    assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
+
+
+def test_the_effective_rank_of_methods_is_told_over_their_seeds(page):
+    def rank(one, value):
+        numbers = {"value": value, "standard_error": 0.1, "num_samples": 4, "num_matvecs": 9}
+        return Estimate(quantity="effective_rank", **numbers, checkpoint=one.checkpoint, settings=one.settings)
+
+    ranks = [rank(one, 10.0 + n) for n, one in enumerate([*SGD[2::3], *SAM[2::3]])]
+    title = "Trace / λmax, mean ± standard deviation over seeds: sgd 11.0 ± 1.0, sam (rho 0.4) 14.0 ± 1.0"
+    assert title in visible(page(*SGD, *SAM, *ranks))
+    assert "Trace / λmax: sgd-0 10.00 ± 0.10" in visible(page(*SGD, *SAM, *ranks[:4]))
 
 
 def test_two_seeds_each_are_told_as_checkpoints(page):
@@ -641,7 +684,7 @@ def test_eigenvalues_that_are_not_certified_are_not_compared_between_methods(pag
 def test_each_method_has_a_row_of_means_over_its_seeds(page):
     text = visible(page(*SGD, *SAM))
     start = text.index("Over seeds: mean ± standard deviation")
-    row = text[text.index("sam (rho 0.4) 3 seeds", start) : text.index("Each checkpoint", start)]
+    row = text[text.index("sam (rho 0.4) 3 1.10", start) : text.index("Each checkpoint", start)]
     deviation = np.log([2.0, 2.1, 2.2]).std(ddof=1)
     for cell in (
         "1.10 ± 0.10",
@@ -651,6 +694,9 @@ def test_each_method_has_a_row_of_means_over_its_seeds(page):
         "3 of 3",
     ):
         assert cell in row
+    low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
+    assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in row
+    assert "λmax / that of sgd (interval)" in text
     latex = data(page(*SGD, *SAM))["latex"]
     assert latex.count(r"\midrule") == 2
     assert r"sam (rho 0.4) & 3 seeds" in latex
@@ -683,3 +729,40 @@ def sample(label, error):
         checkpoint=spectrum(label).checkpoint,
         settings=spectrum(label).settings,
     )
+
+
+def test_pages_of_a_folder_share_one_plotly_that_is_written_once(tmp_path):
+    for name in ("a", "b"):
+        write_report([], tmp_path / f"{name}.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    assert script.read_text("utf-8") == plotly.offline.get_plotlyjs()
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert f'<script src="{script.name}"></script>' in page
+    assert plotly.offline.get_plotlyjs() not in page
+    before = script.stat().st_ino, script.stat().st_mtime_ns
+    write_report([], tmp_path / "c.html", plotlyjs="directory")
+    assert (script.stat().st_ino, script.stat().st_mtime_ns) == before
+
+
+def test_a_damaged_plotly_is_written_anew_and_another_version_keeps_its_own(tmp_path, monkeypatch):
+    write_report([], tmp_path / "a.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    script.write_text("half of")
+    write_report([], tmp_path / "a.html", plotlyjs="directory")
+    assert script.read_text("utf-8") == plotly.offline.get_plotlyjs()
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs_version", lambda: "0.0.1")
+    monkeypatch.setattr(plotly.offline, "get_plotlyjs", lambda: "another")
+    write_report([], tmp_path / "b.html", plotlyjs="directory")
+    assert len(script.read_text("utf-8")) > 1_000_000
+    assert (tmp_path / "plotly-0.0.1.min.js").read_text() == "another"
+
+
+def test_an_embedded_page_lets_in_no_script_from_outside(tmp_path):
+    write_report([], tmp_path / "a.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+    assert "script-src 'unsafe-inline';" in (tmp_path / "a.html").read_text("utf-8")
+
+
+def test_plotlyjs_has_two_places(tmp_path):
+    with pytest.raises(ValueError, match=r"one of \('embedded', 'directory'\), got 'cdn'"):
+        write_report([], tmp_path / "a.html", plotlyjs="cdn")
