@@ -89,7 +89,7 @@ def labelled(ax: Axes, x: str, y: str) -> None:
     """Titles of the axes, and a quiet grid."""
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
-    ax.tick_params(labelsize=7)
+    ax.tick_params(which="both", labelsize=7)
     ax.grid(color="#e3e5e8", linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -124,7 +124,7 @@ def legend(picture: Picture, ax: Axes, *, room: float | None = None) -> None:
     look: dict[str, Any] = {"fontsize": 7, "frameon": False, "ncols": min(columns, len(names)), "columnspacing": 1.2}
     if room is None:
         lines = sum(1 + name.count("\n") for name in names) / columns
-        picture.set_figheight(picture.get_figheight() + 0.13 * max(math.ceil(lines) - 1, 0))
+        picture.set_figheight(picture.get_figheight() + 0.15 * max(math.ceil(lines) - 1, 0))
         picture.legend(handles, names, loc="outside upper left", **look)
     else:
         ax.add_artist(Legend(ax, handles, names, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **look))
