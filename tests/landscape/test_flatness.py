@@ -8,7 +8,8 @@ from landscape.flatness import flatness, mean_and_spread
 from landscape.grid import coarse_grids
 from landscape.readings import barrier, ring_rise
 from landscape.results import Line, Surface, status_of
-from landscape.tables import flatness_table, tables
+from landscape.surface_tables import flatness_table
+from landscape.tables import tables
 
 
 def bowl(a, b, *, steps=21, seed=0, key="h", label="one", height=0.5):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
+from landscape.curvature_tables import eigenpairs_table
 from landscape.methods import method_key, methods, ratio, welch
 from landscape.results import Eigenpairs
-from landscape.tables import eigenpairs_table
 from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, hessian_verdict
 
 UNKNOWN = np.full(3, np.nan)
