@@ -91,6 +91,17 @@ def test_every_file_that_the_architecture_names_exists():
     assert {m for m in modules if not m.endswith("__init__.py")} - named <= {"train/streams.py", "train/metrics.py"}
 
 
+def options_of(command):
+    return {name for option in command.params for name in option.opts if name.startswith("--")}
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_option_that_is_named_exists(document):
+    others = {"--help", "--no-python", "--nproc-per-node", "--array", "--wrap"}  # the last of torchrun and sbatch
+    known = others.union(*map(options_of, cli.app.commands.values()))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text())) <= known
+
+
 def test_every_command_is_in_the_readme():
     for name in cli.app.commands:
         assert f"landscape {name}" in TEXT, name
