@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import counted, percent, plus_minus, short
-from landscape.grouping import Checkpoint, spectrum_kind
-from landscape.methods import FEWEST_SEEDS, Comparison, method_told, ratio
+from landscape.grouping import Checkpoint, data_identity, spectrum_kind
+from landscape.methods import FEWEST_SEEDS, method_told, ratio
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
 from landscape.readings import QUANTITIES, Centre, centre, centre_cell, largest, loss_of_spectrum, places
 from landscape.results import Eigenpairs, Estimate, Surface
-from landscape.verdicts import mean_and_deviation
+from landscape.verdicts import eigenvalues_over_seeds, mean_and_deviation, on_which_data, times
 
 _ACTIONS = (
     '<div class="actions"><span>Table:</span> <button type="button" id="copy-csv">Copy as CSV</button> <button '
@@ -48,7 +48,7 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
         titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
         means = table(titles, [[row.get(name, "—") for name in kept] for row in over], text=2, sortable=True)
         body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
-        body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
+        body += f'aria-label="Methods over seeds">{means}</div>{_pooled_note(checkpoints)}<h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
     body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>'
     return section("Table", "Every measure at every checkpoint", f"{body}{_unmeasured(checkpoints)}{_ACTIONS}")
@@ -122,7 +122,7 @@ def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[s
 
 def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
     """Cells by column for each method with three seeds or more; of spectra those of the first kind."""
-    kind, rows, tops = next(iter(_kinds(checkpoints)), ""), [], {}
+    kind, rows, tops = next(iter(_kinds(checkpoints)), ""), [], []
     for method in repeats(checkpoints):
         members = [checkpoints[n] for n in method.members]
         values = {name: of for name, of in _seed_values(members, kind).items() if len(of) >= FEWEST_SEEDS}
@@ -131,26 +131,42 @@ def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
         top = np.array(values.get("λmax", [math.nan]))
         if (top > 0).all():
             cells["ln, log10"] = f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
-        spectra = [p for c in members for p in c.pairs if spectrum_kind(p) == kind]
-        certified = sum(bool(p.converged.all() and p.complete) for p in spectra)
-        if "λmax" in values and certified == len(spectra):
-            tops[method.name] = top
-        cells |= {"converged": f"{certified} of {len(spectra)}"} if spectra else {}
+        chosen = (next((p for p in c.pairs if spectrum_kind(p) == kind), None) for c in members)
+        spectra = [one for one in chosen if one is not None]
+        sure = sum(bool(p.converged.all() and p.complete) for p in spectra)
+        if "λmax" in values:
+            tops.append(eigenvalues_over_seeds(method.name, spectra, [one.loss for one in spectra]))
+        cells |= {"converged": f"{sure} of {len(spectra)}"} if spectra else {}
         counts = sorted({len(of) for of in values.values()}) or [len(members)]
         count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         whole = "" if counts == [len(members)] else f" of {len(members)}"
         cells |= {"checkpoint": method.name, "method, radii": count + whole, "spectrum of": kind}
         rows.append(cells)
-    first, others = next(iter(tops), ""), len(tops) - 1
-    for cells in rows:
-        if first and (name := cells["checkpoint"]) in [*tops][1:]:
-            cells[f"{_RATIO} of {first} (interval)"] = _interval(ratio(tops[name], tops[first], comparisons=others))
+    tops = [one for one in tops if not one.refused]
+    if len(tops) > 1 and on_which_data(tops) is not None:
+        first, *others = tops
+        for one in others:
+            cells = next(row for row in rows if row["checkpoint"] == one.name)
+            found = ratio(one.values, first.values, comparisons=len(others))
+            cells[f"{_RATIO} of {first.name} (95 %)"] = "no spread" if math.isnan(found.low) else times(found)
     return rows
 
 
-def _interval(found: Comparison) -> str:
-    times, low, high = (short(1 + value) for value in (found.difference, found.low, found.high))
-    return "—" if math.isnan(found.low) else f"{times} ({low} to {high})"
+def _pooled(checkpoints: Sequence[Checkpoint]) -> str:
+    """Which measures over seeds are of more than one data."""
+    members = [checkpoints[n] for method in repeats(checkpoints) for n in method.members]
+    kind = next(iter(_kinds(checkpoints)), "")
+    parts = {
+        split: {data_identity(surface) for c in members if (surface := c.surface(split))} for split in ("train", "test")
+    }
+    parts["λ"] = {data_identity(p) for c in members for p in c.pairs if spectrum_kind(p) == kind}
+    told = [name for name, data in parts.items() if len(data) > 1]
+    return f"Of different data from seed to seed: {', '.join(told)}" if told else ""
+
+
+def _pooled_note(checkpoints: Sequence[Checkpoint]) -> str:
+    told = _pooled(checkpoints)
+    return f'<p class="note warn">{escape(told)}; ± holds the choice of the data too.</p>' if told else ""
 
 
 def _seed_values(members: Sequence[Checkpoint], kind: str) -> dict[str, list[float]]:
@@ -231,10 +247,13 @@ def _spectrum_cells(
     loss = loss_of_spectrum(one, c)
     cells["at loss"] = "—" if math.isnan(loss) else short(loss)
     top = largest(one) if len(one.values) else math.nan
-    reference = next((largest(p) for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), math.nan)
+    first = next((p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), None)
+    reference = largest(first) if first else math.nan
+    relative = f"{top / reference:.2f}" if reference > 0 else "—"
+    relative = "other data" if first and data_identity(first) != data_identity(one) else relative
     cells["λmax"] = plus_minus(top, one.residuals[0]) if math.isfinite(top) else "—"
     cells["ln, log10"] = f"{math.log(top):.2f}, {math.log10(top):.2f}" if top > 0 else "—"
-    cells[f"vs {checkpoints[0].style.name}"] = f"{top / reference:.2f}" if reference > 0 else "—"
+    cells[f"vs {checkpoints[0].style.name}"] = relative
     state = "yes" if one.converged.all() else f"NO ({int(one.converged.sum())} of {len(one.values)})"
     cells["converged"] = state + ("" if one.complete else ", not complete")
     cells["products"] = f"{one.num_matvecs:,}"

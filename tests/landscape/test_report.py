@@ -631,11 +631,12 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
     text = page(*SAM, *SGD)
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert heading(text) == (
-        "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 %, not apart by more than the spread over seeds. "
-        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, a difference larger "
-        "than the spread over seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+        "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 % (± over seeds); sam − sgd 0.0 points "
+        "(95 %: −2.3 to 2.3), not more than the seeds explain, on this test set. "
+        f"λmax of sam (rho 0.4) is {middle:.3f} (95 %: {low:.3f} to {high:.3f}) times that of sgd, more "
+        "than the seeds explain, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
     )
-    assert "3 seeds of sgd, 3 seeds of sam (rho 0.4): ± is the standard deviation over seeds" in visible(text)
+    assert "3 seeds of sgd, 3 seeds of sam (rho 0.4)." in visible(text)
     assert "compares checkpoints, not methods" not in visible(text)
     assert "Loss on train, centre → edge of the slice (median), mean ± standard deviation over seeds: sgd" in visible(
         text
@@ -650,7 +651,7 @@ def interval(a, b):
 def test_seeds_that_were_not_measured_are_counted(page):
     more = of_seed(bowl(centre=9.0), "sgd", 7)
     text = page(*SGD, *SAM, more)
-    assert heading(text).count("(6 of 7 checkpoints)") == 2
+    assert heading(text).count("(3 of 4 seeds of sgd)") == 2
     row = visible(text)[visible(text).index("Over seeds: mean") :]
     assert "sgd 3 to 4 of 4 " in row
     assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
@@ -676,9 +677,40 @@ def test_two_seeds_each_are_told_as_checkpoints(page):
 
 def test_eigenvalues_that_are_not_certified_are_not_compared_between_methods(page):
     unsure = changed(SAM[2], complete=False)
-    assert "Methods are not compared: 1 of 6 largest eigenvalues are not certified" in heading(
-        page(*SAM[:2], unsure, *SAM[3:], *SGD)
+    assert heading(page(*SAM[:2], unsure, *SAM[3:], *SGD)).endswith(
+        "λmax of sam (rho 0.4) is not compared: 1 of 3 are not certified."
     )
+    second = changed(SAM[2], converged=np.array([True, False]))
+    text = page(*SAM[:2], second, *SAM[3:], *SGD)
+    assert "times that of sgd" in heading(text)
+    assert "λmax / that of sgd" in visible(text)
+
+
+def test_where_a_method_lacks_seeds_of_a_measure_its_checkpoints_are_not_compared_instead(page):
+    assert heading(page(*SGD, *SAM[:-1])).endswith("λmax of 2 of 3 seeds of sam (rho 0.4): methods not compared.")
+    assert heading(page(*SGD, *SAM[:-2], SAM[-1])).startswith(
+        "Test accuracy of 2 of 3 seeds of sam (rho 0.4): methods not compared. λmax of sam"
+    )
+    assert (
+        heading(page(*SGD[::3], *SAM[::3])) == "Train loss: sgd 0.60 ± 0.10, sam (rho 0.4) 1.10 ± 0.10 (± over seeds)."
+    )
+
+
+def on(data_hash, one):
+    return changed(one, settings={**one.settings, "data_hash": data_hash})
+
+
+def test_measures_on_different_data_are_not_compared_unless_each_seed_has_its_own_split(page):
+    alone = page(*(on(name, spectrum(name)) for name in ("sgd", "sam")))
+    assert "λmax of these 2 checkpoints is of different train data and not compared" in heading(alone)
+    assert "other data" in visible(alone)
+    own = page(*(on(f"split {n // 3 % 3}", one) for n, one in enumerate([*SGD, *SAM])))
+    assert heading(own).count("each on its own split") == 2
+    assert "Of different data from seed to seed: train, test, λ" in visible(own)
+    assert "Of different data" not in visible(page(*SGD, *SAM))
+    confounded = page(*(on(f"split {n // 9}", one) for n, one in enumerate([*SGD, *SAM])))
+    assert heading(confounded).count("so methods are not compared") == 2
+    assert "λmax / that" not in visible(confounded)
 
 
 def test_each_method_has_a_row_of_means_over_its_seeds(page):
@@ -696,7 +728,7 @@ def test_each_method_has_a_row_of_means_over_its_seeds(page):
         assert cell in row
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in row
-    assert "λmax / that of sgd (interval)" in text
+    assert "λmax / that of sgd (95 %)" in text
     latex = data(page(*SGD, *SAM))["latex"]
     assert latex.count(r"\midrule") == 2
     assert r"sam (rho 0.4) & 3 seeds" in latex
