@@ -32,6 +32,7 @@ _SEEDS = ("seed", "data_seed")
 _RADII = {"sgd": (), "sam": ("rho",), "sam-subset": ("rho",), "asam": ("rho",)}
 _OF_SOME = {"rho", "rho1", "rho2", "eta", "split_ratio"}  # settings that not every method reads
 _READ = {"asam": {"eta"}, "sam-subset": {"split_ratio"}}
+_OF_STEPS = {"m", "sam_sync", "same_rng"}  # of perturbed steps; SGD has its BatchNorm by them, in processes on GPUs
 _ASIDE = {  # how a run was made and watched, not what it is
     *("device", "data_root", "compile", "channels_last", "save_every", "probe_every", "probe_radius"),
     *_SEEDS,
@@ -134,7 +135,11 @@ def _described(record: Record) -> Record:
     config, file = _config(record), str(record.get("label") or "").rpartition("/")[2]
     method = str(config.get("method"))
     unread = _OF_SOME - {*_radii(method)} - _READ.get(method, {"split_ratio"} if "agnostic" in method else set())
+    if method == "sgd":
+        unread = unread | _OF_STEPS
     which: Record = {"file": file} if file in ("best.pt", "ema.pt") else {"epoch": record.get("epoch")}
+    if method == "sgd" and config.get("device") != "cpu" and (config.get("m") or config.get("sam_sync") == "local"):
+        which["sam_sync"] = "local"
     return which | {name: value for name, value in config.items() if name not in _ASIDE | unread}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import capital, counted, percent, plus_minus, short, signed
-from landscape.grouping import Checkpoint, Style, data_identity, spectrum_kind, split_order
+from landscape.grouping import Checkpoint, Style, checkpoint_key, data_identity, spectrum_kind, split_order
 from landscape.methods import FEWEST_SEEDS, Method, methods
 from landscape.readings import (
     Centre,
@@ -89,10 +89,11 @@ def repeats(checkpoints: Sequence[Checkpoint]) -> list[Method]:
 
 def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
     """The loss at the centres and the edges of surfaces on one plane and split; of methods, over their seeds."""
-    told = []
+    told, keys = [], set()  # a checkpoint may stand several times
     for column, surface in members:
         at, edge = centre(surface), edge_median(surface)
         if math.isfinite(at.loss) and math.isfinite(edge):
+            keys.add(checkpoint_key(surface))
             told.append((columns[column].name, at, edge))
     if not told:
         values = np.concatenate([measured(surface).ravel() for _, surface in members])
@@ -113,7 +114,7 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
         return f"{what}: " + ", ".join(f"{name} {short(at.loss)} → {short(edge)}" for name, at, edge in told)
     (lowest, low, _), (highest, high, _) = (end(told, key=lambda item: item[1].loss) for end in (min, max))
     if short(low.loss) == short(high.loss):
-        return f"Loss on {split} at the centre: {short(low.loss)} at all {len(told)} checkpoints"
+        return f"Loss on {split} at the centre: {short(low.loss)} at all {len(keys)} checkpoints"
     apart = high.loss - low.loss > 2 * math.hypot(low.error, high.error)
     ends = f"from {short(low.loss)} ({lowest}) to {short(high.loss)} ({highest})"
     return f"Loss on {split} at the centre: {ends}{'' if apart else ', within two standard errors of each other'}"
@@ -128,10 +129,11 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
             for name, mine in over
         ]
         return f"The {split} loss has risen by 0.1 along x, mean ± standard deviation over seeds: {', '.join(each)}"
-    told = []
+    told, keys = [], set()
     for column, surface in members:
         distance, at = rise_distance(surface, 0.1), centre(surface)
         if not math.isnan(distance):
+            keys.add(checkpoint_key(surface))
             where = f"|x| = {distance:.2f}" if math.isfinite(distance) else "no point of the slice"
             told.append((distance, f"{columns[column].name} at {where} (centre {short(at.loss)})"))
     if not told:
@@ -139,14 +141,14 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
     if len(told) > MOST_NAMED:
         between = f"{min(told)[1]} and latest {max(told)[1]}"
         if len({text.partition(" at ")[2] for _, text in told}) == 1:
-            return f"The {split} loss has risen by 0.1 along x at all {len(told)} checkpoints alike: {told[0][1]}"
-        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(told)} checkpoints"
+            return f"The {split} loss has risen by 0.1 along x at all {len(keys)} checkpoints alike: {told[0][1]}"
+        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(keys)} checkpoints"
     return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
 
 
 def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[Surface]]]:
-    """The surfaces of each method, where there are two to four with seeds."""
-    surfaces = [one for _, one in members]
+    """The surfaces of each method, where there are two to four with seeds; the first one of each checkpoint."""
+    surfaces = list({checkpoint_key(one): one for _, one in reversed(members)}.values())[::-1]
     found = methods([one.checkpoint for one in surfaces])
     if not 1 < len(found) <= MOST_NAMED:
         return []
@@ -189,7 +191,7 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return f"λmax of these {len(ranked)} checkpoints is not told apart: {ends}, {within}"
     near = {
         "lowest": [item[0].style.name for item in ranked[1:-1] if _alike(low, item)],
-        "highest": [item[0].style.name for item in ranked[1:-1] if _alike(item, high)],
+        "highest": [item[0].style.name for item in ranked[1:-1] if _alike(item, high) and not _alike(low, item)],
     }
     ties = "".join(f"; {_named(names)} not told apart from the {end}" for end, names in near.items() if names)
     return f"λmax {'ranges from' if len(ranked) > 2 else 'is'} {ends}, {_ratio(low, high)}{ties}"
@@ -253,7 +255,9 @@ def _measured(checkpoints: Sequence[Checkpoint], some: Sequence[Checkpoint]) -> 
 
 
 def _named(names: Sequence[str]) -> str:
-    return " and ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} others"
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _errors(*spectra: tuple[Checkpoint, Eigenpairs, float]) -> tuple[str, list[float]]:
@@ -312,7 +316,7 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         every = f"test accuracies of these {len(ranked)} checkpoints are within noise"
         return f"{every} ({lowest} to {highest})"
     top = [c.style.name for c, _, at in ranked[1:] if _within_noise(at, high)]
-    bottom = [c.style.name for c, _, at in ranked[:-1] if _within_noise(low, at)]
+    bottom = [c.style.name for c, _, at in ranked[:-1] if _within_noise(low, at) and c.style.name not in top]
     ties = f", {_named(top)} within noise of it" if top else ""
     ties += f"; {_named(bottom)} within noise of the lowest" if bottom else ""
     return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{ties}"

@@ -78,6 +78,16 @@ def test_runs_that_differ_in_nothing_but_their_seeds_are_one_method():
     assert method_key({"label": "a checkpoint of one's own"}) == ""
 
 
+def test_plain_descent_is_one_method_whatever_the_settings_of_perturbed_steps():
+    for other in ({"m": 32}, {"sam_sync": "local"}, {"same_rng": True}):
+        assert method_key(record("sgd", **other)) == method_key(record("sgd"))
+        assert method_key(record("sam", **other)) != method_key(record("sam"))
+    gpu = {"device": "cuda", "sam_sync": "global", "m": 0}  # several processes there share BatchNorm's statistics
+    assert method_key(record("sgd", **gpu)) == method_key(record("sgd"))
+    assert method_key(record("sgd", **gpu | {"sam_sync": "local"})) != method_key(record("sgd"))
+    assert method_key(record("sgd", **gpu | {"m": 32})) != method_key(record("sgd"))
+
+
 def test_the_best_checkpoints_of_runs_are_one_method_at_any_epoch_and_never_the_last_ones():
     best = [record(seed=seed, epoch=seed, label=f"sam-{seed}/best.pt") for seed in range(3)]
     last = [record(seed=seed, label=f"sam-{seed}") for seed in range(3)]
@@ -97,6 +107,8 @@ def test_methods_are_named_by_their_radii_and_by_what_else_tells_them_apart():
     early = [record("sgd", seed, epoch=3, epochs=9) for seed in range(3)]
     assert [one.name for one in methods([*longer, record("sgd", 5, epochs=8)])] == ["sgd (epochs 9)"]
     assert [one.name for one in methods([*longer, *early])] == ["sgd (epoch 9)", "sgd (epoch 3)"]
+    foreign = record("sgd", 5, epochs=8, weight_decay=0.1)
+    assert [one.name for one in methods([*longer, foreign])] == ["sgd (epochs 9)"]  # one setting is enough
 
 
 SGD = [pairs(8.0 + seed, record("sgd", seed)) for seed in range(3)]

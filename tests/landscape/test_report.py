@@ -370,8 +370,9 @@ def test_different_data_never_share_a_range(page):
     assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
-def test_the_same_measurement_twice_is_shown_twice(page):
-    assert columns(page(bowl("a"), bowl("b"), bowl("a"))) == [["a", "a [2]", "b"]]
+def test_what_is_measured_twice_is_shown_twice_and_a_copy_of_it_once(page):
+    assert columns(page(bowl("a"), bowl("b"), bowl("a", centre=0.6))) == [["a", "a [2]", "b"]]
+    assert columns(page(bowl("a"), bowl("b"), bowl("a"))) == [["a", "b"]]
 
 
 def test_packed_arrays_are_rows_of_y_and_keep_seven_digits(page):
@@ -798,3 +799,40 @@ def test_an_embedded_page_lets_in_no_script_from_outside(tmp_path):
 def test_plotlyjs_has_two_places(tmp_path):
     with pytest.raises(ValueError, match=r"one of \('embedded', 'directory'\), got 'cdn'"):
         write_report([], tmp_path / "a.html", plotlyjs="cdn")
+
+
+def test_a_surface_that_stands_twice_is_one_and_seeds_stay_methods(page):
+    twice = visible(page(*SGD, *SAM, *SGD[::3]))
+    assert "[2]" not in twice
+    assert "mean ± standard deviation over seeds: sgd 0.60 ± 0.10" in twice
+    again = [changed(one, loss=one.loss + 1e-9) for one in SGD[::3]]  # measured anew: shown, and one for each seed
+    twice = visible(page(*SGD, *SAM, *again))
+    assert "[2]" in twice
+    assert "mean ± standard deviation over seeds: sgd 0.60 ± 0.10" in twice
+
+
+def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_their_hash(page):
+    hashes = [f"{n}" * 40 for n in range(2)]
+    seeds = [
+        of_seed(bowl(split="test", labels="clean", data_hash=one), "sgd", n, data_seed=n)
+        for n, one in enumerate(hashes)
+    ]
+    assert [one["name"] for one in data(page(*seeds))["splits"]] == [f"test, clean, data seed {n}" for n in range(2)]
+    unknown = [bowl(f"run {n}", split="test", data_hash=one) for n, one in enumerate(hashes)]
+    assert [one["name"] for one in data(page(*unknown))["splits"]] == ["test, 00000000", "test, 11111111"]
+
+
+def test_play_goes_through_both_of_two_checkpoints(page):
+    assert "through both checkpoints" in visible(page(bowl("a"), bowl("b")))
+    assert "through all 3 checkpoints" in visible(page(bowl("a"), bowl("b"), bowl("c")))
+
+
+def test_a_slice_beside_the_centre_is_said_to_be_nearest_to_it(page):
+    assert "The two lines through the centre" in visible(page(bowl("a")))
+    assert "The two lines nearest to the centre" in visible(page(bowl("a", steps=4)))
+
+
+def test_a_checkpoint_that_ties_with_both_ends_is_named_once(page):
+    accuracies = {"a": 0.86, "b": 0.89, "c": 0.895, "d": 0.90, "e": 0.92}
+    told = heading(page(*(bowl(name, split="test", accuracy=at) for name, at in accuracies.items())))
+    assert told.endswith("92.0 ± 1.4 % at e, d, c and b within noise of it.")
