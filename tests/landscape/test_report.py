@@ -836,3 +836,33 @@ def test_a_checkpoint_that_ties_with_both_ends_is_named_once(page):
     accuracies = {"a": 0.86, "b": 0.89, "c": 0.895, "d": 0.90, "e": 0.92}
     told = heading(page(*(bowl(name, split="test", accuracy=at) for name, at in accuracies.items())))
     assert told.endswith("92.0 ± 1.4 % at e, d, c and b within noise of it.")
+
+
+def test_what_is_copied_has_all_that_the_table_has(page):
+    trace_of = Estimate(
+        quantity="trace",
+        value=12.5,
+        standard_error=0.5,
+        num_samples=4,
+        num_matvecs=9,
+        checkpoint=SGD[2].checkpoint,
+        settings=SGD[2].settings,
+    )
+    found = data(page(*SGD, *SAM, trace_of))
+    latex = found["latex"]
+    assert latex.startswith("% ± is the standard error over the examples for a loss")
+    assert "% Over seeds: mean ± standard deviation" in latex
+    assert r"$\lambda$max / that of sgd (95 \%)" in latex
+    low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
+    assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in latex
+    rows = list(csv.DictReader(found["csv"].splitlines()))
+    assert (rows[0]["trace"], rows[0]["trace_se"], rows[1]["trace"]) == ("12.5", "0.5", "")
+    of_sam = {row["row"]: row for row in rows if row["checkpoint"] == "sam (rho 0.4)"}
+    mean, error, count = (
+        of_sam[name] for name in ("mean over seeds", "standard deviation over seeds", "number of seeds")
+    )
+    assert float(mean["lambda_1"]) == pytest.approx(2.1)
+    assert float(error["train_loss"]) == pytest.approx(0.1)
+    assert (count["lambda_1"], mean["ratio_to"]) == ("3", "sgd")
+    ends = [float(mean[f"lambda_1_ratio{end}"]) for end in ("_low", "", "_high")]
+    np.testing.assert_allclose(ends, [low, middle, high], rtol=1e-9)
