@@ -1359,7 +1359,18 @@ class _Work:
         results = _already_measured(self.out, self.plan, output)
         if results is None:
             _writable(self.out)
+        else:
+            self._forget_journal()
         return results
+
+    def _forget_journal(self) -> None:
+        """What a process that was killed after it had saved the results left there."""
+        from landscape import journal
+
+        folder = journal.folder_of(self.out)
+        with contextlib.suppress(journal.JournalError, journal.JournalBusyError):
+            if (folder / "plan.json").exists() and journal.read_plan(folder).get("decided") == self.plan:
+                journal.remove(folder)
 
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
@@ -1369,6 +1380,7 @@ class _Work:
 
         folder = journal.folder_of(self.out)
         if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
+            ledger.refuse_busy(folder)
             told = f"{folder} holds a measurement that was not finished"
             raise _CommandError(6, told, "--resume goes on, --force anew")
         with ledger.opened(folder, self.plan, anew=output.force) as kept:
@@ -2033,6 +2045,8 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
 
 def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
     """The results of an equal plan, where they are there and `--resume` was given."""
+    from landscape.journal import differences
+
     if out.is_dir():
         raise _CommandError(2, f"{out} is a folder; give --out a file name")
     if not out.exists() or output.force:
@@ -2041,10 +2055,9 @@ def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] 
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
     file = load_file(out)
     early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    differing = [name for name in sorted({*plan, *file.plan}) if plan.get(name) != file.plan.get(name)]
-    if differing:
+    if told := differences(plan, file.plan):
         hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {', '.join(differing)}", hint)
+        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
     return None if early else file.results
 
 
