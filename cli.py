@@ -77,6 +77,7 @@ WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
+_FAILED = "failed"  # the same: checkpoints without a number, and why
 
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
@@ -1439,24 +1440,33 @@ def _measure_all(
         check(one)
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep:
-        results = []
+        results, failed = [], list[str]()
         with _counting(console) as count:
             for index, one in enumerate(work.opened):
-                made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+                try:
+                    made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+                except FloatingPointError as error:
+                    failed.append(f"{one.label}: {error}")
+                    continue
                 listed = made if isinstance(made, list) else [made]
                 results += [_with_record(result, one, split) for result in listed]
+        if not results:
+            raise FloatingPointError("; ".join(failed))
         if place()[0] == 0:
-            _save(work, results, time.perf_counter() - started, console)
-    return _told(work.out, results, console)
+            _save(work, results, failed, time.perf_counter() - started, console)
+    return _told(work.out, results, console, failed=failed)
 
 
-def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Console) -> None:
+def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    save(results, work.out, plan=work.plan, run={**_run_record(seconds), "checkpoints": work.places()})
+    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+    save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
     console.say(f"wrote {_shown(work.out)}")
 
 
-def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
+def _told(
+    out: Path, results: Sequence[Result], console: _Console, *, there: bool = False, failed: Sequence[str] = ()
+) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
     from landscape.tables import tables
     from landscape.typesetting import joined
@@ -1470,7 +1480,7 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
         "file": str(out),
         "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
     }
-    problems = [problem for result in results if (problem := problem_of(result))]
+    problems = [*failed, *(problem for result in results if (problem := problem_of(result)))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
     console.next(f"landscape report {_shown(out.parent)}")
@@ -2055,10 +2065,11 @@ def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] 
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
     file = load_file(out)
     early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
+    failed = file.plan.pop(_FAILED, False)
     if told := differences(plan, file.plan):
         hint = "--force replaces it, --out writes elsewhere"
         raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
-    return None if early else file.results
+    return None if early or failed else file.results
 
 
 def _trace(one: _Opened) -> Result:

@@ -137,3 +137,24 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
     done = landscape(command, *words, "--resume", "--force", "--out", tmp_path / "x")
     assert done.code == 2
     assert "--force starts anew and --resume goes on: give one of them" in done.err
+
+
+def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
+    measured, calls = cli._curvature, []
+
+    def overflowing(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
+        return measured(*args)
+
+    monkeypatch.setattr(cli, "_curvature", overflowing)
+    words = ("hessian", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL, "--out", tmp_path / "h.npz")
+    done = landscape(*words)
+    assert done.code == 4
+    assert "sam: product 1 with the operator is not finite" in done.err
+    assert "is written and flagged" in done.err
+    assert [one.checkpoint["label"] for one in load_file(tmp_path / "h.npz").results] == ["sgd"]
+    monkeypatch.undo()
+    assert landscape(*words, "--resume").code == 0
+    assert len(load_file(tmp_path / "h.npz").results) == 2
