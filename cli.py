@@ -77,6 +77,7 @@ WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
+_FAILED = "failed"  # the same: checkpoints without a number, and why
 
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
@@ -1359,7 +1360,18 @@ class _Work:
         results = _already_measured(self.out, self.plan, output)
         if results is None:
             _writable(self.out)
+        else:
+            self._forget_journal()
         return results
+
+    def _forget_journal(self) -> None:
+        """What a process that was killed after it had saved the results left there."""
+        from landscape import journal
+
+        folder = journal.folder_of(self.out)
+        with contextlib.suppress(journal.JournalError, journal.JournalBusyError):
+            if (folder / "plan.json").exists() and journal.read_plan(folder).get("decided") == self.plan:
+                journal.remove(folder)
 
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
@@ -1369,6 +1381,7 @@ class _Work:
 
         folder = journal.folder_of(self.out)
         if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
+            ledger.refuse_busy(folder)
             told = f"{folder} holds a measurement that was not finished"
             raise _CommandError(6, told, "--resume goes on, --force anew")
         with ledger.opened(folder, self.plan, anew=output.force) as kept:
@@ -1427,24 +1440,33 @@ def _measure_all(
         check(one)
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep:
-        results = []
+        results, failed = [], list[str]()
         with _counting(console) as count:
             for index, one in enumerate(work.opened):
-                made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+                try:
+                    made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
+                except FloatingPointError as error:
+                    failed.append(f"{one.label}: {error}")
+                    continue
                 listed = made if isinstance(made, list) else [made]
                 results += [_with_record(result, one, split) for result in listed]
+        if not results:
+            raise FloatingPointError("; ".join(failed))
         if place()[0] == 0:
-            _save(work, results, time.perf_counter() - started, console)
-    return _told(work.out, results, console)
+            _save(work, results, failed, time.perf_counter() - started, console)
+    return _told(work.out, results, console, failed=failed)
 
 
-def _save(work: _Work, results: Sequence[Result], seconds: float, console: _Console) -> None:
+def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    save(results, work.out, plan=work.plan, run={**_run_record(seconds), "checkpoints": work.places()})
+    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+    save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
     console.say(f"wrote {_shown(work.out)}")
 
 
-def _told(out: Path, results: Sequence[Result], console: _Console, *, there: bool = False) -> Record:
+def _told(
+    out: Path, results: Sequence[Result], console: _Console, *, there: bool = False, failed: Sequence[str] = ()
+) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
     from landscape.tables import tables
     from landscape.typesetting import joined
@@ -1458,7 +1480,7 @@ def _told(out: Path, results: Sequence[Result], console: _Console, *, there: boo
         "file": str(out),
         "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
     }
-    problems = [problem for result in results if (problem := problem_of(result))]
+    problems = [*failed, *(problem for result in results if (problem := problem_of(result)))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
     console.next(f"landscape report {_shown(out.parent)}")
@@ -2033,6 +2055,8 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
 
 def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
     """The results of an equal plan, where they are there and `--resume` was given."""
+    from landscape.journal import differences
+
     if out.is_dir():
         raise _CommandError(2, f"{out} is a folder; give --out a file name")
     if not out.exists() or output.force:
@@ -2041,11 +2065,11 @@ def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] 
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
     file = load_file(out)
     early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    differing = [name for name in sorted({*plan, *file.plan}) if plan.get(name) != file.plan.get(name)]
-    if differing:
+    failed = file.plan.pop(_FAILED, False)
+    if told := differences(plan, file.plan):
         hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {', '.join(differing)}", hint)
-    return None if early else file.results
+        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
+    return None if early or failed else file.results
 
 
 def _trace(one: _Opened) -> Result:

@@ -39,6 +39,11 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
         yield rows(batch, slice(start, start + size))
 
 
+def converted(batch: Batch, dtype: torch.dtype) -> Batch:
+    """A batch whose floating-point tensors are of `dtype`."""
+    return _mapped(batch, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
 def rows(batch: Batch, which: slice | Tensor) -> Batch:
     """Some examples of a batch: a slice of them, or those where `which` (B,) is true."""
     return _mapped(batch, operator.itemgetter(which))

@@ -313,7 +313,7 @@ def diagonal_table(result: Diagonal) -> Table:
 
 def _two_decimals(value: object) -> str:
     number = number_of(value)
-    return "" if math.isnan(number) else f"{number:.2f}"
+    return "" if math.isnan(number) else f"{number:.2f}" if abs(number) < 1e6 else f"{number:.3g}"
 
 
 def _eigenpairs_record(result: Eigenpairs, first: float, lead: int = 0) -> Record:

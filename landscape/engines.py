@@ -28,22 +28,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
 from landscape.batches import Batch, count
+from landscape.differentiable import (
+    checked_against_gradients,
+    explaining,
+    nodes_of,
+    refuse_cut_graphs,
+    refusing_cuts,
+    refusing_hidden_parameters,
+)
 from landscape.kernels import SecondOrder
 from landscape.losses import known, with_reduction
 from landscape.objective import Objective
-from landscape.products import (
-    Cutting,
-    DataSum,
-    Params,
-    Piece,
-    explaining,
-    leaves_of,
-    nodes_of,
-    quiet,
-    refuse_cut_graphs,
-    refusing_cuts,
-    terms_at,
-)
+from landscape.products import Cutting, DataSum, Params, Piece, leaves_of, quiet, terms_at
 from landscape.results import Record
 
 ProductEngine = Literal[
@@ -88,7 +84,7 @@ def hessian_sum(
     if engine == "recomputed":
         memory_bytes = 0
     rule = DoubleBackward(objective, leaves_of(objective))
-    usual = DataSum(objective, rule, cutting, memory_bytes)
+    usual = DataSum(objective, rule, cutting, memory_bytes, checks=checked_against_gradients(objective))
     forward = replace(usual, rule=ForwardOverReverse(objective))
     if engine == "timed":
         return _fastest(usual, forward)
@@ -212,7 +208,8 @@ class DoubleBackward:
 
     def graph(self, piece: Piece) -> list[Tensor | None]:
         """The gradient for each parameter, None where the loss does not depend on it."""
-        with torch.enable_grad(), SecondOrder() if self.kernels else contextlib.nullcontext():
+        kernels = SecondOrder() if self.kernels else contextlib.nullcontext()
+        with refusing_hidden_parameters(), torch.enable_grad(), kernels:
             loss = terms_at(self.objective, self.leaves, piece.batch).loss.sum()
         if not loss.requires_grad:  # no parameter is used
             return [None] * len(self.leaves)
@@ -220,7 +217,7 @@ class DoubleBackward:
         if piece.start > 0:
             return [*torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)]
         one = torch.ones_like(loss).requires_grad_()
-        with refusing_cuts(self.objective, loss):
+        with explaining(self.objective), refusing_cuts(self.objective, loss):
             gradient: list[Tensor | None] = [
                 *torch.autograd.grad(loss, leaves, one, create_graph=True, allow_unused=True)
             ]

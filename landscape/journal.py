@@ -33,6 +33,7 @@ import numpy.typing as npt
 from landscape.results import Record, write_atomically
 
 FORMAT = 2
+PRODUCTS_LOCK = "products.lock"  # of whoever writes products (landscape.ledger)
 Row = npt.NDArray[np.float64]
 
 
@@ -119,12 +120,25 @@ def refuse_other_work(folder: Path, decided: Record) -> None:
     Raises:
         JournalError: The message names what differs.
     """
-    there = cast(Record, read_plan(folder).get("decided", {}))
-    differing = [name for name in sorted({*decided, *there}) if decided.get(name) != there.get(name)]
-    if differing:
-        command = decided.get("command", "surface")
-        told = f"{folder} is of other settings: {', '.join(differing)}. landscape {command} --force starts anew"
-        raise JournalError(told)
+    there, command = cast(Record, read_plan(folder).get("decided", {})), decided.get("command", "surface")
+    if there.get("command", "surface") != command:
+        raise JournalError(
+            f"{folder} is that of a {there.get('command', 'surface')}: landscape {command} --force starts anew"
+        )
+    if told := differences(decided, there):
+        raise JournalError(f"{folder} is of other settings: {told}. landscape {command} --force starts anew")
+
+
+def differences(now: Record, there: Record) -> str:
+    """The names under which two records differ; of records inside them, with both values."""
+    told = []
+    for name in sorted({*now, *there}):
+        mine, theirs = now.get(name), there.get(name)
+        if mine != theirs and isinstance(mine, dict) and isinstance(theirs, dict):
+            told += [f"{key} {theirs.get(key)} -> {mine.get(key)}" for key in mine if mine[key] != theirs.get(key)]
+        elif mine != theirs:
+            told.append(name)
+    return ", ".join(told)
 
 
 @contextlib.contextmanager
@@ -180,19 +194,27 @@ def reset(folder: Path, shard: tuple[int, int]) -> None:
         file.truncate(0)
 
 
-def remove(folder: Path, *, wait: bool = False) -> None:
+def products_files(folder: Path) -> list[Path]:
+    """The products and finished steps of a curvature (landscape.ledger)."""
+    return [path for ending in ("step", "products") for path in folder.glob(f"*.{ending}")]
+
+
+def remove(folder: Path, *, wait: bool = False, own: bool = False) -> None:
     """Delete a journal that nobody writes; of a folder that holds anything else, only what is a journal's.
+
+    Of a ledger that is this process's `own`, the lock stays.
 
     Raises:
         JournalBusyError: If a process writes one of its shards, unless this is to `wait` for it; then all is kept.
     """
     if not folder.is_dir():
         return
-    files = [folder / "plan.lock", *shard_files(folder)]
+    products = folder / PRODUCTS_LOCK
+    files = [folder / "plan.lock", *shard_files(folder), *([products] if products.exists() and not own else [])]
     with contextlib.ExitStack() as held:
         for path in files:
             held.enter_context(locked(path, wait=wait or path.name == "plan.lock"))
-        for path in [folder / "plan.json", *files]:
+        for path in [folder / "plan.json", *files, *products_files(folder)]:
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -247,7 +269,8 @@ def locked(path: Path, *, wait: bool) -> Iterator[BinaryIO]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                told = f"another process writes {path}: wait for it, or take another shard or --out"
+                other = "give another --out" if path.name == PRODUCTS_LOCK else "take another shard or --out"
+                told = f"another process writes {path}: wait for it, or {other}"
                 raise JournalBusyError(told) from error
             if _is_at(path, file):  # or else whoever held the lock until now has deleted it
                 yield file

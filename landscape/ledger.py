@@ -2,11 +2,11 @@
 
 A folder OUT.journal beside the results file OUT:
 
-    plan.json        all that decides the numbers (landscape.journal)
-    NAME.step        the results of a step that is finished: a checkpoint, or an epoch of a run (landscape.results)
-    NAME.products    every product of the step that is under way, in the order in which they were asked for; a record:
-                     a line with its checksum, {"asked": hash, "product": CRC-32, "checks": what the operator noted},
-                     and the product's bytes
+    plan.json              all that decides the numbers (landscape.journal); its hash is in the names of the others
+    NAME-HASH.step         the results of a step that is finished: a checkpoint, or an epoch of a run
+    NAME-HASH.products     every product of the step that is under way, in the order in which they were asked for; a
+                           record: a line with its checksum, {"asked": hash, "product": CRC-32, "checks": what the
+                           operator noted}, and the product's bytes
 
 What iterates is a function of its products. Begun again, it asks for the same vectors and is given what is kept, until
 that ends: so a run that goes on has the bits of one that was never stopped, whatever iterates, and the cost of the
@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -39,7 +40,6 @@ from landscape.journal import JournalError
 from landscape.operators import SymmetricOperator
 from landscape.results import Record, Result, load, save
 
-_LOCK = "products.lock"
 _ROOM = 10  # products that must fit on the disk beside one that is kept
 
 Replayed = Callable[[SymmetricOperator], SymmetricOperator]
@@ -61,6 +61,7 @@ class Ledger:
     """The steps of a measurement, in a folder that this process alone writes; None in all but the first of several."""
 
     folder: Path | None
+    work: str = ""  # a hash of all that was decided: what is of other work is not taken for this
 
     def step(self, name: str, make: Make) -> list[Result]:
         """What was kept of a finished step, or what `make` finds now; its operators' products are kept meanwhile."""
@@ -69,16 +70,19 @@ class Ledger:
             return there
         if self.folder is None:
             return make(_Products(None, None).replayed)
-        products = self.folder / f"{name}.products"
+        products = self._file(self.folder, name, "products")
         with products.open("ab", buffering=0) as file, products.open("rb") as kept:
             results = make(_Products(file, kept).replayed)
-        save(results, self.folder / f"{name}.step")
+        save(results, self._file(self.folder, name, "step"))
         products.unlink()
         return results
 
     def _finished(self, name: str) -> list[Result] | None:
-        done = self.folder and self.folder / f"{name}.step"
+        done = self.folder and self._file(self.folder, name, "step")
         return load(done) if done and done.exists() else None
+
+    def _file(self, folder: Path, name: str, ending: str) -> Path:
+        return folder / f"{name}-{self.work[:16]}.{ending}"
 
 
 @contextlib.contextmanager
@@ -95,13 +99,13 @@ def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
         yield Ledger(None)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with journal.locked(folder / _LOCK, wait=False):
+    with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
         if anew or not begun(folder):
-            _forget(folder)
-        journal.write_plan(folder, {"decided": decided})
+            journal.remove(folder, own=True)
+            journal.write_plan(folder, {"decided": decided})
         journal.refuse_other_work(folder, decided)
         try:
-            yield Ledger(folder)
+            yield Ledger(folder, hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest())
         except BaseException:
             if not begun(folder):
                 remove(folder)
@@ -111,25 +115,25 @@ def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
 
 def begun(folder: Path) -> bool:
     """Whether a folder holds anything that was measured: products, steps, or points of a surface."""
-    return any(path.stat().st_size for path in [*_own_files(folder), *journal.shard_files(folder)])
+    return any(path.stat().st_size for path in [*journal.products_files(folder), *journal.shard_files(folder)])
 
 
 def remove(folder: Path) -> None:
-    """Delete all that is kept; of a folder that holds anything else, only what is a journal's."""
-    _forget(folder)
-    (folder / _LOCK).unlink(missing_ok=True)
+    """Delete all that this process keeps; of a folder that holds anything else, only what is a journal's."""
+    journal.remove(folder, own=True)
+    (folder / journal.PRODUCTS_LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
-def _forget(folder: Path) -> None:
-    for path in _own_files(folder):
-        path.unlink()
-    journal.remove(folder)
+def refuse_busy(folder: Path) -> None:
+    """Refuse a folder that another process writes.
 
-
-def _own_files(folder: Path) -> list[Path]:
-    return [path for ending in ("step", "products") for path in folder.glob(f"*.{ending}")]
+    Raises:
+        JournalBusyError: If one does.
+    """
+    with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
+        pass
 
 
 @dataclass(eq=False)

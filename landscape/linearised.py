@@ -26,10 +26,11 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 from landscape.batches import Batch
+from landscape.differentiable import explaining, refuse_cut_graphs, refusing_cuts, refusing_hidden_parameters
 from landscape.kernels import SecondOrder
 from landscape.losses import known, terms
 from landscape.objective import Objective
-from landscape.products import Params, Piece, explaining, refuse_cut_graphs, refusing_cuts
+from landscape.products import Params, Piece
 
 FisherKind = Literal["mc", "empirical"]
 OutputProduct = Callable[[Tensor], Tensor]  # B u, in the shape of the output
@@ -52,12 +53,14 @@ class Linearised:
     def graph(self, piece: Piece) -> _Linearised:
         """The output and J'z, each with its graph, and B."""
         inputs, target = piece.batch
-        with torch.enable_grad(), SecondOrder(frozen=True) if self.kernels else contextlib.nullcontext():
+        kernels = SecondOrder(frozen=True) if self.kernels else contextlib.nullcontext()
+        with refusing_hidden_parameters(), torch.enable_grad(), kernels:
             output = output_at(self.objective, self.leaves, inputs)
         if not output.requires_grad:  # no parameter is used
             return None
         z = torch.linspace(1, 2, output.numel()).to(output).view_as(output).requires_grad_()  # any: J'z is linear in it
-        with refusing_cuts(self.objective, output) if piece.start == 0 else contextlib.nullcontext():
+        cuts = refusing_cuts(self.objective, output) if piece.start == 0 else contextlib.nullcontext()
+        with explaining(self.objective), cuts:
             back = torch.autograd.grad(output, list(self.leaves.values()), z, create_graph=True, allow_unused=True)
         if piece.start == 0:
             refuse_cut_graphs(self.objective, back)

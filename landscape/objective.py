@@ -121,7 +121,7 @@ class Objective:
         if unfit:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
-        object.__setattr__(self, "model", in_float32(self.model))
+        object.__setattr__(self, "model", in_float32(getattr(self.model, "_orig_mod", self.model)))  # of torch.compile
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")

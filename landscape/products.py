@@ -11,19 +11,17 @@ Legend: P parameters, K vectors (rows), D denominator of the mean loss.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.batches import Batch, Layout, count, has_images, to_device
+from landscape.batches import Batch, Layout, count, has_images
 from landscape.losses import Terms
 from landscape.objective import Objective
 from landscape.passes import naming_batches_of_one
@@ -260,77 +258,3 @@ def _graph_bytes(rule: Rule, piece: Piece) -> int:
         made = rule.graph(piece)
     del made  # until here every storage was alive, so that no address was counted for two
     return sum(saved.values())
-
-
-@contextlib.contextmanager
-def explaining(objective: Objective) -> Iterator[None]:
-    """Inside, what autograd says of a second derivative that does not exist becomes an error that names functions."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise NotTwiceDifferentiableError(_explained(objective, str(error))) from error
-
-
-@contextlib.contextmanager
-def refusing_cuts(objective: Objective, output: Tensor) -> Iterator[None]:
-    """Around the first backward through `output`, from a gradient that requires one itself.
-
-    A backward is linear in the gradient that comes in. One that gives numbers without a graph in return (torch.no_grad
-    or numpy inside) has cut it, and a product would lack, silently, what comes through there.
-    """
-    cut: set[str] = set()
-
-    def look(node: Any, found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:  # noqa: ANN401
-        if not any(gradient is not None and gradient.requires_grad for gradient in given):
-            return
-        for gradient, (into, _) in zip(found, node.next_functions, strict=True):
-            if gradient is None or into is None or gradient.requires_grad:
-                continue
-            if bool(gradient.count_nonzero()):
-                cut.add(type(node).__name__)
-
-    own = [node for node in nodes_of(output) if isinstance(node, BackwardCFunction)]
-    hooks = [node.register_hook(partial(look, node)) for node in own]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if cut:
-        raise NotTwiceDifferentiableError(_explained(objective, f"{', '.join(sorted(cut))} gives no graph of its own"))
-
-
-def refuse_cut_graphs(objective: Objective, gradient: Sequence[Tensor | None]) -> None:
-    """Refuse a gradient with functions in it whose backward is marked as differentiable once.
-
-    torch raises only where the error's node is run, which `autograd.grad` takes for unneeded: the product would lack
-    what comes through it, silently.
-    """
-    if any(type(node).__name__ == "Error" for node in nodes_of(*[g for g in gradient if g is not None])):
-        raise NotTwiceDifferentiableError(_explained(objective, "a backward is marked as differentiable only once"))
-
-
-def _explained(objective: Objective, reason: str) -> str:
-    """Why there is no second derivative, with the functions of the model's own that may be to blame."""
-    batch = to_device(objective.first_batch, objective.theta.device)
-    with quiet(objective, 0, "frozen"), torch.enable_grad():
-        loss = terms_at(objective, leaves_of(objective), batch).loss.sum()
-    own = sorted({type(node).__name__ for node in nodes_of(loss) if isinstance(node, BackwardCFunction)})
-    suspects = f" (functions of its own: {', '.join(own)})" if own else ""
-    return (
-        f"the model or its loss has no second derivative{suspects}: {' '.join(reason.split())[:300]}. "
-        "Give such a function a differentiable backward, or take engine='finite-differences'"
-    )
-
-
-def nodes_of(*values: Tensor) -> Iterator[Any]:
-    """The nodes of the graph that made the values."""
-    waiting, seen = [value.grad_fn for value in values], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting += [parent for parent, _ in node.next_functions]

@@ -498,6 +498,11 @@ def problem_of(result: Result) -> str:
             return f"{label}: {result.num_nonfinite} of {result.loss.size} {what} are not finite; try a smaller extent"
     if isinstance(result, Eigenpairs | Density | Estimate | Diagonal) and not result.checks.get("symmetric", True):
         return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
+    if not result.checks.get("gradient_change_ok", True):
+        return (
+            f"{label}: products are not the change of the gradient (off by {result.checks['gradient_change']:.1g}): "
+            "a function of the model's own keeps what its backward needs outside the graph"
+        )
     if isinstance(result, Eigenpairs):
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"

@@ -19,12 +19,12 @@ from landscape.results import load_file, taken_apart
 SMALL = ("--split", "test", "--examples", 64, "--top", 2, "--seed", 3)
 
 
-def killed(*words, when):
+def killed(*words, folder, when):
     """A command in a process of its own, killed by SIGKILL once a file of its journal holds something."""
     command = [sys.executable, cli.__file__, *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while process.poll() is None and not (when.exists() and when.stat().st_size > 1_000_000):
+    while process.poll() is None and not any(path.stat().st_size > 1_000_000 for path in folder.glob(when)):
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
@@ -68,8 +68,9 @@ def test_a_killed_measurement_of_two_checkpoints_goes_on(landscape, runs, tmp_pa
     assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
     whole, products[0] = products[0], 0
     out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
-    killed(*words, "--out", out, when=folder / "1-checkpoint.products")
-    assert {path.name for path in folder.iterdir()} >= {"plan.json", "0-checkpoint.step", "1-checkpoint.products"}
+    killed(*words, "--out", out, folder=folder, when="1-checkpoint-*.products")
+    kinds = ("plan.json", "0-checkpoint-*.step", "1-checkpoint-*.products")
+    assert [len([*folder.glob(kind)]) for kind in kinds] == [1, 1, 1]
     refused = landscape(*words, "--out", out)
     assert refused.code == 6
     assert "holds a measurement that was not finished. --resume goes on, --force anew" in refused.err
@@ -92,8 +93,8 @@ def test_a_killed_walk_through_training_goes_on(landscape, tmp_path):
     words = ("hessian", run, *SMALL)
     assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
     out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
-    killed(*words, "--out", out, when=folder / "0-epoch-2.products")
-    assert (folder / "0-epoch-1.step").exists()
+    killed(*words, "--out", out, folder=folder, when="0-epoch-2-*.products")
+    assert [*folder.glob("0-epoch-1-*.step")]
     assert landscape(*words, "--out", out, "--resume").code == 0
     assert_equal(out, tmp_path / "whole.npz")
     assert len(ls.load(out)) == 1
@@ -136,3 +137,24 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
     done = landscape(command, *words, "--resume", "--force", "--out", tmp_path / "x")
     assert done.code == 2
     assert "--force starts anew and --resume goes on: give one of them" in done.err
+
+
+def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
+    measured, calls = cli._curvature, []
+
+    def overflowing(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
+        return measured(*args)
+
+    monkeypatch.setattr(cli, "_curvature", overflowing)
+    words = ("hessian", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL, "--out", tmp_path / "h.npz")
+    done = landscape(*words)
+    assert done.code == 4
+    assert "sam: product 1 with the operator is not finite" in done.err
+    assert "is written and flagged" in done.err
+    assert [one.checkpoint["label"] for one in load_file(tmp_path / "h.npz").results] == ["sgd"]
+    monkeypatch.undo()
+    assert landscape(*words, "--resume").code == 0
+    assert len(load_file(tmp_path / "h.npz").results) == 2

@@ -8,7 +8,7 @@ import torch
 from problems import a_run
 
 import landscape as ls
-from landscape import ledger
+from landscape import journal, ledger
 from landscape.following import curvature_trace
 from landscape.journal import JournalBusyError, JournalError
 from landscape.operators import SymmetricOperator, hessian
@@ -98,7 +98,7 @@ def test_a_finished_step_is_read_and_not_measured(tmp_path):
     with pytest.raises(StoppedError), ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:  # noqa: PT012
         expected = kept.step("one", lambda replayed: everything(operator, replayed))
         raise StoppedError
-    assert [path.name for path in (tmp_path / "journal").glob("one*")] == ["one.step"]
+    assert [path.suffix for path in (tmp_path / "journal").glob("one-*")] == [".step"]
     num = len(made)
     assert_equal(run(tmp_path / "journal", operator), expected)
     assert len(made) == num
@@ -108,7 +108,7 @@ def stopped_after(folder, num):
     operator, _ = counted(num)
     with pytest.raises(StoppedError):
         run(folder, operator)
-    return folder / "one.products"
+    return next(folder.glob("one-*.products"))
 
 
 def test_a_torn_last_product_is_made_again(tmp_path):
@@ -146,7 +146,7 @@ def test_products_with_other_vectors_are_refused(tmp_path):
         ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept,
     ):
         kept.step("one", lambda replayed: [ls.top_eigenpairs(replayed(operator), 3, seed=1)])
-    assert (tmp_path / "journal/one.products").exists()
+    assert [*(tmp_path / "journal").glob("one-*.products")]
     operator = dataclasses.replace(operator, settings={"engine": "recomputed"})
     with pytest.raises(JournalError, match="product 1 is of another vector or engine"):
         run(tmp_path / "journal", operator)
@@ -213,8 +213,50 @@ def test_a_run_goes_on_at_the_checkpoint_where_it_was(tmp_path):
     limit = int(expected.num_matvecs[0]) + 2 + 5
     with pytest.raises(StoppedError), ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:
         through(kept.step, limit)
-    assert (tmp_path / "journal/epoch-2.step").exists()
+    assert [*(tmp_path / "journal").glob("epoch-2-*.step")]
     with ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:
         found = through(kept.step)
     assert len(made) == num
     assert_equal([found], [expected])
+
+
+def test_products_whose_plan_is_gone_are_not_taken_for_those_of_other_work(tmp_path):
+    folder = tmp_path / "journal"
+    operator, _ = counted(20)
+    with pytest.raises(StoppedError):
+        run(folder, operator)
+    (folder / "plan.json").unlink()
+    with pytest.raises(JournalError, match=r"plan.json is not the plan of a journal: --force starts anew"):
+        run(folder, counted()[0], plan={**PLAN, "seed": 1})
+    (folder / "plan.json").write_text('{"format": 2, "plan": {"decided": {"command": "hessian", "seed": 1}}}')
+    other, made = counted()
+    run(folder, other, plan={**PLAN, "seed": 1})
+    assert len(made) > 40  # none of them was read
+
+
+def test_a_surface_does_not_take_the_folder_of_a_curvature_that_is_measured(tmp_path):
+    folder = tmp_path / "journal"
+    with ledger.opened(folder, PLAN, anew=False) as kept:
+        kept.step("one", lambda replayed: everything(counted()[0], replayed))
+        with pytest.raises(JournalBusyError, match=r"products\.lock: wait for it, or give another --out"):
+            journal.remove(folder)
+        assert (folder / "plan.json").exists()
+    assert not folder.exists()
+
+
+def test_a_surface_that_starts_anew_removes_the_products_of_a_curvature(tmp_path):
+    folder = tmp_path / "journal"
+    with pytest.raises(StoppedError):
+        run(folder, counted(20)[0])
+    journal.remove(folder)
+    assert not folder.exists()
+
+
+def test_what_differs_is_named_to_the_leaf(tmp_path):
+    folder = tmp_path / "journal"
+    with pytest.raises(StoppedError):
+        run(folder, counted(20)[0], plan={**PLAN, "versions": {"threads": 1, "torch": "2"}})
+    with pytest.raises(JournalError, match=r"is of other settings: threads 1 -> 2\. landscape hessian --force"):
+        run(folder, counted()[0], plan={**PLAN, "versions": {"threads": 2, "torch": "2"}})
+    with pytest.raises(JournalError, match="is that of a hessian: landscape surface --force starts anew"):
+        journal.refuse_other_work(folder, {"command": "surface", "seed": 0})

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_any_network_reads_back(name, model, tmp_path):
 
 
 def test_stages_halve_the_image_twice():
-    model = built("resnet8")
+    model = copy.deepcopy(built("resnet8"))
     features = model.stem(torch.zeros(2, 1, 8, 8))
     shapes = []
     for stage in model.stages:
@@ -188,7 +188,7 @@ def test_a_pyramid_block_whose_last_norm_is_zero_is_its_shortcut(stride):
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn16_4", "pyramidnet101_64"])
 def test_convolutions_have_the_variance_of_he(name):
-    model = built(name)
+    model = copy.deepcopy(built(name))
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     largest = max(convolutions, key=lambda module: module.weight.numel())  # 36,864 draws or more: known to 0.4 %
     fan_out = largest.out_channels * largest.kernel_size[0] * largest.kernel_size[1]

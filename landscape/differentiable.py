@@ -1,0 +1,155 @@
+"""Whether the network and its loss have a second derivative, and which of their functions is to blame where not.
+
+Autograd's own functions are differentiable or say so. A function of the model's own (torch.autograd.Function) may have
+a backward that gives numbers without a graph, or takes what its forward kept: then a product lacks, silently, what
+comes through there. The first is seen in the graph; the second is looked for in the change of the gradient itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from landscape.batches import converted, rows, to_device
+from landscape.objective import Objective
+from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
+from landscape.results import Record
+
+_FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
+_STEP = 1e-5
+_TOLERANCE = 1e-3
+
+
+def checked_against_gradients(objective: Objective) -> Record:
+    """How far a product is from the change of the gradient, relative, where the model has functions of its own.
+
+    On four examples in float64, along three random vectors, of which the nearest counts: a kink may lie in the way of
+    one. NaN where the model takes no float64. Seven passes over these examples.
+    """
+    batch = to_device(objective.first_batch, objective.theta.device)
+    few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
+    with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
+        try:
+            if not any(isinstance(node, BackwardCFunction) for node in nodes_of(_loss(few, few.theta)[0])):
+                return {}
+            doubled = [converted(few.first_batch, torch.float64)]
+            few = replace(few, model=copy.deepcopy(few.model).double(), batches=doubled)
+            difference = min(_difference(few, seed) for seed in range(3))
+        except (RuntimeError, TypeError):  # told by the product, in its own precision
+            difference = math.nan
+    return {"gradient_change": difference, "gradient_change_ok": not difference > _TOLERANCE}
+
+
+def _loss(few: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = theta.detach().clone().requires_grad_()
+    return terms_at(few, few.named(leaf), few.first_batch).loss.sum(), leaf
+
+
+def _difference(few: Objective, seed: int) -> float:
+    v = torch.randn(few.theta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    v = (v / v.norm()).to(few.theta)
+    loss, leaf = _loss(few, few.theta)
+    gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
+    zero = torch.zeros_like(v)
+    product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
+    ends = [torch.autograd.grad(*_loss(few, few.theta + step * v))[0] for step in (_STEP, -_STEP)]
+    change = (ends[0] - ends[1]) / (2 * _STEP)
+    size = float(change.norm())
+    return float((product - change).norm()) / size if size else float(product.norm())
+
+
+@contextlib.contextmanager
+def refusing_hidden_parameters() -> Iterator[None]:
+    """Around a forward pass: a block under reentrant checkpointing, whose input needs no gradient, has none itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="None of the inputs have requires_grad")
+            yield
+    except UserWarning as error:
+        raise NotTwiceDifferentiableError(
+            "reentrant checkpointing hides the parameters of its block: checkpoint(..., use_reentrant=False)"
+        ) from error
+
+
+@contextlib.contextmanager
+def explaining(objective: Objective) -> Iterator[None]:
+    """Inside, what autograd says of a second derivative that does not exist becomes an error that names functions."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise NotTwiceDifferentiableError(_explained(objective, str(error))) from error
+
+
+@contextlib.contextmanager
+def refusing_cuts(objective: Objective, output: Tensor) -> Iterator[None]:
+    """Around the first backward through `output`, from a gradient that requires one itself.
+
+    A backward is linear in the gradient that comes in. One that gives numbers without a graph in return (torch.no_grad
+    or numpy inside) has cut it, and a product would lack, silently, what comes through there.
+    """
+    cut: set[str] = set()
+
+    def look(node: Any, found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:  # noqa: ANN401
+        if not any(gradient is not None and gradient.requires_grad for gradient in given):
+            return
+        for gradient, (into, _) in zip(found, node.next_functions, strict=True):
+            if gradient is None or into is None or gradient.requires_grad:
+                continue
+            if bool(gradient.count_nonzero()):
+                cut.add(type(node).__name__)
+
+    own = [node for node in nodes_of(output) if isinstance(node, BackwardCFunction)]
+    hooks = [node.register_hook(partial(look, node)) for node in own]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if cut:
+        raise NotTwiceDifferentiableError(_explained(objective, f"{', '.join(sorted(cut))} gives no graph of its own"))
+
+
+def refuse_cut_graphs(objective: Objective, gradient: Sequence[Tensor | None]) -> None:
+    """Refuse a gradient with functions in it whose backward is marked as differentiable once.
+
+    torch raises only where the error's node is run, which `autograd.grad` takes for unneeded: the product would lack
+    what comes through it, silently.
+    """
+    if any(type(node).__name__ == "Error" for node in nodes_of(*[g for g in gradient if g is not None])):
+        raise NotTwiceDifferentiableError(_explained(objective, "a backward is marked as differentiable only once"))
+
+
+def _explained(objective: Objective, reason: str) -> str:
+    """Why there is no second derivative, with the functions of the model's own that may be to blame."""
+    batch = to_device(objective.first_batch, objective.theta.device)
+    with quiet(objective, 0, "frozen"), torch.enable_grad():
+        loss = terms_at(objective, leaves_of(objective), batch).loss.sum()
+    own = sorted({type(node).__name__ for node in nodes_of(loss) if isinstance(node, BackwardCFunction)})
+    suspects = f" (functions of its own: {', '.join(own)})" if own else ""
+    return (
+        f"the model or its loss has no second derivative{suspects}: {' '.join(reason.split())[:300]}. "
+        "Give such a function a differentiable backward, or take engine='finite-differences'"
+    )
+
+
+def nodes_of(*values: Tensor) -> Iterator[Any]:
+    """The nodes of the graph that made the values."""
+    waiting, seen = [value.grad_fn for value in values], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [parent for parent, _ in node.next_functions]
