@@ -75,6 +75,7 @@ def curvature_over_seeds(measured: Sequence[OverSeeds], *, symbol: str, split: s
             f"{symbol} of {one.name} is {times(comparison, what)} times that of {first.name}"
             f"{_judged(comparison)}, at {split} losses {losses}"
         )
+    where += " (± over seeds)" if any("±" in one for one in told) else ""
     return "; ".join([*told, *refused]) + where
 
 
@@ -116,7 +117,7 @@ def hessian_verdict(results: Sequence[Eigenpairs]) -> str:
     told = curvature_over_seeds(over, symbol="lambda_1", split=str(results[0].settings.get("split") or "mean"))
     counts = sorted({len(one.values) for one in over})
     seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return f"over {seeds} seeds each (± standard deviation): {told}"
+    return f"over {seeds} seeds each: {told}"
 
 
 def on_which_data(measured: Sequence[OverSeeds]) -> str | None:

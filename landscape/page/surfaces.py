@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.flatness import RISES, flatness, mean_and_spread
 from landscape.formatting import capital, plus_minus, short
-from landscape.grouping import Style, SurfaceGroup, plane_kind
+from landscape.grouping import Style, SurfaceGroup, checkpoint_key, plane_kind
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
 from landscape.page.payload import plane_named, slots
@@ -85,7 +85,9 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str, f
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
     pictured = slots(first.columns)
     many = f"all {len(first.columns)}" if len(first.columns) > 2 else "both"
-    play = _play_html(n, f"through {many} checkpoints, in the first picture")
+    whole = {checkpoint_key(one) for members in first.sets.values() for _, one in members}
+    what = "checkpoints" if len(whole) == len(first.columns) else "measurements"
+    play = _play_html(n, f"through {many} {what}, in the first picture")
     play = play if len(first.columns) > 1 and not _runs(family) else ""
     columns = "".join(_column_html(n, c, first, ids, where) for c in pictured)
     pictures = (

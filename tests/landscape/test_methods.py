@@ -117,7 +117,7 @@ SAM = [pairs(2.0 + seed / 10, record("sam", seed)) for seed in range(3)]
 
 def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_seeds_each():
     told = hessian_verdict([*SAM, *SGD])
-    assert told.startswith("over 3 seeds each (± standard deviation): lambda_1 of sam (rho 0.4) is 0.234 (95 %: 0.1")
+    assert told.startswith("over 3 seeds each: lambda_1 of sam (rho 0.4) is 0.234 (95 %: 0.1")
     assert "times that of sgd, more than the seeds explain, at train losses 0.500 and 0.500" in told
     assert told in eigenpairs_table([*SAM, *SGD]).notes
     assert hessian_verdict([*SAM[:2], *SGD]) == ""

@@ -635,7 +635,7 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
         "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 % (± over seeds); sam − sgd 0.0 points "
         "(95 %: −2.3 to 2.3), not more than the seeds explain, on this test set. "
         f"λmax of sam (rho 0.4) is {middle:.3f} (95 %: {low:.3f} to {high:.3f}) times that of sgd, more "
-        "than the seeds explain, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+        "than the seeds explain, at train losses 1.10 ± 0.10 and 0.60 ± 0.10 (± over seeds)."
     )
     assert "3 seeds of sgd, 3 seeds of sam (rho 0.4)." in visible(text)
     assert "compares checkpoints, not methods" not in visible(text)
@@ -825,6 +825,7 @@ def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_t
 def test_play_goes_through_both_of_two_checkpoints(page):
     assert "through both checkpoints" in visible(page(bowl("a"), bowl("b")))
     assert "through all 3 checkpoints" in visible(page(bowl("a"), bowl("b"), bowl("c")))
+    assert "through all 3 measurements" in visible(page(bowl("a"), bowl("b"), bowl("a", centre=0.6)))
 
 
 def test_a_slice_beside_the_centre_is_said_to_be_nearest_to_it(page):
