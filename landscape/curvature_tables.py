@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from landscape.formatting import plus_minus, short, signed
-from landscape.grouping import checkpoint_key
+from landscape.grouping import checkpoint_key, spectrum_kind
 from landscape.readings import (
     bulk_quantile,
     by_trace,
@@ -66,6 +67,18 @@ def eigenpairs_table(results: Sequence[Eigenpairs]) -> Table:
     notes = [_verdict(results), *_cross_checks(results), *filter(None, [hessian_verdict(results)])]
     title = operator_title(settings)
     return Table(title, header, rows, notes, records, subject=title)
+
+
+def eigenpairs_tables(groups: Sequence[Sequence[Eigenpairs]]) -> list[Table]:
+    """A table for each data; below the last of one operator, what its methods say over data seeds."""
+    made = [eigenpairs_table(same) for same in groups]
+    kinds = [spectrum_kind(same[0]) for same in groups]
+    for kind in dict.fromkeys(kinds):
+        alike = [n for n, other in enumerate(kinds) if other == kind]
+        told = hessian_verdict([one for n in alike for one in groups[n]]) if len(alike) > 1 else ""
+        if told:
+            made[alike[-1]] = replace(made[alike[-1]], notes=[*made[alike[-1]].notes, told])
+    return made
 
 
 def _cross_checks(results: Sequence[Eigenpairs]) -> list[str]:

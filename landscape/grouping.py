@@ -152,12 +152,35 @@ def _name(label: object) -> str:
 
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
     """All that was measured, by checkpoint, in order of appearance."""
+    results = without_copies(results)
     return [_checkpoint(key, style, results) for key, style in styles(results).items()]
+
+
+def without_copies(results: Sequence[Result]) -> list[Result]:
+    """Without surfaces that another is equal to, in checkpoint, settings and every number."""
+    kept: dict[tuple[str, ...], list[Surface]] = {}
+    found: list[Result] = []
+    for one in results:
+        if isinstance(one, Surface):
+            alike = kept.setdefault((checkpoint_key(one), json.dumps(one.settings, sort_keys=True, default=str)), [])
+            if any(_same_numbers(one, other) for other in alike):
+                continue
+            alike.append(one)
+        found.append(one)
+    return found
+
+
+def _same_numbers(one: Surface, other: Surface) -> bool:
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
+        for name in ("x", "y", "loss", "standard_error", "accuracy", "status")
+    )
 
 
 def data_sets(results: Sequence[Result], kind: type[Surface] | type[Line] = Surface) -> dict[str, tuple[str, str]]:
     """For each data that surfaces (or lines) were measured on: its id in the page and its name, train first."""
-    settings = {data_identity(one): one.settings for one in results if isinstance(one, kind)}
+    of_kind = [one for one in results if isinstance(one, kind)]
+    settings = {data_identity(one): one.settings for one in of_kind}
     keys = sorted(settings, key=lambda key: split_order(str(settings[key].get("split"))))
     found: dict[str, tuple[str, str]] = {}
     for key in keys:
@@ -165,12 +188,27 @@ def data_sets(results: Sequence[Result], kind: type[Surface] | type[Line] = Surf
         same = [other for other in keys if str(settings[other].get("split") or "data") == split]
         name = split
         if len(same) > 1:
-            parts = [str(settings[key].get(part) or "") for part in ("labels", "data_hash")]
-            name = ", ".join([split, *(part[:40] for part in parts if part)])
+            name = ", ".join([split, *_told_apart(key, same, of_kind)])
         slug = "".join(c for c in split.lower() if c.isascii() and c.isalnum()) or "data"
         taken = [other for other, _ in found.values() if other.partition("-")[0] == slug]
         found[key] = (slug + (f"-{len(taken) + 1}" if taken else ""), name)
     return found
+
+
+def _told_apart(key: str, same: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """What is said of data beside their split: labels and the seed of the split, or else the start of their hash."""
+    mine = next(one.settings for one in results if data_identity(one) == key)
+    labels = str(mine.get("labels") or "")[:40]
+    seeds = {other: {str(_data_seed(one)) for one in results if data_identity(one) == other} for other in same}
+    known = [next(iter(found)) for found in seeds.values() if len(found) == 1 and "None" not in found]
+    if len(set(known)) == len(same):
+        return [*([labels] if labels else []), f"data seed {next(iter(seeds[key]))}"]
+    return [part for part in (labels, str(mine.get("data_hash") or "")[:8]) if part]
+
+
+def _data_seed(result: Result) -> object:
+    config = result.checkpoint.get("config")
+    return config.get("data_seed") if isinstance(config, dict) else None
 
 
 def surface_groups(

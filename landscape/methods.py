@@ -6,9 +6,10 @@ two methods a and b (for eigenvalues x is ln lambda_max, so that exp of a differ
     d = mean(x_a) - mean(x_b)      s^2 = v_a + v_b,  v = variance(x) / n
     d +- t s                       t of Student, with s^4 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1)) degrees of freedom
 
-(Welch 1947, Biometrika 34, 28.) The two differ by more than the spread of their seeds where that interval excludes 0.
-The interval holds with 95 % for all comparisons told together (Bonferroni). It holds what differs between seeds, so
-neither other data nor other settings.
+(Welch 1947, Biometrika 34, 28.) The two differ by more than their seeds explain where that interval excludes 0. It is
+of the means: with many seeds it excludes differences far smaller than the standard deviation. The intervals of one
+sentence or column hold with 95 % together (Bonferroni). They hold what differs between seeds, so neither other data nor
+other settings. Without a spread over the seeds there is no interval.
 
 Legend: n seeds.
 """
@@ -31,6 +32,7 @@ _SEEDS = ("seed", "data_seed")
 _RADII = {"sgd": (), "sam": ("rho",), "sam-subset": ("rho",), "asam": ("rho",)}
 _OF_SOME = {"rho", "rho1", "rho2", "eta", "split_ratio"}  # settings that not every method reads
 _READ = {"asam": {"eta"}, "sam-subset": {"split_ratio"}}
+_OF_STEPS = {"m", "sam_sync", "same_rng"}  # of perturbed steps; SGD has its BatchNorm by them, in processes on GPUs
 _ASIDE = {  # how a run was made and watched, not what it is
     *("device", "data_root", "compile", "channels_last", "save_every", "probe_every", "probe_radius"),
     *_SEEDS,
@@ -95,7 +97,7 @@ def welch(a: Array, b: Array, *, comparisons: int = 1) -> Comparison:
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) < 2 or not np.isfinite([*a, *b]).all():
         return Comparison(difference, math.nan, math.nan)
-    parts = [float(np.var(x, ddof=1)) / len(x) for x in (a, b)]
+    parts = [deviation(x) ** 2 / len(x) for x in (a, b)]
     if not sum(parts) > 0:
         return Comparison(difference, math.nan, math.nan)
     freedom = sum(parts) ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(parts, (a, b), strict=True))
@@ -111,7 +113,16 @@ def ratio(a: Array, b: Array, *, comparisons: int = 1) -> Comparison:
     if not (np.asarray(a) > 0).all() or not (np.asarray(b) > 0).all():
         return Comparison(math.nan, math.nan, math.nan)
     found = welch(np.log(a), np.log(b), comparisons=comparisons)
-    return Comparison(*(math.expm1(value) for value in (found.difference, found.low, found.high)))
+    with np.errstate(over="ignore"):
+        return Comparison(*(float(np.expm1(value)) for value in (found.difference, found.low, found.high)))
+
+
+def deviation(values: Array) -> float:
+    """The standard deviation over seeds; 0 where they differ by no more than rounding, NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    rounding = 8 * np.finfo(np.float64).eps * float(np.max(np.abs(values)))
+    return 0.0 if np.ptp(values) <= rounding else float(np.std(values, ddof=1))
 
 
 def _config(record: Record) -> Record:
@@ -124,7 +135,11 @@ def _described(record: Record) -> Record:
     config, file = _config(record), str(record.get("label") or "").rpartition("/")[2]
     method = str(config.get("method"))
     unread = _OF_SOME - {*_radii(method)} - _READ.get(method, {"split_ratio"} if "agnostic" in method else set())
+    if method == "sgd":
+        unread = unread | _OF_STEPS
     which: Record = {"file": file} if file in ("best.pt", "ema.pt") else {"epoch": record.get("epoch")}
+    if method == "sgd" and config.get("device") != "cpu" and (config.get("m") or config.get("sam_sync") == "local"):
+        which["sam_sync"] = "local"
     return which | {name: value for name, value in config.items() if name not in _ASIDE | unread}
 
 
@@ -142,6 +157,11 @@ def _named(record: Record, runs: Sequence[Record]) -> str:
     same = [_described(other) for other in runs if method_told({"config": _config(other)}) == told]
     apart = [name for name in mine if any(other.get(name) != mine[name] for other in same)]
     if "epochs" in apart and mine.get("epoch") == mine["epochs"]:  # the last one of a run of so many
-        apart.remove("epoch")
-    method, *more = [*told.split(", "), *(f"{name} {mine[name]}" for name in apart)]
+        apart.sort(key=lambda name: name == "epoch")
+    needed = []
+    for name in apart:  # until none of the others has the same name
+        if any(other.get(name) != mine[name] for other in same):
+            needed.append(name)
+            same = [other for other in same if other.get(name) == mine[name]]
+    method, *more = [*told.split(", "), *(f"{name} {mine[name]}" for name in needed)]
     return f"{method} ({', '.join(more)})" if more else method

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import plotly.offline
 
-from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups
+from landscape.grouping import checkpoints, data_sets, families, line_groups, styles, surface_groups, without_copies
 from landscape.page.curvature import (
     blocks_section,
     density_section,
@@ -67,7 +67,7 @@ def write_report(
     if plotlyjs == "directory":
         name = _shared_script(Path(path).parent)
         script, policy = f'<script src="{name}"></script>{_ALONE % name}', f"{policy} 'self' file:"
-    text = _page(list(results), title, commands, script, policy)
+    text = _page(without_copies(results), title, commands, script, policy)
     page = text.encode(errors="replace")  # a folder's name need not be text
     write_atomically(Path(path), lambda file: file.write(page))
 

@@ -15,7 +15,7 @@ from landscape.curvature_tables import (
     data_spread_table,
     density_table,
     diagonal_table,
-    eigenpairs_table,
+    eigenpairs_tables,
     layer_tables,
     whole_spectra,
 )
@@ -53,7 +53,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         *paired_tables([r for r in results if isinstance(r, Surface)]),
         *(trajectory_table(r, r.trajectory) for r in results if isinstance(r, Surface) and r.trajectory is not None),
         *(line_table(same) for same in _on_same_data([r for r in results if isinstance(r, Line)])),
-        *(eigenpairs_table(same) for same in _on_same_data([r for r in results if _of_a_model(r)])),
+        *eigenpairs_tables(_on_same_data([r for r in results if _of_a_model(r)])),
         *layer_tables([r for r in results if isinstance(r, Eigenpairs) and "layer" in r.settings]),
         *(data_spread_table(same) for same in _on_same_data([r for r in results if isinstance(r, DataSpread)])),
         *(curvature_trace_table(r) for r in results if isinstance(r, CurvatureTrace)),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import capital, counted, percent, plus_minus, short, signed
-from landscape.grouping import Checkpoint, Style, data_identity, spectrum_kind, split_order
+from landscape.grouping import Checkpoint, Style, checkpoint_key, data_identity, spectrum_kind, split_order
 from landscape.methods import FEWEST_SEEDS, Method, methods
 from landscape.readings import (
     Centre,
@@ -27,7 +27,13 @@ from landscape.readings import (
     rise_distance,
 )
 from landscape.results import Eigenpairs, Surface
-from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, mean_and_deviation, uncertified
+from landscape.verdicts import (
+    OverSeeds,
+    accuracy_over_seeds,
+    curvature_over_seeds,
+    eigenvalues_over_seeds,
+    mean_and_deviation,
+)
 
 MOST_NAMED = 4  # checkpoints in a sentence; of more the extremes
 
@@ -36,8 +42,7 @@ def headline(checkpoints: Sequence[Checkpoint]) -> str:
     """Test accuracy and curvature, of methods where there are seeds; else the train losses; else what there is."""
     sentences = [_accuracy_sentence(checkpoints), curvature_sentence(checkpoints)]
     if not any(sentences):
-        losses = [(c.style.name, centre(c.surface("train"))) for c in checkpoints]
-        sentences = [_ranged("train loss", [(n, at.loss, at.error) for n, at in losses if math.isfinite(at.loss)])]
+        sentences = [_loss_sentence(checkpoints)]
         trained = [c.surface("train") for c in checkpoints]
         lost = sum(one is not None and not math.isfinite(centre(one).loss) for one in trained)
         sentences += [f"no finite train loss at {counted(lost, 'checkpoint')}"] if lost else []
@@ -56,6 +61,8 @@ def caveat(checkpoints: Sequence[Checkpoint]) -> str:
     if counts:
         told = [f"{n:,} {split}" for split, n in sorted(counts.items(), key=lambda item: split_order(item[0]))]
         parts.append(" and ".join(told) + " examples")
+    if len(repeats(checkpoints)) < 2 and any(math.isfinite(centre(one).error) for one in surfaces):
+        parts.append("± of a loss or an accuracy is the standard error of the examples")
     parts.append(counted(len(checkpoints), "checkpoint") + (f", {_runs(checkpoints)}" if len(checkpoints) > 1 else ""))
     return "; ".join(parts) + "."
 
@@ -67,7 +74,7 @@ def _runs(checkpoints: Sequence[Checkpoint]) -> str:
         told = ", ".join(f"{len(one.members)} seeds of {one.name}" for one in found[:MOST_NAMED])
         others = len(checkpoints) - sum(len(one.members) for one in found[:MOST_NAMED])
         told += f", {counted(others, 'other')}" if others else ""
-        return f"{told}: ± is the standard deviation over seeds, intervals hold with 95 %"
+        return told
     runs = {json.dumps(c.record.get("config") or c.style.name, sort_keys=True) for c in checkpoints}
     if len(runs) == len(checkpoints) > len({c.style.method or c.style.name for c in checkpoints}):
         return f"fewer than {FEWEST_SEEDS} seeds of two methods: this compares checkpoints, not methods"
@@ -82,10 +89,11 @@ def repeats(checkpoints: Sequence[Checkpoint]) -> list[Method]:
 
 def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
     """The loss at the centres and the edges of surfaces on one plane and split; of methods, over their seeds."""
-    told = []
+    told, keys = [], set()  # a checkpoint may stand several times
     for column, surface in members:
         at, edge = centre(surface), edge_median(surface)
         if math.isfinite(at.loss) and math.isfinite(edge):
+            keys.add(checkpoint_key(surface))
             told.append((columns[column].name, at, edge))
     if not told:
         values = np.concatenate([measured(surface).ravel() for _, surface in members])
@@ -106,7 +114,7 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
         return f"{what}: " + ", ".join(f"{name} {short(at.loss)} → {short(edge)}" for name, at, edge in told)
     (lowest, low, _), (highest, high, _) = (end(told, key=lambda item: item[1].loss) for end in (min, max))
     if short(low.loss) == short(high.loss):
-        return f"Loss on {split} at the centre: {short(low.loss)} at all {len(told)} checkpoints"
+        return f"Loss on {split} at the centre: {short(low.loss)} at all {len(keys)} checkpoints"
     apart = high.loss - low.loss > 2 * math.hypot(low.error, high.error)
     ends = f"from {short(low.loss)} ({lowest}) to {short(high.loss)} ({highest})"
     return f"Loss on {split} at the centre: {ends}{'' if apart else ', within two standard errors of each other'}"
@@ -121,10 +129,11 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
             for name, mine in over
         ]
         return f"The {split} loss has risen by 0.1 along x, mean ± standard deviation over seeds: {', '.join(each)}"
-    told = []
+    told, keys = [], set()
     for column, surface in members:
         distance, at = rise_distance(surface, 0.1), centre(surface)
         if not math.isnan(distance):
+            keys.add(checkpoint_key(surface))
             where = f"|x| = {distance:.2f}" if math.isfinite(distance) else "no point of the slice"
             told.append((distance, f"{columns[column].name} at {where} (centre {short(at.loss)})"))
     if not told:
@@ -132,14 +141,14 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
     if len(told) > MOST_NAMED:
         between = f"{min(told)[1]} and latest {max(told)[1]}"
         if len({text.partition(" at ")[2] for _, text in told}) == 1:
-            return f"The {split} loss has risen by 0.1 along x at all {len(told)} checkpoints alike: {told[0][1]}"
-        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(told)} checkpoints"
+            return f"The {split} loss has risen by 0.1 along x at all {len(keys)} checkpoints alike: {told[0][1]}"
+        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(keys)} checkpoints"
     return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
 
 
 def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[Surface]]]:
-    """The surfaces of each method, where there are two to four with seeds."""
-    surfaces = [one for _, one in members]
+    """The surfaces of each method, where there are two to four with seeds; the first one of each checkpoint."""
+    surfaces = list({checkpoint_key(one): one for _, one in reversed(members)}.values())[::-1]
     found = methods([one.checkpoint for one in surfaces])
     if not 1 < len(found) <= MOST_NAMED:
         return []
@@ -155,15 +164,18 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if not spectra:
         return ""
     split = str(spectra[0][1].settings.get("split") or "mean")
-    found = repeats([c for c, _, _ in spectra])
+    found, lacking = _measured(checkpoints, [c for c, _, _ in spectra])
     if len(found) > 1:
         mine = [[spectra[n] for n in method.members] for method in found]
         over = [
-            OverSeeds(method.name, np.array([largest(p) for _, p, _ in of]), np.array([loss for _, _, loss in of]))
+            eigenvalues_over_seeds(method.name, [pairs for _, pairs, _ in of], [loss for _, _, loss in of])
             for method, of in zip(found, mine, strict=True)
         ]
-        unsure = uncertified([pairs for of in mine for _, pairs, _ in of])
-        return unsure or curvature_over_seeds(over, symbol="λmax", split=split) + _share(found, checkpoints)
+        return curvature_over_seeds(over, symbol="λmax", split=split) + (f" ({lacking})" if lacking else "")
+    if lacking:
+        return f"λmax of {lacking}: methods not compared"
+    if len({data_identity(pairs) for _, pairs, _ in spectra}) > 1:
+        return f"λmax of these {len(spectra)} checkpoints is of different {split} data and not compared"
     ranked = sorted(spectra, key=lambda item: largest(item[1]))
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
@@ -179,10 +191,26 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return f"λmax of these {len(ranked)} checkpoints is not told apart: {ends}, {within}"
     near = {
         "lowest": [item[0].style.name for item in ranked[1:-1] if _alike(low, item)],
-        "highest": [item[0].style.name for item in ranked[1:-1] if _alike(item, high)],
+        "highest": [item[0].style.name for item in ranked[1:-1] if _alike(item, high) and not _alike(low, item)],
     }
     ties = "".join(f"; {_named(names)} not told apart from the {end}" for end, names in near.items() if names)
     return f"λmax {'ranges from' if len(ranked) > 2 else 'is'} {ends}, {_ratio(low, high)}{ties}"
+
+
+def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
+    """The train loss of methods over their seeds, or else of checkpoints; empty where there is none."""
+    known = [(c, at) for c in checkpoints if math.isfinite((at := centre(c.surface("train"))).loss)]
+    found, lacking = _measured(checkpoints, [c for c, _ in known])
+    if len(found) > 1:
+        means = [
+            f"{method.name} {mean_and_deviation(np.array([known[n][1].loss for n in method.members]))}"
+            for method in found[:MOST_NAMED]
+        ]
+        more = f" and {counted(len(found) - MOST_NAMED, 'other')}" if len(found) > MOST_NAMED else ""
+        return f"train loss: {', '.join(means)}{more} (± over seeds)" + (f" ({lacking})" if lacking else "")
+    if lacking:
+        return f"train loss of {lacking}: methods not compared"
+    return _ranged("train loss", [(c.style.name, at.loss, at.error) for c, at in known])
 
 
 def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
@@ -211,14 +239,25 @@ def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
     return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
-def _share(found: Sequence[Method], checkpoints: Sequence[Checkpoint]) -> str:
-    """How many of the methods' checkpoints a sentence is of, where it is not of all."""
-    count, whole = (sum(len(one.members) for one in some) for some in (found, repeats(checkpoints)))
-    return "" if count == whole else f" ({count} of {whole} checkpoints)"
+def _measured(checkpoints: Sequence[Checkpoint], some: Sequence[Checkpoint]) -> tuple[list[Method], str]:
+    """The methods that have enough seeds among `some`, by their places there, and of which seeds one was not measured.
+
+    Fewer than two methods among all checkpoints: none, and nothing is lacking.
+    """
+    found, lacking = [], []
+    for method in (every := repeats(checkpoints)):
+        members = tuple(n for n, one in enumerate(some) if any(one is checkpoints[k] for k in method.members))
+        if len(members) < len(method.members):
+            lacking.append(f"{len(members)} of {len(method.members)} seeds of {method.name}")
+        if len(members) >= FEWEST_SEEDS:
+            found.append(Method(method.name, members))
+    return (found, " and ".join(lacking)) if len(every) > 1 else ([], "")
 
 
 def _named(names: Sequence[str]) -> str:
-    return " and ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} others"
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _errors(*spectra: tuple[Checkpoint, Eigenpairs, float]) -> tuple[str, list[float]]:
@@ -251,14 +290,23 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     tested = [(c, surface, at) for c, surface, at in tested if math.isfinite(at.accuracy_error)]
     if not tested:
         return ""
+    found, lacking = _measured(checkpoints, [c for c, _, _ in tested])
+    if len(found) > 1:
+        nothing = np.full(1, np.nan)
+        over = [
+            OverSeeds(
+                method.name,
+                np.array([tested[n][2].accuracy for n in method.members]),
+                nothing,
+                tuple(data_identity(one) for n in method.members if (one := tested[n][1])),
+            )
+            for method in found
+        ]
+        return accuracy_over_seeds(over) + (f" ({lacking})" if lacking else "")
+    if lacking:
+        return f"test accuracy of {lacking}: methods not compared"
     if len({data_identity(surface) for _, surface, _ in tested if surface}) > 1:
         return "Test accuracies are of different test data and not compared"
-    found = repeats([c for c, _, _ in tested])
-    if len(found) > 1:
-        values = [np.array([tested[n][2].accuracy for n in method.members]) for method in found]
-        nothing = np.full(1, np.nan)
-        over = [OverSeeds(method.name, of, nothing) for method, of in zip(found, values, strict=True)]
-        return accuracy_over_seeds(over) + _share(found, checkpoints)
     ranked = sorted(tested, key=lambda item: -item[2].accuracy)
     (best, _, high), (worst, _, low) = ranked[0], ranked[-1]
     highest, lowest = (percent(at.accuracy, at.accuracy_error) for at in (high, low))
@@ -268,7 +316,7 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         every = f"test accuracies of these {len(ranked)} checkpoints are within noise"
         return f"{every} ({lowest} to {highest})"
     top = [c.style.name for c, _, at in ranked[1:] if _within_noise(at, high)]
-    bottom = [c.style.name for c, _, at in ranked[:-1] if _within_noise(low, at)]
+    bottom = [c.style.name for c, _, at in ranked[:-1] if _within_noise(low, at) and c.style.name not in top]
     ties = f", {_named(top)} within noise of it" if top else ""
     ties += f"; {_named(bottom)} within noise of the lowest" if bottom else ""
     return f"test accuracy ranges from {lowest} at {worst.style.name} to {highest} at {best.style.name}{ties}"

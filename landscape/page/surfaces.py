@@ -15,7 +15,7 @@ from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
 from landscape.page.payload import plane_named, slots
 from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
-from landscape.readings import centre, edge_median, measured, nearest, quadratic_models, rise_distance
+from landscape.readings import centre, centre_cell, edge_median, measured, nearest, quadratic_models, rise_distance
 from landscape.results import Array, Surface
 
 Ids = Sequence[tuple[str, str]]  # of the data: in the page, and as it is called
@@ -84,7 +84,8 @@ def _family_html(n: int, family: Sequence[SurfaceGroup], ids: Ids, where: str, f
     several = len(family) > 1
     choose = picker(f"plane{n}", "Plane", [f"{k + 1} of {len(family)}" for k in range(len(family))]) if several else ""
     pictured = slots(first.columns)
-    play = _play_html(n, f"through all {len(first.columns)} checkpoints, in the first picture")
+    many = f"all {len(first.columns)}" if len(first.columns) > 2 else "both"
+    play = _play_html(n, f"through {many} checkpoints, in the first picture")
     play = play if len(first.columns) > 1 and not _runs(family) else ""
     columns = "".join(_column_html(n, c, first, ids, where) for c in pictured)
     pictures = (
@@ -154,12 +155,16 @@ def _plane_texts(n: int, family: Sequence[SurfaceGroup], k: int, ids: Ids) -> st
         told += f"<div {attributes}>{numbers(_surface_numbers(members, plane.columns))}</div>"
         captions += (
             f'<div class="slices" {attributes}><h3>{escape(slice_sentence(members, plane.columns, name))}</h3>'
-            '<p class="note">The two lines through the centre of each slice. Bands are ± one standard error over the '
-            "examples, cut at the axis where they reach zero; points are joined by straight lines. Elsewhere than "
-            "through the centre the slices have neither band nor parabola: hover has the error."
+            f'<p class="note">The two lines {_through(members)} the centre of each slice. Bands are ± one '
+            "standard error over the examples, cut at the axis where they reach zero; points are joined by straight "
+            "lines. Elsewhere than through the centre the slices have neither band nor parabola: hover has the error."
             f"{escape(_model_note(members))}</p></div>"
         )
     return told + captions
+
+
+def _through(members: Sequence[tuple[int, Surface]]) -> str:
+    return "through" if all(centre_cell(one) is not None for _, one in members) else "nearest to"
 
 
 def _cut_sliders(n: int, plane: SurfaceGroup) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import counted, percent, plus_minus, short
-from landscape.grouping import Checkpoint, spectrum_kind
-from landscape.methods import FEWEST_SEEDS, Comparison, method_told, ratio
+from landscape.grouping import Checkpoint, data_identity, spectrum_kind
+from landscape.methods import FEWEST_SEEDS, Comparison, deviation, method_told, ratio
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
 from landscape.readings import QUANTITIES, Centre, centre, centre_cell, largest, loss_of_spectrum, places
 from landscape.results import Eigenpairs, Estimate, Surface
-from landscape.verdicts import mean_and_deviation
+from landscape.verdicts import eigenvalues_over_seeds, mean_and_deviation, on_which_data, times
 
 _ACTIONS = (
     '<div class="actions"><span>Table:</span> <button type="button" id="copy-csv">Copy as CSV</button> <button '
@@ -33,6 +33,11 @@ _LATEX |= {"₄": "$_4$", "₅": "$_5$", "\\": r"\textbackslash{}", "~": r"\text
 _LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
 
 _RATIO = "λmax / that"
+_ERRORS = (
+    "± is the standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an "
+    "eigenvalue, the standard error over random probes for a trace."
+)
+_OVER_SEEDS = "Over seeds: mean ± standard deviation"
 
 
 def table_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -42,13 +47,11 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     head, rows = _measures(checkpoints)
     body = _table_note(_kinds(checkpoints))
     if over := _over_seeds(checkpoints):
-        ratios = dict.fromkeys(name for row in over for name in row if name.startswith(_RATIO))
-        columns = [name for one in head for name in ([one, *ratios] if one == "λmax" else [one])]
-        kept = [name for name in columns if any(row.get(name, "—") != "—" for row in over)]
+        kept = [name for name in _with_ratios(head, over) if any(row.get(name, "—") != "—" for row in over)]
         titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
         means = table(titles, [[row.get(name, "—") for name in kept] for row in over], text=2, sortable=True)
-        body += '<h3>Over seeds: mean ± standard deviation</h3><div class="scroll" tabindex="0" role="region" '
-        body += f'aria-label="Methods over seeds">{means}</div><h3>Each checkpoint</h3>'
+        body += f'<h3>{_OVER_SEEDS}</h3><div class="scroll" tabindex="0" role="region" '
+        body += f'aria-label="Methods over seeds">{means}</div>{_pooled_note(checkpoints)}<h3>Each checkpoint</h3>'
     made = table(head, rows, text=2, sortable=True)
     body += f'<div class="scroll" tabindex="0" role="region" aria-label="All measures">{made}</div>'
     return section("Table", "Every measure at every checkpoint", f"{body}{_unmeasured(checkpoints)}{_ACTIONS}")
@@ -57,50 +60,98 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
 def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
     """The tables as they stand on the page, as one LaTeX tabular with the rules of booktabs; methods at the end."""
     head, rows = _measures(checkpoints)
+    over = _over_seeds(checkpoints)
+    titles = _with_ratios(head, over)
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    over = [
-        [f"{row[name]} seeds" if name == "method, radii" else row.get(name, "—") for name in head]
-        for row in _over_seeds(checkpoints)
+    each = [dict(zip(head, row, strict=True)) for row in rows]
+    means = [
+        [f"{row[name]} seeds" if name == "method, radii" else row.get(name, "—") for name in titles] for row in over
     ]
-    parts = ["\n".join(map(line, part)) for part in (rows, over) if part]
-    columns = "ll" + "r" * (len(head) - 2)
+    parts = [
+        "\n".join(map(line, part)) for part in ([[row.get(n, "—") for n in titles] for row in each], means) if part
+    ]
+    columns = "ll" + "r" * (len(titles) - 2)
+    notes = [_ERRORS, *([f"{_OVER_SEEDS}, in the rows at the end.", _pooled(checkpoints)] if over else [])]
+    comments = "".join(f"% {note}\n" for note in notes if note)
     return (
-        f"% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(head)}\n\\midrule\n"
+        f"{comments}% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(titles)}\n\\midrule\n"
         + "\n\\midrule\n".join(parts)
         + "\n\\bottomrule\n\\end{tabular}\n"
     )
 
 
+def _with_ratios(head: Sequence[str], over: Sequence[dict[str, str]]) -> list[str]:
+    """The columns, with the ratios of methods beside the eigenvalue that they are of."""
+    ratios = dict.fromkeys(name for row in over for name in row if name.startswith(_RATIO))
+    return [name for one in head for name in ([one, *ratios] if one == "λmax" else [one])]
+
+
 def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
-    """The table in full precision, a column per number."""
-    most = max((len(one.values) for c in checkpoints for one in c.pairs), default=0)
+    """The tables of the page in full precision, a column per number; `row` tells checkpoints from means over seeds."""
+    records = [(c, _csv_record(c, one)) for c in checkpoints for one in c.pairs]
+    records += [(c, _csv_record(c, None)) for c in checkpoints if not c.pairs]
+    rows = [record for _, record in records] + _csv_over_seeds(checkpoints, records)
+    head = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+    head.sort(key=lambda name: name.startswith("lambda_"))  # as many as there are, at the end
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["checkpoint", "hash", "method", "seed", "data_seed"]
-    for split in ("train", "test"):
-        head += [f"{split}_loss", f"{split}_loss_se", f"{split}_accuracy", f"{split}_accuracy_se"]
-    head += ["spectrum_of", "at_loss", "matvecs", "converged", "complete"]
-    writer.writerow(head + [f"lambda_{n + 1}{part}" for n in range(most) for part in ("", "_residual")])
-    for c in checkpoints:
-        start: list[object] = [c.style.name, c.record.get("hash") or "", method_told(c.record), *_seeds(c)]
-        for at in (centre(c.surface("train")), centre(c.surface("test"))):
-            start += [_raw(value) for value in (at.loss, at.error, at.accuracy, at.accuracy_error)]
-        for one in c.pairs:
-            row = [
-                spectrum_kind(one),
-                _raw(loss_of_spectrum(one, c)),
-                one.num_matvecs,
-                bool(one.converged.all()),
-                one.complete,
-            ]
-            values = [_raw(float(v)) for pair in zip(one.values, one.residuals, strict=True) for v in pair]
-            writer.writerow([*start, *row, *values])
-        if not c.pairs:
-            writer.writerow(start)
+    writer = csv.DictWriter(file, head, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _raw(v) if isinstance(v, float) else v for name, v in row.items()} for row in rows)
     return file.getvalue()
+
+
+def _csv_record(c: Checkpoint, one: Eigenpairs | None) -> dict[str, object]:
+    """What is known of a checkpoint and of one of its spectra."""
+    seed, data_seed = _seeds(c)
+    found: dict[str, object] = {"checkpoint": c.style.name, "row": "checkpoint", "hash": c.record.get("hash") or ""}
+    found |= {"method": method_told(c.record), "seed": seed, "data_seed": data_seed}
+    for split in ("train", "test"):
+        at = centre(c.surface(split))
+        found |= {f"{split}_loss": at.loss, f"{split}_loss_se": at.error}
+        found |= {f"{split}_accuracy": at.accuracy, f"{split}_accuracy_se": at.accuracy_error}
+    for n, probe in enumerate(c.congruences):
+        found |= {f"congruence_{n + 1}": probe.value, f"congruence_{n + 1}_se": probe.standard_error}
+    if one is None:
+        return found
+    found |= {"spectrum_of": spectrum_kind(one), "at_loss": loss_of_spectrum(one, c), "matvecs": one.num_matvecs}
+    found |= {"converged": bool(one.converged.all()), "complete": one.complete}
+    for estimate in c.estimates:
+        if _of(estimate, spectrum_kind(one)):
+            found |= {estimate.quantity: estimate.value, f"{estimate.quantity}_se": estimate.standard_error}
+    for n, (value, residual) in enumerate(zip(one.values.tolist(), one.residuals.tolist(), strict=True)):
+        found |= {f"lambda_{n + 1}": value, f"lambda_{n + 1}_residual": residual}
+    return found
+
+
+def _csv_over_seeds(
+    checkpoints: Sequence[Checkpoint], records: Sequence[tuple[Checkpoint, dict[str, object]]]
+) -> list[dict[str, object]]:
+    """Mean, standard deviation and number of seeds of each measure of each method, of the first kind of spectra."""
+    kind, rows = next(iter(_kinds(checkpoints)), ""), []
+    ratios = _ratios(checkpoints, kind)
+    for method in repeats(checkpoints):
+        members = [checkpoints[n] for n in method.members]
+        mine = [r for c, r in records if any(c is one for one in members) and r.get("spectrum_of", kind) == kind]
+        values: dict[str, list[float]] = {}
+        for record in mine:
+            for name, value in record.items():
+                if isinstance(value, float) and math.isfinite(value) and not name.endswith(("_se", "_residual")):
+                    values.setdefault(name, []).append(value)
+        enough = {name: np.array(of) for name, of in values.items() if len(of) >= FEWEST_SEEDS}
+        start: dict[str, object] = {"checkpoint": method.name, "spectrum_of": kind}
+        rows += [
+            start | {"row": "mean over seeds"} | {name: float(np.mean(of)) for name, of in enough.items()},
+            start | {"row": "standard deviation over seeds"} | {name: deviation(of) for name, of in enough.items()},
+            start | {"row": "number of seeds"} | {name: len(of) for name, of in enough.items()},
+        ]
+        if method.name in ratios:
+            first, found = ratios[method.name]
+            ends = {"": found.difference, "_low": found.low, "_high": found.high}
+            rows[-3] |= {"ratio_to": first} | {f"lambda_1_ratio{end}": 1 + value for end, value in ends.items()}
+    return rows
 
 
 def _kinds(checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -122,7 +173,7 @@ def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[s
 
 def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
     """Cells by column for each method with three seeds or more; of spectra those of the first kind."""
-    kind, rows, tops = next(iter(_kinds(checkpoints)), ""), [], {}
+    kind, rows = next(iter(_kinds(checkpoints)), ""), []
     for method in repeats(checkpoints):
         members = [checkpoints[n] for n in method.members]
         values = {name: of for name, of in _seed_values(members, kind).items() if len(of) >= FEWEST_SEEDS}
@@ -131,26 +182,55 @@ def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
         top = np.array(values.get("λmax", [math.nan]))
         if (top > 0).all():
             cells["ln, log10"] = f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
-        spectra = [p for c in members for p in c.pairs if spectrum_kind(p) == kind]
-        certified = sum(bool(p.converged.all() and p.complete) for p in spectra)
-        if "λmax" in values and certified == len(spectra):
-            tops[method.name] = top
-        cells |= {"converged": f"{certified} of {len(spectra)}"} if spectra else {}
+        spectra = _spectra(members, kind)
+        sure = sum(bool(p.converged.all() and p.complete) for p in spectra)
+        cells |= {"converged": f"{sure} of {len(spectra)}"} if spectra else {}
         counts = sorted({len(of) for of in values.values()}) or [len(members)]
         count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         whole = "" if counts == [len(members)] else f" of {len(members)}"
         cells |= {"checkpoint": method.name, "method, radii": count + whole, "spectrum of": kind}
         rows.append(cells)
-    first, others = next(iter(tops), ""), len(tops) - 1
-    for cells in rows:
-        if first and (name := cells["checkpoint"]) in [*tops][1:]:
-            cells[f"{_RATIO} of {first} (interval)"] = _interval(ratio(tops[name], tops[first], comparisons=others))
+    for name, (first, found) in _ratios(checkpoints, kind).items():
+        cells = next(row for row in rows if row["checkpoint"] == name)
+        cells[f"{_RATIO} of {first} (95 %)"] = "no spread" if math.isnan(found.low) else times(found)
     return rows
 
 
-def _interval(found: Comparison) -> str:
-    times, low, high = (short(1 + value) for value in (found.difference, found.low, found.high))
-    return "—" if math.isnan(found.low) else f"{times} ({low} to {high})"
+def _ratios(checkpoints: Sequence[Checkpoint], kind: str) -> dict[str, tuple[str, Comparison]]:
+    """For each method, whose largest eigenvalue its own is held against, and the ratio."""
+    tops = []
+    for method in repeats(checkpoints):
+        spectra = [p for p in _spectra([checkpoints[n] for n in method.members], kind) if math.isfinite(largest(p))]
+        if len(spectra) >= FEWEST_SEEDS:
+            tops.append(eigenvalues_over_seeds(method.name, spectra, [one.loss for one in spectra]))
+    tops = [one for one in tops if not one.refused]
+    if len(tops) < 2 or on_which_data(tops) is None:
+        return {}
+    first, *others = tops
+    return {one.name: (first.name, ratio(one.values, first.values, comparisons=len(others))) for one in others}
+
+
+def _spectra(members: Sequence[Checkpoint], kind: str) -> list[Eigenpairs]:
+    """The first spectrum of that kind of each checkpoint that has one."""
+    chosen = (next((p for p in c.pairs if spectrum_kind(p) == kind), None) for c in members)
+    return [one for one in chosen if one is not None]
+
+
+def _pooled(checkpoints: Sequence[Checkpoint]) -> str:
+    """Which measures over seeds are of more than one data."""
+    members = [checkpoints[n] for method in repeats(checkpoints) for n in method.members]
+    kind = next(iter(_kinds(checkpoints)), "")
+    parts = {
+        split: {data_identity(surface) for c in members if (surface := c.surface(split))} for split in ("train", "test")
+    }
+    parts["λ"] = {data_identity(p) for c in members for p in c.pairs if spectrum_kind(p) == kind}
+    told = [name for name, data in parts.items() if len(data) > 1]
+    return f"Of different data from seed to seed: {', '.join(told)}" if told else ""
+
+
+def _pooled_note(checkpoints: Sequence[Checkpoint]) -> str:
+    told = _pooled(checkpoints)
+    return f'<p class="note warn">{escape(told)}; ± holds the choice of the data too.</p>' if told else ""
 
 
 def _seed_values(members: Sequence[Checkpoint], kind: str) -> dict[str, list[float]]:
@@ -197,9 +277,7 @@ def _unmeasured(checkpoints: Sequence[Checkpoint]) -> str:
 def _table_note(kinds: Sequence[str]) -> str:
     spectrum = f" λ are eigenvalues of: {kinds[0]}." if len(kinds) == 1 else ""
     return (
-        '<p class="note">Losses and accuracies at the checkpoint itself, train with the labels as trained. ± is the '
-        "standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an "
-        "eigenvalue, the standard error over random probes for a trace."
+        f'<p class="note">Losses and accuracies at the checkpoint itself, train with the labels as trained. {_ERRORS}'
         f"{escape(spectrum)}</p>"
     )
 
@@ -231,10 +309,13 @@ def _spectrum_cells(
     loss = loss_of_spectrum(one, c)
     cells["at loss"] = "—" if math.isnan(loss) else short(loss)
     top = largest(one) if len(one.values) else math.nan
-    reference = next((largest(p) for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), math.nan)
+    first = next((p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), None)
+    reference = largest(first) if first else math.nan
+    relative = f"{top / reference:.2f}" if reference > 0 else "—"
+    relative = "other data" if first and data_identity(first) != data_identity(one) else relative
     cells["λmax"] = plus_minus(top, one.residuals[0]) if math.isfinite(top) else "—"
     cells["ln, log10"] = f"{math.log(top):.2f}, {math.log10(top):.2f}" if top > 0 else "—"
-    cells[f"vs {checkpoints[0].style.name}"] = f"{top / reference:.2f}" if reference > 0 else "—"
+    cells[f"vs {checkpoints[0].style.name}"] = relative
     state = "yes" if one.converged.all() else f"NO ({int(one.converged.sum())} of {len(one.values)})"
     cells["converged"] = state + ("" if one.complete else ", not complete")
     cells["products"] = f"{one.num_matvecs:,}"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_ind
@@ -5,7 +7,15 @@ from scipy.stats import ttest_ind
 from landscape.curvature_tables import eigenpairs_table
 from landscape.methods import method_key, methods, ratio, welch
 from landscape.results import Eigenpairs
-from landscape.verdicts import OverSeeds, accuracy_over_seeds, curvature_over_seeds, hessian_verdict
+from landscape.tables import tables
+from landscape.verdicts import (
+    OverSeeds,
+    accuracy_over_seeds,
+    curvature_over_seeds,
+    hessian_verdict,
+    mean_and_deviation,
+    with_interval,
+)
 
 UNKNOWN = np.full(3, np.nan)
 
@@ -68,6 +78,16 @@ def test_runs_that_differ_in_nothing_but_their_seeds_are_one_method():
     assert method_key({"label": "a checkpoint of one's own"}) == ""
 
 
+def test_plain_descent_is_one_method_whatever_the_settings_of_perturbed_steps():
+    for other in ({"m": 32}, {"sam_sync": "local"}, {"same_rng": True}):
+        assert method_key(record("sgd", **other)) == method_key(record("sgd"))
+        assert method_key(record("sam", **other)) != method_key(record("sam"))
+    gpu = {"device": "cuda", "sam_sync": "global", "m": 0}  # several processes there share BatchNorm's statistics
+    assert method_key(record("sgd", **gpu)) == method_key(record("sgd"))
+    assert method_key(record("sgd", **gpu | {"sam_sync": "local"})) != method_key(record("sgd"))
+    assert method_key(record("sgd", **gpu | {"m": 32})) != method_key(record("sgd"))
+
+
 def test_the_best_checkpoints_of_runs_are_one_method_at_any_epoch_and_never_the_last_ones():
     best = [record(seed=seed, epoch=seed, label=f"sam-{seed}/best.pt") for seed in range(3)]
     last = [record(seed=seed, label=f"sam-{seed}") for seed in range(3)]
@@ -87,45 +107,100 @@ def test_methods_are_named_by_their_radii_and_by_what_else_tells_them_apart():
     early = [record("sgd", seed, epoch=3, epochs=9) for seed in range(3)]
     assert [one.name for one in methods([*longer, record("sgd", 5, epochs=8)])] == ["sgd (epochs 9)"]
     assert [one.name for one in methods([*longer, *early])] == ["sgd (epoch 9)", "sgd (epoch 3)"]
+    foreign = record("sgd", 5, epochs=8, weight_decay=0.1)
+    assert [one.name for one in methods([*longer, foreign])] == ["sgd (epochs 9)"]  # one setting is enough
+
+
+SGD = [pairs(8.0 + seed, record("sgd", seed)) for seed in range(3)]
+SAM = [pairs(2.0 + seed / 10, record("sam", seed)) for seed in range(3)]
 
 
 def test_the_verdict_of_the_terminal_is_of_methods_only_with_three_certified_seeds_each():
-    sgd = [pairs(8.0 + seed, record("sgd", seed)) for seed in range(3)]
-    sam = [pairs(2.0 + seed / 10, record("sam", seed)) for seed in range(3)]
-    told = hessian_verdict([*sam, *sgd])
-    assert told.startswith(
-        "over 3 seeds each (± standard deviation, 95 % interval): lambda_1 of sam (rho 0.4) is 0.234 ("
-    )
-    assert (
-        "times that of sgd, a difference larger than the spread over seeds, at train losses 0.500 ± 0 and 0.500 ± 0"
-        in told
-    )
-    assert told in eigenpairs_table([*sam, *sgd]).notes
-    assert hessian_verdict([*sam[:2], *sgd]) == ""
+    told = hessian_verdict([*SAM, *SGD])
+    assert told.startswith("over 3 seeds each (± standard deviation): lambda_1 of sam (rho 0.4) is 0.234 (95 %: 0.1")
+    assert "times that of sgd, more than the seeds explain, at train losses 0.500 and 0.500" in told
+    assert told in eigenpairs_table([*SAM, *SGD]).notes
+    assert hessian_verdict([*SAM[:2], *SGD]) == ""
+
+
+def test_only_the_method_that_is_not_certified_is_left_out():
     unsure = pairs(2.2, record("sam", 2), complete=False)
-    assert hessian_verdict([*sam[:2], unsure, *sgd]).startswith("methods are not compared: 1 of 6")
+    assert "sam (rho 0.4) is not compared: 1 of 3 are not certified" in hessian_verdict([*SAM[:2], unsure, *SGD])
+    others = [pairs(5.0 + seed, record("asam", seed)) for seed in range(3)]
+    told = hessian_verdict([*SAM[:2], unsure, *SGD, *others])
+    assert "lambda_1 of asam (rho 0.4) is 0.6" in told
+    assert told.endswith("lambda_1 of sam (rho 0.4) is not compared: 1 of 3 are not certified")
+    negative = pairs(-2.2, record("sam", 2))
+    assert "sam (rho 0.4) is not compared: 1 of 3 are not positive" in hessian_verdict([*SAM[:2], negative, *SGD])
 
 
-def test_a_difference_within_the_spread_is_not_called_one():
-    measured = [OverSeeds(name, np.array(x), UNKNOWN) for name, x in (("a", [1.0, 2.0, 3.0]), ("b", [1.5, 2.5, 3.5]))]
-    assert "times that of a, a difference not larger than the spread over seeds" in curvature_over_seeds(
+def on(data_hash, one):
+    return replace(one, settings=one.settings | {"data_hash": data_hash})
+
+
+def test_data_seeds_are_compared_each_on_its_own_split_and_other_data_are_not():
+    own = [on(f"split {n % 3}", one) for n, one in enumerate([*SAM, *SGD])]
+    assert hessian_verdict(own).endswith("each on its own split")
+    made = tables(own)
+    assert [hessian_verdict(own) in table.notes for table in made] == [False, False, True]
+    confounded = [*(on("one", one) for one in SAM), *(on("other", one) for one in SGD)]
+    assert hessian_verdict(confounded).endswith("is of different train data, so methods are not compared")
+
+
+@pytest.mark.parametrize("values", [([355 / 360] * 3, [320 / 360] * 3), ([0.9] * 3, [0.8] * 3), ([0.1] * 3, [0.1] * 3)])
+def test_seeds_without_a_spread_are_not_compared_whatever_their_rounding(values):
+    measured = [OverSeeds(name, np.array(x), UNKNOWN) for name, x in zip("ab", values, strict=True)]
+    assert np.isnan(welch(*(one.values for one in measured)).low)
+    told = accuracy_over_seeds(measured)
+    assert "points, with no spread over these seeds, so not compared" in told
+    assert "±" not in told.replace("(± over seeds)", "")
+    assert "with no spread over these seeds" in curvature_over_seeds(measured, symbol="λ", split="train")
+
+
+def test_a_difference_is_told_with_its_interval():
+    values = {"a": [0.91, 0.92, 0.93], "b": [0.915, 0.925, 0.935]}
+    measured = [OverSeeds(name, np.array(x), UNKNOWN) for name, x in values.items()]
+    assert "b is 1.005 (95 %: 0.981 to 1.030) times that of a, not more than the seeds explain" in curvature_over_seeds(
         measured, symbol="λ", split="train"
     )
-    assert "not apart by more than the spread over seeds" in accuracy_over_seeds(measured)
+    assert accuracy_over_seeds(measured).endswith(
+        "b − a 0.5 points (95 %: −1.8 to 2.8), not more than the seeds explain, on this test set"
+    )
+
+
+def test_with_many_seeds_means_differ_by_less_than_the_deviation_of_a_seed():
+    draw = np.random.default_rng(0).normal(size=100)
+    found = welch(draw + 0.5, draw)
+    assert found.beyond_spread
+    assert found.difference < draw.std()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((1.0, 0.9996, 1.0004), "1.0000 (0.9996 to 1.0004)"),
+        ((-0.2, -6.0, 5.6), "−0.2 (−6.0 to 5.6)"),
+        ((0.94, 0.62, 1.43), "0.94 (0.62 to 1.43)"),
+        ((2e-7, 1e-7, 3e-7), "2.00e-07 (1.00e-07 to 3.00e-07)"),
+        ((2.0, np.nan, np.nan), "2.00"),
+    ],
+)
+def test_an_interval_has_equal_decimals(numbers, told):
+    assert with_interval(*numbers) == told
+
+
+def test_of_seeds_that_are_not_all_finite_it_is_told_how_many_are():
+    assert mean_and_deviation(np.array([1.0, 3.0, np.inf])) == "2.0 ± 1.4 (2 of 3 finite)"
+    assert mean_and_deviation(np.full(3, np.nan)) == "—"
 
 
 def test_of_many_methods_it_is_told_how_many_differ():
     draw = np.random.default_rng(0)
     measured = [OverSeeds(f"m{n}", 10.0 ** (n > 3) * draw.uniform(1, 1.1, 3), UNKNOWN) for n in range(6)]
     assert curvature_over_seeds(measured, symbol="λmax", split="train") == (
-        "λmax differs from that of m0 by more than the spread over seeds for 2 of 5 methods"
+        "λmax differs from that of m0 by more than the seeds explain for 2 of 5 methods"
     )
     assert "for none of 4 methods" in curvature_over_seeds(
         [OverSeeds(f"m{n}", draw.uniform(1, 9, 3), UNKNOWN) for n in range(5)], symbol="λmax", split="train"
     )
-    assert accuracy_over_seeds(measured[:4]).endswith("apart from m0 by more than the spread over seeds: none")
-
-
-def test_an_eigenvalue_that_is_not_positive_has_no_ratio():
-    measured = [OverSeeds(name, np.array([1.0, 2.0, value]), UNKNOWN) for name, value in (("a", 3.0), ("b", -3.0))]
-    assert "not positive" in curvature_over_seeds(measured, symbol="λmax", split="train")
+    assert accuracy_over_seeds(measured[:4]).count("(95 % together: ") == 3

@@ -370,8 +370,9 @@ def test_different_data_never_share_a_range(page):
     assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
-def test_the_same_measurement_twice_is_shown_twice(page):
-    assert columns(page(bowl("a"), bowl("b"), bowl("a"))) == [["a", "a [2]", "b"]]
+def test_what_is_measured_twice_is_shown_twice_and_a_copy_of_it_once(page):
+    assert columns(page(bowl("a"), bowl("b"), bowl("a", centre=0.6))) == [["a", "a [2]", "b"]]
+    assert columns(page(bowl("a"), bowl("b"), bowl("a"))) == [["a", "b"]]
 
 
 def test_packed_arrays_are_rows_of_y_and_keep_seven_digits(page):
@@ -631,11 +632,12 @@ def test_three_seeds_of_two_methods_are_told_as_methods(page):
     text = page(*SAM, *SGD)
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert heading(text) == (
-        "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 %, not apart by more than the spread over seeds. "
-        f"λmax of sam (rho 0.4) is {middle:.3f} ({low:.3f} to {high:.3f}) times that of sgd, a difference larger "
-        "than the spread over seeds, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
+        "Test accuracy: sgd 91.0 ± 1.0 %, sam (rho 0.4) 91.0 ± 1.0 % (± over seeds); sam − sgd 0.0 points "
+        "(95 %: −2.3 to 2.3), not more than the seeds explain, on this test set. "
+        f"λmax of sam (rho 0.4) is {middle:.3f} (95 %: {low:.3f} to {high:.3f}) times that of sgd, more "
+        "than the seeds explain, at train losses 1.10 ± 0.10 and 0.60 ± 0.10."
     )
-    assert "3 seeds of sgd, 3 seeds of sam (rho 0.4): ± is the standard deviation over seeds" in visible(text)
+    assert "3 seeds of sgd, 3 seeds of sam (rho 0.4)." in visible(text)
     assert "compares checkpoints, not methods" not in visible(text)
     assert "Loss on train, centre → edge of the slice (median), mean ± standard deviation over seeds: sgd" in visible(
         text
@@ -650,7 +652,7 @@ def interval(a, b):
 def test_seeds_that_were_not_measured_are_counted(page):
     more = of_seed(bowl(centre=9.0), "sgd", 7)
     text = page(*SGD, *SAM, more)
-    assert heading(text).count("(6 of 7 checkpoints)") == 2
+    assert heading(text).count("(3 of 4 seeds of sgd)") == 2
     row = visible(text)[visible(text).index("Over seeds: mean") :]
     assert "sgd 3 to 4 of 4 " in row
     assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
@@ -676,9 +678,40 @@ def test_two_seeds_each_are_told_as_checkpoints(page):
 
 def test_eigenvalues_that_are_not_certified_are_not_compared_between_methods(page):
     unsure = changed(SAM[2], complete=False)
-    assert "Methods are not compared: 1 of 6 largest eigenvalues are not certified" in heading(
-        page(*SAM[:2], unsure, *SAM[3:], *SGD)
+    assert heading(page(*SAM[:2], unsure, *SAM[3:], *SGD)).endswith(
+        "λmax of sam (rho 0.4) is not compared: 1 of 3 are not certified."
     )
+    second = changed(SAM[2], converged=np.array([True, False]))
+    text = page(*SAM[:2], second, *SAM[3:], *SGD)
+    assert "times that of sgd" in heading(text)
+    assert "λmax / that of sgd" in visible(text)
+
+
+def test_where_a_method_lacks_seeds_of_a_measure_its_checkpoints_are_not_compared_instead(page):
+    assert heading(page(*SGD, *SAM[:-1])).endswith("λmax of 2 of 3 seeds of sam (rho 0.4): methods not compared.")
+    assert heading(page(*SGD, *SAM[:-2], SAM[-1])).startswith(
+        "Test accuracy of 2 of 3 seeds of sam (rho 0.4): methods not compared. λmax of sam"
+    )
+    assert (
+        heading(page(*SGD[::3], *SAM[::3])) == "Train loss: sgd 0.60 ± 0.10, sam (rho 0.4) 1.10 ± 0.10 (± over seeds)."
+    )
+
+
+def on(data_hash, one):
+    return changed(one, settings={**one.settings, "data_hash": data_hash})
+
+
+def test_measures_on_different_data_are_not_compared_unless_each_seed_has_its_own_split(page):
+    alone = page(*(on(name, spectrum(name)) for name in ("sgd", "sam")))
+    assert "λmax of these 2 checkpoints is of different train data and not compared" in heading(alone)
+    assert "other data" in visible(alone)
+    own = page(*(on(f"split {n // 3 % 3}", one) for n, one in enumerate([*SGD, *SAM])))
+    assert heading(own).count("each on its own split") == 2
+    assert "Of different data from seed to seed: train, test, λ" in visible(own)
+    assert "Of different data" not in visible(page(*SGD, *SAM))
+    confounded = page(*(on(f"split {n // 9}", one) for n, one in enumerate([*SGD, *SAM])))
+    assert heading(confounded).count("so methods are not compared") == 2
+    assert "λmax / that" not in visible(confounded)
 
 
 def test_each_method_has_a_row_of_means_over_its_seeds(page):
@@ -696,7 +729,7 @@ def test_each_method_has_a_row_of_means_over_its_seeds(page):
         assert cell in row
     low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
     assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in row
-    assert "λmax / that of sgd (interval)" in text
+    assert "λmax / that of sgd (95 %)" in text
     latex = data(page(*SGD, *SAM))["latex"]
     assert latex.count(r"\midrule") == 2
     assert r"sam (rho 0.4) & 3 seeds" in latex
@@ -766,3 +799,70 @@ def test_an_embedded_page_lets_in_no_script_from_outside(tmp_path):
 def test_plotlyjs_has_two_places(tmp_path):
     with pytest.raises(ValueError, match=r"one of \('embedded', 'directory'\), got 'cdn'"):
         write_report([], tmp_path / "a.html", plotlyjs="cdn")
+
+
+def test_a_surface_that_stands_twice_is_one_and_seeds_stay_methods(page):
+    twice = visible(page(*SGD, *SAM, *SGD[::3]))
+    assert "[2]" not in twice
+    assert "mean ± standard deviation over seeds: sgd 0.60 ± 0.10" in twice
+    again = [changed(one, loss=one.loss + 1e-9) for one in SGD[::3]]  # measured anew: shown, and one for each seed
+    twice = visible(page(*SGD, *SAM, *again))
+    assert "[2]" in twice
+    assert "mean ± standard deviation over seeds: sgd 0.60 ± 0.10" in twice
+
+
+def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_their_hash(page):
+    hashes = [f"{n}" * 40 for n in range(2)]
+    seeds = [
+        of_seed(bowl(split="test", labels="clean", data_hash=one), "sgd", n, data_seed=n)
+        for n, one in enumerate(hashes)
+    ]
+    assert [one["name"] for one in data(page(*seeds))["splits"]] == [f"test, clean, data seed {n}" for n in range(2)]
+    unknown = [bowl(f"run {n}", split="test", data_hash=one) for n, one in enumerate(hashes)]
+    assert [one["name"] for one in data(page(*unknown))["splits"]] == ["test, 00000000", "test, 11111111"]
+
+
+def test_play_goes_through_both_of_two_checkpoints(page):
+    assert "through both checkpoints" in visible(page(bowl("a"), bowl("b")))
+    assert "through all 3 checkpoints" in visible(page(bowl("a"), bowl("b"), bowl("c")))
+
+
+def test_a_slice_beside_the_centre_is_said_to_be_nearest_to_it(page):
+    assert "The two lines through the centre" in visible(page(bowl("a")))
+    assert "The two lines nearest to the centre" in visible(page(bowl("a", steps=4)))
+
+
+def test_a_checkpoint_that_ties_with_both_ends_is_named_once(page):
+    accuracies = {"a": 0.86, "b": 0.89, "c": 0.895, "d": 0.90, "e": 0.92}
+    told = heading(page(*(bowl(name, split="test", accuracy=at) for name, at in accuracies.items())))
+    assert told.endswith("92.0 ± 1.4 % at e, d, c and b within noise of it.")
+
+
+def test_what_is_copied_has_all_that_the_table_has(page):
+    trace_of = Estimate(
+        quantity="trace",
+        value=12.5,
+        standard_error=0.5,
+        num_samples=4,
+        num_matvecs=9,
+        checkpoint=SGD[2].checkpoint,
+        settings=SGD[2].settings,
+    )
+    found = data(page(*SGD, *SAM, trace_of))
+    latex = found["latex"]
+    assert latex.startswith("% ± is the standard error over the examples for a loss")
+    assert "% Over seeds: mean ± standard deviation" in latex
+    assert r"$\lambda$max / that of sgd (95 \%)" in latex
+    low, middle, high = (np.exp(value) for value in interval(np.log([2.0, 2.1, 2.2]), np.log([7.0, 8.0, 9.0])))
+    assert f"{middle:.3f} ({low:.3f} to {high:.3f})" in latex
+    rows = list(csv.DictReader(found["csv"].splitlines()))
+    assert (rows[0]["trace"], rows[0]["trace_se"], rows[1]["trace"]) == ("12.5", "0.5", "")
+    of_sam = {row["row"]: row for row in rows if row["checkpoint"] == "sam (rho 0.4)"}
+    mean, error, count = (
+        of_sam[name] for name in ("mean over seeds", "standard deviation over seeds", "number of seeds")
+    )
+    assert float(mean["lambda_1"]) == pytest.approx(2.1)
+    assert float(error["train_loss"]) == pytest.approx(0.1)
+    assert (count["lambda_1"], mean["ratio_to"]) == ("3", "sgd")
+    ends = [float(mean[f"lambda_1_ratio{end}"]) for end in ("_low", "", "_high")]
+    np.testing.assert_allclose(ends, [low, middle, high], rtol=1e-9)
