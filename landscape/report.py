@@ -41,7 +41,15 @@ _ALONE = """<script>
 if (!window.Plotly) document.querySelector("header").append("No pictures: %s has to be beside this page.");
 </script>"""
 
-SCRIPTS = ("state.js", "look.js", "surfaces.js", "reading.js", "table.js", "report.js")  # in this order, in one scope
+SCRIPTS = (
+    "numbers.js",
+    "state.js",
+    "look.js",
+    "surfaces.js",
+    "reading.js",
+    "table.js",
+    "report.js",
+)  # in this order, in one scope
 
 
 def write_report(
