@@ -1125,7 +1125,10 @@ def report(
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_report(results, out, title=title, commands=_commands_of(loaded), plotlyjs=plotlyjs)
+    try:
+        write_report(results, out, title=title, commands=_commands_of(loaded), plotlyjs=plotlyjs)
+    except FileExistsError as error:
+        raise _CommandError(6, str(error)) from None
     console.say(f"wrote {_shown(out)}")
     if open_it:
         webbrowser.open(out.resolve().as_uri())
@@ -1265,7 +1268,7 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     results = [result for file in files for result in load_file(file).results]
     _draw_picture(results, picture)
     summary = summary_table(results)
-    console.table(f"\n{summary.text()}")
+    console.table(f"\n{summary.text(console.width)}")
     console.table(f"\nthe page: {_shown(page)}   the picture: {_shown(picture)}")
     if open_it:
         webbrowser.open(page.resolve().as_uri())

@@ -73,7 +73,9 @@ def drawings(
     look: dict[str, Any] = {"known": styles(results), **({"width": width} if width else {})}
     drawn: list[tuple[str, str, Callable[..., Figure], Sequence[Result]]] = []
     if relief and not surfaces:
-        relief_picture([])  # which says what makes one
+        raise ValueError(
+            "--relief draws surfaces, and there is none: leave it out, or make one with: landscape surface"
+        )
     several = planes(surfaces)
     for n, (plane, mine) in enumerate(several, 1):
         place = f"-plane-{n}" if len(several) > 1 else ""

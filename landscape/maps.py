@@ -28,7 +28,7 @@ from landscape.arrangement import (
     placed,
     room_of,
 )
-from landscape.formatting import counted
+from landscape.formatting import counted, percent, short
 from landscape.grouping import Style, checkpoint_key, styles
 from landscape.paired import paired_difference
 from landscape.paper import (
@@ -251,8 +251,9 @@ def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContou
     if surface.trajectory is not None:
         run = surface.trajectory
         ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
-        for n in (0, len(run.epoch) - 1):
-            _note(ax, f"epoch {run.epoch[n]}", run.x[n], run.y[n], surface)
+        for n, beside in ((0, min(1, len(run.epoch) - 1)), (len(run.epoch) - 1, max(len(run.epoch) - 2, 0))):
+            ahead = (run.x[beside] - run.x[n], run.y[beside] - run.y[n])
+            _note(ax, f"epoch {run.epoch[n]}", run.x[n], run.y[n], surface, ahead)
     for name, at in landmarks(surface):
         if any(at):
             ax.plot(*at, "o", color="white", markeredgecolor="black", markersize=4)
@@ -341,9 +342,12 @@ def _blank(ax: Axes, why: str) -> None:
     ax.text(0.5, 0.5, why, ha="center", va="center", fontsize=8, transform=ax.transAxes)
 
 
-def _note(ax: Axes, text: str, x: float, y: float, surface: Surface) -> None:
-    """A name beside a point, towards the middle of the plane."""
+def _note(ax: Axes, text: str, x: float, y: float, surface: Surface, ahead: tuple[float, float] = (0.0, 0.0)) -> None:
+    """A name beside a point, towards the middle of the plane, but not `ahead`, where the path from the point goes."""
     to_left, below = x > surface.x.mean(), y > surface.y.mean()
+    if any(ahead) and (ahead[0] < 0) == to_left and (ahead[1] < 0) == below:
+        far_x, far_y = (abs(v - at.mean()) / np.ptp(at) for v, at in ((x, surface.x), (y, surface.y)))
+        to_left, below = (not to_left, below) if far_y > far_x else (to_left, not below)
     look: dict[str, Any] = {"ha": "right" if to_left else "left", "va": "top" if below else "bottom", "fontsize": 6}
     away = (-4 if to_left else 4, -4 if below else 4)
     ax.annotate(text, (x, y), away, textcoords="offset points", color="white", **look)
@@ -377,13 +381,14 @@ def _own_losses(picture: Picture, left: Axes, right: Axes, one: Surface, style: 
 
 def _title_lines(blocks: Sequence[Block], views: Sequence[View], width: Width | None) -> int:
     holed = any(left_out_cells(one, view) for block, view in zip(blocks, views, strict=True) for one in block.surfaces)
-    return 3 + holed if width and (width == "single" or num_across(blocks, width) > 3) else 2 + holed
+    return 3 + holed if width and (width == "single" or num_across(blocks, width) > 2) else 2 + holed
 
 
 def _title(ax: Axes, surface: Surface, view: View, style: Style) -> str:
     """Name, loss and accuracy at the centre, and how many cells are not drawn, in lines as wide as the panel."""
     at = centre(surface)
-    told = [f"loss {at.loss:.3g}", *([f"accuracy {at.accuracy:.1%}"] if math.isfinite(at.accuracy) else [])]
+    accuracy = percent(at.accuracy, at.accuracy_error)
+    told = [f"loss {short(at.loss)}", *([f"accuracy {accuracy}"] if math.isfinite(at.accuracy) else [])]
     if math.isnan(at.loss) and centre_cell(surface) is None:
         told = ["centre not on the grid"]
     told = [", ".join(told)] if len(", ".join(told)) * LETTER <= room_of(ax) else told

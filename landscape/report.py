@@ -36,12 +36,21 @@ from landscape.results import PAGE_MARK, Result, write_atomically
 
 __all__ = ["write_report"]
 
+_PLOTLY = b"plotly.js v"  # in the first lines of every release
 PlotlyJs = Literal["embedded", "directory"]
 _ALONE = """<script>
 if (!window.Plotly) document.querySelector("header").append("No pictures: %s has to be beside this page.");
 </script>"""
 
-SCRIPTS = ("state.js", "look.js", "surfaces.js", "reading.js", "table.js", "report.js")  # in this order, in one scope
+SCRIPTS = (
+    "numbers.js",
+    "state.js",
+    "look.js",
+    "surfaces.js",
+    "reading.js",
+    "table.js",
+    "report.js",
+)  # in this order, in one scope
 
 
 def write_report(
@@ -60,6 +69,7 @@ def write_report(
 
     Raises:
         ValueError: If `plotlyjs` is unknown.
+        FileExistsError: If a file of plotly's name is there that is no plotly.js; it stays, and no page is written.
     """
     if plotlyjs not in get_args(PlotlyJs):
         raise ValueError(f"plotlyjs must be one of {get_args(PlotlyJs)}, got {plotlyjs!r}")
@@ -73,10 +83,13 @@ def write_report(
 
 
 def _shared_script(folder: Path) -> str:
-    """The name of plotly.js in a folder, where it is written unless an equal file is there."""
+    """The name of plotly.js in a folder, where it takes the place of one that is damaged, and of nothing else."""
     name = f"plotly-{plotly.offline.get_plotlyjs_version()}.min.js"
     content = plotly.offline.get_plotlyjs().encode()
-    if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+    there = (folder / name).read_bytes() if (folder / name).is_file() else None
+    if there is not None and _PLOTLY not in there[:200]:
+        raise FileExistsError(f"{folder / name} is no plotly.js: move it away, or leave out --plotlyjs directory")
+    if there != content:
         write_atomically(folder / name, lambda file: file.write(content))
     return name
 

@@ -194,7 +194,9 @@ def _densities(same: Sequence[Density], known: Mapping[str, Style], width: int, 
                 line[column] = ink.stick if line[column] == " " else line[column]
         shown = ["".join(line) for line in lines]
         shown[0] += f"  {short(10**top)}"
-        shown[-1] += f"  {short(10**floor)}   density, log scale"
+        lowest = short(10**floor)
+        shown[-2] += f"  {'':{len(lowest)}}   density per unit of"
+        shown[-1] += f"  {lowest}   eigenvalue, log scale"
         axis = f"eigenvalues from {short(low)} to {short(high)}; {ink.stick} each of {len(one.sticks)} that converged"
         texts += [known[checkpoint_key(one)].name, *shown, axis]
     return "\n".join(texts)

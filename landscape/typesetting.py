@@ -28,9 +28,9 @@ class Table:
 
     def text(self, width: int = 100) -> str:
         """The table as lines; title and notes keep to the width, rows are as wide as they are."""
-        title = textwrap.wrap(self.title, width)
-        notes = [line for note in self.notes for line in textwrap.wrap(note, width)]
-        return "\n".join([*title, *aligned(self.header, self.rows), *notes])
+        wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        notes = [line for note in self.notes for line in wrapper.wrap(note)]
+        return "\n".join([*wrapper.wrap(self.title), *aligned(self.header, self.rows), *notes])
 
 
 def joined(tables: Sequence[Table], width: int = 100) -> str:

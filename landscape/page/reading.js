@@ -21,15 +21,19 @@ function valuesAt(p) { // what was measured there, by checkpoint
 function wordsOf({ checkpoint, loss, standard_error, accuracy, status }) {
   if (status !== "ok") return `${checkpoint} ${status}`;
   const right = Number.isFinite(accuracy) ? ` (accuracy ${(100 * accuracy).toFixed(1)} %)` : "";
-  return `${checkpoint} ${brief(loss, 5)} ± ${brief(standard_error, 2)}${right}`;
+  return `${checkpoint} ${plusMinus(loss, standard_error)}${right}`;
 }
 function tellReading(p) {
   if (!readings[p]) return;
   const [j, i] = readings[p], { x, y } = data.planes[p], values = valuesAt(p);
+  byId(`p${p}-copy`).hidden = !values.length;
+  if (!values.length) { // nothing of this plane on this data
+    byId(`p${p}-readout`).textContent = "";
+    return;
+  }
   const counts = [...new Set(values.map((one) => one.num_examples))].filter(Boolean).map((n) => n.toLocaleString("en"));
   const over = counts.length ? `; ${counts.join(" or ")} examples` : "";
   byId(`p${p}-readout`).textContent = `At x = ${brief(x[i])}, y = ${brief(y[j])}: ${values.map(wordsOf).join(" · ")}${over}`;
-  byId(`p${p}-copy`).hidden = false;
 }
 function read(p, j, i, source) { // source: the picture that shows it by itself
   readings[p] = [j, i];

@@ -14,7 +14,8 @@ for (const radio of document.querySelectorAll('input[type="radio"]')) {
 }
 for (const number of document.querySelectorAll('input[type="number"]')) { // of the ring
   state[number.name] = number.defaultValue;
-  choices[number.name] = { includes: (text) => text !== null && Number(text) >= 0 };
+  const trial = number.cloneNode(); // what a reader can type: no Infinity, and nothing that is not a number
+  choices[number.name] = { includes: (text) => { trial.value = text; return text === "" || trial.valueAsNumber >= 0; } }; // "" is no ring
 }
 for (const select of document.querySelectorAll(".picker select")) { // of planes, and of checkpoints
   state[select.name] = select.value;
@@ -35,7 +36,8 @@ function readFragment() {
     if (allowed.includes(query.get(name))) state[name] = query.get(name);
   }
   const numbers = (query.get("eye") || "").split(",").map(Number);
-  if (numbers.length === 3 && numbers.every(Number.isFinite)) eye = { x: numbers[0], y: numbers[1], z: numbers[2] };
+  const away = Math.hypot(...numbers); // a scene needs a place to be seen from
+  if (numbers.length === 3 && away > 0.01 && away < 100) eye = { x: numbers[0], y: numbers[1], z: numbers[2] };
   if (data.linear_only) state.loss = "linear";
 }
 function writeFragment() {
@@ -75,4 +77,3 @@ function clipLoss() {
   const { low, high } = data.clip;
   return low > 0 ? low * (high / low) ** part : low + (high - low) * part;
 }
-const brief = (value, digits = 3) => (Number.isFinite(value) ? String(Number(value.toPrecision(digits))) : String(value));

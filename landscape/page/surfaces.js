@@ -39,6 +39,7 @@ function ringOf(one) { // the loss where a reader wants a ring; null for none
   const rise = Number(state.ring);
   return rise > 0 && one.centre !== null ? one.centre + rise : null;
 }
+const reaches = (one, ring) => one.drawn.some((row) => row.some((v) => v >= ring));
 function crossings(x, y, z, level) { // where a surface has this height, cell by cell, as pieces of a line
   const pieces = [];
   for (let j = 0; j + 1 < y.length; j++) for (let i = 0; i + 1 < x.length; i++) {
@@ -57,7 +58,7 @@ function crossings(x, y, z, level) { // where a surface has this height, cell by
 function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D the cell that is read
   const ring = ringOf(one), found = [], white = "#ffffff";
   const level = ring === null ? NaN : onAxis(ring), z = one.drawn.map((row) => row.map(onAxis));
-  const shared = { visible: ring !== null, hoverinfo: "skip", meta: "ring" };
+  const shared = { visible: ring !== null && reaches(one, ring), hoverinfo: "skip", meta: "ring" };
   if (solid) {
     found.push({ type: "scatter3d", mode: "lines", ...crossings(one.x, one.y, z, level), ...shared, line: { color: white, width: 5 } });
   } else {
@@ -69,7 +70,7 @@ function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D th
     found.push({
       ...(solid ? { type: "scatter3d", ...where, z: [height(loss)] } : { type: "scatter", ...where, cliponaxis: false }),
       mode: "markers", marker: { symbol: "diamond-open", color: white, size: solid ? 6 : 13, line: { color: white, width: 2 } },
-      hovertemplate: `lowest cell: loss ${brief(loss, 5)} ± ${brief(one.error[j][i], 2)}<extra></extra>`, meta: "lowest",
+      hovertemplate: `lowest cell: loss ${plusMinus(loss, one.error[j][i])}<extra></extra>`, meta: "lowest",
     });
   }
   if (solid) {
@@ -131,11 +132,10 @@ function told(one) { // what the marks in the pictures are
   const ring = ringOf(one), texts = [];
   if (one.lowest) {
     const [j, i] = one.lowest;
-    texts.push(`◇ lowest cell: ${brief(one.loss[j][i])} ± ${brief(one.error[j][i], 2)} at x ${brief(one.x[i])}, y ${brief(one.y[j])}.`);
+    texts.push(`◇ lowest cell: ${plusMinus(one.loss[j][i], one.error[j][i])} at x ${brief(one.x[i])}, y ${brief(one.y[j])}.`);
   }
   if (ring !== null) {
-    const reached = one.drawn.some((row) => row.some((v) => v >= ring));
-    texts.push(`White ring: ${brief(ring)}, ${reached ? "" : "which no cell reaches, "}the centre’s loss + ${brief(Number(state.ring))}.`);
+    texts.push(`White ring: ${brief(ring)}, ${reaches(one, ring) ? "" : "which no cell reaches, "}the centre’s loss + ${brief(Number(state.ring))}.`);
   }
   return texts.join(" ");
 }

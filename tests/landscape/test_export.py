@@ -250,7 +250,7 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
 def test_without_anything_to_draw_there_is_no_picture(tmp_path):
     with pytest.raises(ValueError, match="there is nothing to draw"):
         export.export_picture([Congruence(value=0.1, standard_error=0.0)], tmp_path / "s.npz", kind="png")
-    with pytest.raises(ValueError, match="needs a Surface, got none"):
+    with pytest.raises(ValueError, match="--relief draws surfaces, and there is none"):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
     with pytest.raises(ValueError, match=r"width must be one of \('single', 'double'\), got 'wide'"):
         export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")

@@ -1,8 +1,10 @@
 """The page as a browser draws it. Its content policy forbids eval: the tests poll, and never wait for a function."""
 
 import hashlib
+import importlib.resources
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from curvature_results import along_run, density
 
+from landscape.formatting import plus_minus, short
 from landscape.report import write_report
 from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, Trajectory, status_of
 
@@ -335,7 +338,7 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
     box.hover()
     seen.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
     said = seen.page.inner_text("#p0-readout")
-    assert "sgd 0.01 ± 0.001 (accuracy 90.0 %) · sam 10.11 ± 1 (accuracy 90.0 %); 100 examples" in said
+    assert "sgd 0.0100 ± 0.0010 (accuracy 90.0 %) · sam 10.1 ± 1.0 (accuracy 90.0 %); 100 examples" in said
 
 
 def test_pointing_at_an_epoch_reads_it_in_all_panels(seen):
@@ -547,8 +550,8 @@ def test_the_lowest_cell_is_marked_and_told(rich):
     for kind in ("contour", "scene"):
         mark = trace(f"p2c0-{kind}", "lowest")
         assert rich.get(f"[{mark}.x[0], {mark}.y[0]]") == [0.5, -0.25]
-    assert rich.get(trace("p2c0-contour", "lowest") + ".hovertemplate").startswith("lowest cell: loss 0.3 ±")
-    assert "lowest cell: 0.3 ± 0.086 at x 0.5, y -0.25" in rich.page.inner_text("#p2c0-marks")
+    assert rich.get(trace("p2c0-contour", "lowest") + ".hovertemplate").startswith("lowest cell: loss 0.300 ± 0.086")
+    assert "lowest cell: 0.300 ± 0.086 at x 0.5, y -0.25" in rich.page.inner_text("#p2c0-marks")
 
 
 def test_the_ring_lies_where_the_loss_is_the_chosen_one_above_the_centre(rich):
@@ -581,7 +584,7 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
     rich.page.focus("#p0c0-contour")
     for key in ("ArrowUp", "ArrowRight", "ArrowUp"):  # the first shows the checkpoint
         rich.page.keyboard.press(key)
-    said = "sgd 0.4875 ± 0.049 (accuracy 90.0 %) · sam! 0.5875 ± 0.059 (accuracy 90.0 %); 100 examples"
+    said = "sgd 0.488 ± 0.049 (accuracy 90.0 %) · sam! 0.587 ± 0.059 (accuracy 90.0 %); 100 examples"
     rich.until(f"document.getElementById('p0-readout').textContent === 'At x = 0.25, y = 0.25: {said}'")
     assert ["0.48750" in text or "0.58750" in text for text in labels(rich)] == [True, True]
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.25"))
@@ -600,7 +603,7 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
     )
     rich.page.focus("#p2c0-contour")
     rich.page.keyboard.press("End")
-    assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.3 ±")
+    assert rich.page.inner_text("#p2-readout").startswith("At x = 0.5, y = -0.25: sgd 0.300 ±")
     rich.page.keyboard.press("Home")
     assert rich.page.inner_text("#p2-readout").startswith("At x = 0, y = 0: sgd")
     rich.until(plot("p2c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0"))
@@ -792,6 +795,41 @@ def test_the_fragment_restores_every_control(rich, browser):
     watched.context.close()
 
 
+@pytest.mark.parametrize("wrong", ["Infinity", "-1", "1e308"])
+def test_a_fragment_that_no_control_can_have_still_draws_the_page(rich, browser, wrong):
+    controls = "[...document.querySelectorAll('input, .picker select')]"
+    names = rich.get(f"[...new Set({controls}.map((one) => one.name))]")
+    fragment = "&".join(f"{name}={wrong}" for name in [*names, "loss"]) + f"&eye={wrong},{wrong},{wrong}"
+    address = rich.page.url.partition("#")[0]
+    shown = f"{controls}.filter((one) => one.type !== 'radio' || one.checked).map((one) => [one.name, one.value])"
+    watched = Watched(browser, f"{address}#{fragment}", viewport={"width": 900, "height": 600})
+    found = dict(watched.get(shown))
+    eye = "(({ x, y, z }) => [x, y, z])(" + plot("p0c0-scene", "._fullLayout.scene.camera.eye") + ")"
+    seen_from = watched.get(eye)
+    watched.page.click("#reset")
+    watched.drawn()
+    usual, usually_from = dict(watched.get(shown)), watched.get(eye)
+    watched.context.close()
+    assert not watched.errors
+    assert found == usual | ({"ring": wrong} if wrong == "1e308" else {})
+    assert seen_from == ([-1, -1, -1] if wrong == "-1" else usually_from)
+
+
+@pytest.mark.parametrize("error", ["uncertain", "exact"])
+def test_numbers_of_the_page_have_the_digits_of_those_in_the_terminal(browser, error):
+    script = (importlib.resources.files("landscape") / "page" / "numbers.js").read_text("utf-8")
+    sizes = [3.7 * 10.0**power for power in range(-7, 8)] + [10.0**power for power in range(-5, 7)]
+    values = [*sizes, -0.13, -1234.6, 0.0, 0.97968, 0.98, 9.9996, 0.5241, math.nan, math.inf, -math.inf]
+    errors = [*sizes, 0.026, 0.0996, 1e-12] if error == "uncertain" else [0.0, math.nan, math.inf]
+    page = browser.new_page()
+    said = page.evaluate(
+        f"([all, errors]) => {{ {script}; return all.map((v) => [short(v), ...errors.map((e) => plusMinus(v, e))]); }}",
+        [values, errors],
+    )
+    page.close()
+    assert said == [[short(value), *(plus_minus(value, error) for error in errors)] for value in values]
+
+
 def test_clipping_cuts_heights_and_colours_and_leaves_the_hover(rich):
     rich.page.focus("input[name=clip]")
     for _ in range(5):
@@ -968,3 +1006,20 @@ def test_nothing_on_the_page_is_seriously_inaccessible(rich, axe, width, scheme)
     }
     assert not serious
     assert rich.get("document.documentElement.scrollWidth") <= width
+
+
+def test_a_plane_without_this_data_has_nothing_to_read_or_to_copy(browser, tmp_path):
+    write_report([around("sgd"), around("sgd", seed=1, settings={"split": "test"})], tmp_path / "a.html")
+    watched = Watched(browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600})
+    watched.page.focus("#p0c0-contour")
+    watched.page.keyboard.press("Home")
+    watched.until("document.getElementById('p0-readout').textContent.startsWith('At x = 0, y = 0: sgd')")
+    watched.page.select_option("select[name=plane0]", index=1)
+    watched.drawn()
+    assert watched.page.text_content("#p0-readout") == ""
+    assert not watched.page.is_visible("#p0-copy")
+    watched.page.select_option("select[name=plane0]", index=0)
+    watched.until("document.getElementById('p0-readout').textContent.startsWith('At x = 0, y = 0: sgd')")
+    assert watched.page.is_visible("#p0-copy")
+    watched.context.close()
+    assert not watched.errors

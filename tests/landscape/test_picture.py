@@ -29,8 +29,8 @@ def test_the_picture_has_a_row_per_split_and_a_column_per_checkpoint(tmp_path):
     made = picture.overview_picture(results)
     assert [ax.get_ylabel() for ax in made.axes] == ["train: y", "", BAR, "test: y", "", BAR.replace("train", "test")]
     assert [ax.get_title() for ax in made.axes[:2]] == [
-        "sgd\nloss 0.5, accuracy 90.0%",
-        "sam\nloss 0.5, accuracy 90.0%\n1 cell left out",
+        "sgd\nloss 0.500, accuracy 90.0 ± 3.0 %",
+        "sam\nloss 0.500, accuracy 90.0 ± 3.0 %\n1 cell left out",
     ]
     assert [text.get_text() for text in made.axes[4].texts] == ["no test surface"]
     made.savefig(tmp_path / "overview.png")

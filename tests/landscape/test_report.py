@@ -780,7 +780,7 @@ def test_pages_of_a_folder_share_one_plotly_that_is_written_once(tmp_path):
 def test_a_damaged_plotly_is_written_anew_and_another_version_keeps_its_own(tmp_path, monkeypatch):
     write_report([], tmp_path / "a.html", plotlyjs="directory")
     (script,) = tmp_path.glob("*.js")
-    script.write_text("half of")
+    script.write_text(plotly.offline.get_plotlyjs()[:1000])
     write_report([], tmp_path / "a.html", plotlyjs="directory")
     assert script.read_text("utf-8") == plotly.offline.get_plotlyjs()
     monkeypatch.setattr(plotly.offline, "get_plotlyjs_version", lambda: "0.0.1")
@@ -788,6 +788,16 @@ def test_a_damaged_plotly_is_written_anew_and_another_version_keeps_its_own(tmp_
     write_report([], tmp_path / "b.html", plotlyjs="directory")
     assert len(script.read_text("utf-8")) > 1_000_000
     assert (tmp_path / "plotly-0.0.1.min.js").read_text() == "another"
+
+
+def test_a_file_of_plotlys_name_that_is_not_plotly_stays(tmp_path):
+    write_report([], tmp_path / "a.html", plotlyjs="directory")
+    (script,) = tmp_path.glob("*.js")
+    script.write_text("my own")
+    with pytest.raises(FileExistsError, match=r"plotly-.*js is no plotly.js: move it away"):
+        write_report([], tmp_path / "b.html", plotlyjs="directory")
+    assert script.read_text() == "my own"
+    assert not (tmp_path / "b.html").exists()
 
 
 def test_an_embedded_page_lets_in_no_script_from_outside(tmp_path):

@@ -31,6 +31,12 @@ def test_a_note_of_several_tables_stands_below_the_last_of_them():
     assert text.count("own") == 1
 
 
+def test_no_word_is_cut():
+    words = ["half-hearted", "runs/a-long-name-of-a-folder/epoch-0010.pt", "re-run"]
+    assert " ".join(table(" ".join(words), " ".join(words * 3), subject="").text(20).split()).count(words[1]) == 4
+    assert not [line for line in table("", " ".join(words * 9)).text(20).splitlines() if line.endswith("-")]
+
+
 def test_titles_and_notes_keep_to_the_width():
     text = joined([table("The largest ones: ", "a note " * 30)], 80)
     assert max(map(len, text.splitlines())) <= 80
