@@ -271,6 +271,18 @@ def test_a_report_does_not_replace_what_is_not_a_page_of_ours(landscape, runs, c
     assert landscape("report", runs, "--out", runs / "mine.html").code == 0  # now it is one
 
 
+def test_a_file_of_plotlys_name_is_replaced_by_nothing(landscape, runs):
+    import plotly.offline
+
+    landscape("surface", runs / "sgd/last.pt", "--steps", 1)
+    mine = runs / f"plotly-{plotly.offline.get_plotlyjs_version()}.min.js"
+    mine.write_text("my own")
+    told = landscape("report", runs, "--out", runs / "shared.html", "--plotlyjs", "directory", "--force")
+    refused(told, 6, "is no plotly.js", "--plotlyjs directory")
+    assert mine.read_text() == "my own"
+    mine.unlink()
+
+
 def test_a_checkpoint_given_to_report_is_named(landscape, runs):
     refused(landscape("report", runs / "sgd/last.pt"), 3, "is a checkpoint, not results", "landscape surface")
 
