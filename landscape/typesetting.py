@@ -1,7 +1,8 @@
 """Tables as text: numbers aligned on the point, and nothing said twice where several tables follow each other.
 
 A title ends in its subject (of which operator, over which data). Where a table above had the same one, the title says
-so instead; a note that stands below a later table as well stands there alone.
+so instead, and where all of the title is the same, that the data are others; a note that stands below a later table as
+well stands there alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from landscape.results import Record
 
 _SAME = "same operator and data"
+_OTHERS = ", other data"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,14 @@ class Table:
 def joined(tables: Sequence[Table], width: int = 100) -> str:
     """The text of tables below each other."""
     texts = []
+    again = [any(other.title == table.title for other in tables[:n]) for n, table in enumerate(tables)]
+    of_several = {table.subject for table, repeated in zip(tables, again, strict=True) if repeated}
     for n, table in enumerate(tables):
         later = {note for other in tables[n + 1 :] for note in other.notes}
-        known = table.subject and any(other.subject.startswith(table.subject) for other in tables[:n])
+        known = table.subject not in {"", *of_several}
+        known = known and any(other.subject.startswith(table.subject) for other in tables[:n])
         title = table.title.removesuffix(table.subject) + _SAME if known else table.title
+        title += _OTHERS if again[n] else ""
         notes = [note for note in table.notes if note not in later]
         texts.append(replace(table, title=title, notes=notes).text(width))
     return "\n\n".join(texts)

@@ -24,6 +24,12 @@ def test_a_subject_is_told_once():
     assert "Of another\n" in text
 
 
+def test_tables_of_other_data_with_equal_words_say_so():
+    text = joined([table(""), table(""), table("The whole spectrum, "), table("The whole spectrum, ")])
+    assert "same operator and data" not in text
+    assert text.replace("\n", " ").count("float32, other data") == 2
+
+
 def test_a_note_of_several_tables_stands_below_the_last_of_them():
     text = joined([table("A ", "± is one", "own"), table("B ", "± is one")])
     assert text.count("± is one") == 1
