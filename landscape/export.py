@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from landscape.gallery import Drawing, drawings
-from landscape.picture import Width, picture_bytes
+from landscape.gallery import Drawing
+from landscape.picture import picture_bytes
 from landscape.results import (
     DataSpread,
     Density,
@@ -30,7 +30,7 @@ from landscape.results import (
     Surface,
     taken_apart,
 )
-from landscape.view import STATUS_NAMES, Scale
+from landscape.view import STATUS_NAMES
 
 if TYPE_CHECKING:
     import xarray
@@ -95,29 +95,12 @@ def to_xarray(result: Surface) -> xarray.Dataset:
     )
 
 
-def export_picture(
-    results: Sequence[Result],
-    stem: Path,
-    *,
-    kind: str,
-    relief: bool = False,
-    width: Width | None = None,
-    scale: Scale = "auto",
-    clip: float | None = None,
-) -> dict[Path, bytes]:
-    """The `drawings` as png, svg or pdf files beside `stem`.
-
-    `width` is that of a "single" or "double" column, in place of each picture's own. The same results give the same
-    bytes; fonts travel with a pdf, and letters stay letters in svg; the file's description is the caption.
-
-    Raises:
-        ValueError: If there is nothing to draw, or for a relief no surface.
-    """
-    return picture_files(drawings(results, relief=relief, width=width, scale=scale, clip=clip), stem, kind)
-
-
 def picture_files(drawn: Sequence[Drawing], stem: Path, kind: str) -> dict[Path, bytes]:
-    """The content of a file for each drawing; one by itself has the stem's name."""
+    """The content of a png, svg or pdf file for each drawing; one by itself has the stem's name.
+
+    The same drawings give the same bytes; fonts travel with a pdf, and letters stay letters in svg; the file's
+    description is the caption.
+    """
     return {
         _file(stem, kind, *([one.name] if len(drawn) > 1 else [])): picture_bytes(
             one.picture, kind, caption=one.caption

@@ -17,7 +17,7 @@ Legend: B parts, K eigenpairs, P parameters, V probes, T sizes of subsets.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,15 +27,13 @@ from landscape.distributed import part_of
 from landscape.krylov import Counted, stream
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
-from landscape.operators import SymmetricOperator, hessian
+from landscape.operators import OperatorOf, hessian
 from landscape.probes import dot, unit_probes, vectors_of
 from landscape.results import Array, DataSpread, Eigenpairs
 from landscape.smoothing import standard_error
 
 MIN_PARTS = 4
 _SUBSETS = (4, 2)
-
-OperatorOf = Callable[[Objective], SymmetricOperator]
 
 
 def data_error(

@@ -14,6 +14,7 @@ from curvature_results import along_run, density, entries
 from plain_results import valley
 
 from landscape import export
+from landscape.gallery import drawings
 from landscape.results import (
     Congruence,
     CongruenceTrace,
@@ -27,6 +28,10 @@ from landscape.results import (
     Trajectory,
     status_of,
 )
+
+
+def export_picture(results, stem, *, kind, **options):
+    return export.picture_files(drawings(results, **options), stem, kind)
 
 
 def surface(label="a", **changes):
@@ -143,7 +148,7 @@ def test_a_stem_keeps_a_dot_that_is_no_formats(tmp_path):
         assert names(export.export_json, stem, surface()) == [f"{name}.json"]
         assert names(export.export_vtk, stem, surface()) == [f"{name}.vtk"]
         assert names(export.export_csv, stem, surface(), pairs())[1] == f"{name}-1-eigenpairs.csv"
-    picture = functools.partial(export.export_picture, kind="svg")
+    picture = functools.partial(export_picture, kind="svg")
     assert names(picture, "fig.v2", surface()) == ["fig.v2.svg"]
     assert names(picture, "fig.v2", surface(), pairs()) == ["fig.v2-surface.svg", "fig.v2-spectrum.svg"]
 
@@ -216,7 +221,7 @@ def test_a_dataset_has_the_arrays_and_says_where_they_are_from():
 @pytest.mark.parametrize("kind", export.PICTURES)
 @pytest.mark.parametrize("relief", [False, True])
 def test_pictures_are_the_same_bytes_each_time(tmp_path, kind, relief):
-    made = [export.export_picture([surface()], tmp_path / "s.npz", kind=kind, relief=relief) for _ in range(2)]
+    made = [export_picture([surface()], tmp_path / "s.npz", kind=kind, relief=relief) for _ in range(2)]
     assert made[0] == made[1]
     ((path, content),) = made[0].items()
     assert path.name == f"s.{kind}"
@@ -238,7 +243,7 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
     row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
     line = Line(**row, status=status_of(row["x"]))
     results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, density(), entries(), along_run(), trace]
-    made = [export.export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
+    made = [export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
     assert made[0] == made[1]
     kinds = ("surface", "run", "line", "spectrum", "density", "diagonal", "curvature", "congruence")
     assert [path.name for path in made[0]] == [f"s-{name}.pdf" for name in kinds]
@@ -249,11 +254,11 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
 
 def test_without_anything_to_draw_there_is_no_picture(tmp_path):
     with pytest.raises(ValueError, match="there is nothing to draw"):
-        export.export_picture([Congruence(value=0.1, standard_error=0.0)], tmp_path / "s.npz", kind="png")
+        export_picture([Congruence(value=0.1, standard_error=0.0)], tmp_path / "s.npz", kind="png")
     with pytest.raises(ValueError, match="--relief draws surfaces, and there is none"):
-        export.export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
+        export_picture([pairs()], tmp_path / "s.npz", kind="png", relief=True)
     with pytest.raises(ValueError, match=r"width must be one of \('single', 'double'\), got 'wide'"):
-        export.export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")
+        export_picture([pairs()], tmp_path / "s.npz", kind="png", width="wide")
 
 
 def every_type():
