@@ -28,7 +28,7 @@ from landscape.page.lines import lines_section
 from landscape.page.markup import escape
 from landscape.page.panels import congruence_section, spectrum_section
 from landscape.page.payload import difference_sets, json_in_html, payload
-from landscape.page.provenance import footer, provenance, told_commands
+from landscape.page.provenance import citation, footer, provenance, told_commands
 from landscape.page.sentences import caveat, headline
 from landscape.page.surfaces import surfaces_section
 from landscape.page.table import table_csv, table_latex, table_section
@@ -125,5 +125,6 @@ def _page(results: list[Result], title: str, commands: Sequence[str], script: st
         table=table_section(measured),
         provenance=provenance(results, known),
         commands=told_commands(commands),
+        citation=escape(citation()),
         footer=escape(footer(results, measured)),
     )

@@ -55,6 +55,17 @@ def _part(title: str, rows: Sequence[dict[str, str]]) -> str:
     return f"<h3>{escape(f'{title} ({len(rows)})')}</h3>{said}{scroll}"
 
 
+def citation() -> str:
+    """What a paper cites, in BibTeX: this software, and the method."""
+    return (
+        "@software{landscape,\n  title = {landscape: loss landscapes and {Hessians} of {PyTorch} checkpoints},\n"
+        f"  author = {{{{The landscape contributors}}}},\n  version = {{{_version()}}}\n}}\n"
+        "@article{nguyen2024agnostic,\n  title = {Agnostic Sharpness-Aware Minimization},\n  author = {Nguyen, Van-Anh "
+        "and Tran, Quyen and Truong, Tuan and Do, Thanh-Toan and Phung, Dinh and Le, Trung},\n"
+        "  journal = {arXiv:2406.07107},\n  year = {2024}\n}"
+    )
+
+
 def told_commands(commands: Sequence[str]) -> str:
     """The command lines that made the results."""
     if not commands:
@@ -67,7 +78,7 @@ def told_commands(commands: Sequence[str]) -> str:
 
 def footer(results: Sequence[Result], checkpoints: Sequence[Checkpoint]) -> str:
     """The version of landscape, and the hashes of the checkpoints where they are few."""
-    version = importlib.import_module("landscape").__version__  # an import statement would draw in torch
+    version = _version()
     if len(checkpoints) > MOST_NAMED:
         return f"landscape {version} · {counted(len(results), 'result')} of {len(checkpoints)} checkpoints"
     hashes = [f"{c.style.name} {str(c.record['hash'])[:_HASH_DIGITS]}" for c in checkpoints if c.record.get("hash")]
@@ -100,3 +111,7 @@ def _plain(value: Json) -> str:
     text = readable(text)
     is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
     return f"{text[:_HASH_DIGITS]}…" if is_hash else text
+
+
+def _version() -> str:
+    return str(importlib.import_module("landscape").__version__)  # an import statement would draw in torch

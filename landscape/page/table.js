@@ -83,6 +83,7 @@ const ACTIONS = {
   "copy-csv": () => copy(data.csv),
   "copy-latex": () => copy(data.latex),
   "copy-commands": () => copy(data.commands.join("\n")),
+  "copy-citation": () => copy(byId("citation").textContent),
   "save-json": () => offer("landscape.json", asJson(), "application/json"),
   "save-csv": () => offer("landscape-surfaces.csv", asCsv(), "text/csv"),
   "save-png": () => savePicture("png"),

@@ -920,6 +920,10 @@ def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
     rich.get("document.getElementById('copy-commands').closest('details').open = true")
     rich.page.click("#copy-commands")
     rich.until("document.querySelector('#copy-commands ~ [role=status]').textContent !== ''")
+    rich.get("document.getElementById('copy-citation').closest('details').open = true")
+    rich.page.click("#copy-citation")
+    rich.until("document.querySelector('#copy-citation ~ [role=status]').textContent !== ''")
+    assert "arXiv:2406.07107" in rich.page.text_content("#citation")
     rich.page.click("#copy-latex")
     rich.until("document.querySelector('#copy-latex ~ [role=status]').textContent !== ''")
 
