@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from landscape.engines import ProductEngine
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.filters import Normalization
-    from landscape.ledger import Keep, Make, Replayed
+    from landscape.ledger import Keep, Replayed
     from landscape.objective import Objective
     from landscape.operators import SymmetricOperator
     from landscape.picture import Width
@@ -1411,10 +1411,6 @@ class _Work:
         return folder
 
 
-def _unkept(_name: str, make: Make) -> list[Result]:
-    return make(lambda operator: operator)
-
-
 def _measure_all(
     command: str,
     paths: Sequence[Path],
@@ -1434,6 +1430,7 @@ def _measure_all(
     that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
+    from landscape.ledger import unkept
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1442,7 +1439,7 @@ def _measure_all(
     for one in work.opened:
         check(one)
     started = time.perf_counter()
-    with work.ledger(output) if kept else contextlib.nullcontext(_unkept) as keep:
+    with work.ledger(output) if kept else contextlib.nullcontext(unkept) as keep:
         results, failed = [], list[str]()
         with _counting(console) as count:
             for index, one in enumerate(work.opened):
