@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -254,4 +255,8 @@ def everything(rank, size, folder):
         "uneven": uneven_case(Path(folder)) if size == 2 else None,
     }
     torch.save(found, Path(folder) / f"found-{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    # DistributedDataParallel keeps the group and its threads alive; one that lets go of a tensor while the interpreter
+    # ends aborts the process, seldom (pytorch#190489). Nothing is left to do, so the interpreter does not end.
+    os._exit(0)
