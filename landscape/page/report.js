@@ -162,6 +162,7 @@ still.addEventListener("change", motion);
 addEventListener("hashchange", () => { readFragment(); draw(); });
 byId("reset")?.addEventListener("click", () => {
   try { history.replaceState(null, "", "#"); } catch { location.hash = ""; }
+  switched.clear();
   readFragment();
   draw();
 });

@@ -748,6 +748,35 @@ def test_names_in_a_legend_are_switches_of_the_keyboard(rich):
     rich.until(shown)
 
 
+def test_what_is_switched_at_a_legend_stays_so_until_the_view_is_reset(rich):
+    seen = """[...new Set(document.getElementById('p0-slices')._fullData.filter((one) => one.legendgroup)
+        .map((one) => `${one.legendgroup} ${one.visible}`))]"""
+    fresh = {"sgd true", "sam! true", "parabola of the second difference legendonly"}
+    chosen = {"sgd legendonly", "sam! true", "parabola of the second difference true"}
+    assert set(rich.get(seen)) == fresh
+    for one in ("sgd legendonly", "parabola of the second difference true"):
+        rich.page.locator(f"#p0-slices .legendtoggle[aria-label='{one.rpartition(' ')[0]}']").focus()
+        rich.page.keyboard.press("Enter")
+        rich.until(f"{seen}.includes('{one}')")
+        time.sleep(0.5)  # two presses at once are a double click
+    assert set(rich.get(seen)) == chosen
+    rich.page.locator("input[name=row0]").fill("8")  # the bands and the parabola along x go
+    rich.until(plot("p0-slices", ".layout.xaxis.title.text") + " === 'x, at y = 1'")
+    assert set(rich.get(seen)) == chosen
+    rich.page.locator("input[name=row0]").fill("4")
+    rich.until(plot("p0-slices", ".layout.xaxis.title.text") + " === 'x, at y = 0'")
+    scale = rich.get("document.querySelector('input[name=loss]:checked').value")
+    rich.choose("loss", {"log": "linear", "linear": "log"}[scale])
+    rich.page.emulate_media(color_scheme="dark")
+    rich.drawn()
+    rich.page.emulate_media(color_scheme="light")
+    rich.drawn()
+    assert set(rich.get(seen)) == chosen
+    rich.page.click("#reset")
+    rich.drawn()
+    assert set(rich.get(seen)) == fresh
+
+
 def test_the_tools_of_a_figure_are_one_stop_of_the_tab_key(rich):
     stops = (
         "[...document.querySelectorAll('.modebar')].map((bar) => bar.querySelectorAll('button[tabindex=\"0\"]').length)"
