@@ -24,7 +24,7 @@ from landscape.lanczos import top_eigenpairs
 from landscape.ledger import Keep, Replayed, unkept
 from landscape.objective import Objective
 from landscape.operators import OperatorOf, SymmetricOperator, hessian
-from landscape.results import CurvatureTrace, Eigenpairs, Result
+from landscape.results import CurvatureTrace, Eigenpairs, Record, Result
 
 _BESIDE = ("overlap", "along_gradient", "along_sam")
 
@@ -95,8 +95,20 @@ def curvature_trace(
         checks={
             "symmetry": max(float(str(pairs.checks["symmetry"])) for pairs in found),
             "symmetric": all(bool(pairs.checks["symmetric"]) for pairs in found),
+            **_worst_change(found),
         },
     )
+
+
+def _worst_change(found: list[Eigenpairs]) -> Record:
+    """The check of the products by finite differences, at the checkpoint where they are the farthest from them."""
+    changes = [float(str(pairs.checks["gradient_change"])) for pairs in found if "gradient_change" in pairs.checks]
+    if not changes:
+        return {}
+    return {
+        "gradient_change": max(changes, key=lambda change: -1.0 if math.isnan(change) else change),
+        "gradient_change_ok": all(bool(pairs.checks.get("gradient_change_ok", True)) for pairs in found),
+    }
 
 
 def stability_limit(
