@@ -1642,7 +1642,7 @@ def _curvature(
     if asked.cross_check:
         from landscape.crosscheck import pyhessian_check
 
-        check = pyhessian_check(objective, pairs, seed=asked.seed)
+        check = pyhessian_check(objective, pairs, seed=asked.seed, replayed=replayed)
         pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
     kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
     return [kept, *others]
