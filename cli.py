@@ -1658,6 +1658,7 @@ def _followed(
     keep: Keep,
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.distributed import shared_gradient
     from landscape.following import curvature_trace, stability_limit
     from train.schedule import learning_rate
 
@@ -1683,6 +1684,7 @@ def _followed(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
         operator_of=lambda objective: _operator(objective, asked),
+        gradient_of=shared_gradient,
         keep=keep,
     )
 

@@ -1,4 +1,4 @@
-"""A curvature's products over several processes: which part of the data is mine, and the sum over all parts.
+"""Products and gradients over several processes: which part of the data is mine, and the sum over all parts.
 
     A v = sum_k D_k A_k v / sum_k D_k
 
@@ -91,6 +91,34 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
             "num_processes": size,
         },
     )
+
+
+def shared_gradient(objective: Objective, theta: Tensor | None = None) -> Tensor:
+    """`objective.gradient(theta)`, of which each process makes its part; by itself in one process.
+
+    Every process calls it with the same model, data and theta.
+
+    Raises:
+        NotRepeatableError: If the processes came to different theta.
+        ToldError: If another process failed.
+        ValueError: If there are more processes than examples, or than batches that cannot be cut.
+    """
+    rank, size = place()
+    theta = objective.theta if theta is None else theta
+    if size == 1:
+        return objective.gradient(theta)
+    part = together(lambda: part_of(objective, rank, size), state=zlib.crc32(bytes_of(theta)))
+    total, denominator = together(lambda: _sums(part, theta))
+    return summed(total) / float(summed(denominator))
+
+
+def _sums(part: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the sum of losses, and the denominator."""
+    total, denominator = torch.zeros_like(theta), 0.0
+    for gradient, part_denominator in part.batch_gradients(theta):
+        total += gradient
+        denominator += part_denominator
+    return total, torch.tensor(denominator, dtype=torch.float64, device=theta.device)
 
 
 def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = None) -> Objective:
