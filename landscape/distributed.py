@@ -56,7 +56,10 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         return make(objective)
     _refuse_other_work(objective)
     part = part_of(objective, rank, size)
-    operator = together(lambda: make(part))
+    weight = together(lambda: part.denominator)
+    operator = together(lambda: make(part if weight else objective))
+    if not weight:  # no target of this part counts
+        operator = replace(operator, matvec=torch.zeros_like, matvecs=torch.zeros_like, loss=0.0)
     settings = operator.settings
     if settings.get("batch_norm") == "train":
         raise ValueError("BatchNorm in train mode measures the batches as they are, which parts cut: use one process")
@@ -64,12 +67,7 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         raise ValueError("labels are drawn by their place in all of the data, not in a part: use one process")
     if "protocol" in settings:
         raise ValueError("the protocol sums the means of batches of 128, which parts cut: use one process")
-    weight = part.denominator
-
-    def own_sum(mean: Tensor) -> Tensor:
-        return mean * weight if weight else torch.zeros_like(mean)  # a part may have no valid target
-
-    own = own_sum(torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device))
+    own = weight * torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device)
     loss, denominator = (float(one) for one in summed(own))
 
     def several(vectors: Tensor) -> Tensor:
@@ -77,7 +75,7 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         return torch.stack([operator.matvec(v) for v in vectors]) if many is None else many(vectors)
 
     def product(own: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-        return summed(own_sum(together(lambda: own(vectors), state=zlib.crc32(bytes_of(vectors))))) / denominator
+        return summed(weight * together(lambda: own(vectors), state=zlib.crc32(bytes_of(vectors)))) / denominator
 
     return replace(
         operator,
