@@ -1642,7 +1642,7 @@ def _curvature(
     if asked.cross_check:
         from landscape.crosscheck import pyhessian_check
 
-        check = pyhessian_check(objective, pairs, seed=asked.seed)
+        check = pyhessian_check(objective, pairs, seed=asked.seed, replayed=replayed)
         pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
     kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
     return [kept, *others]
@@ -1658,6 +1658,7 @@ def _followed(
     keep: Keep,
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.distributed import shared_gradient
     from landscape.following import curvature_trace, stability_limit
     from train.schedule import learning_rate
 
@@ -1683,6 +1684,7 @@ def _followed(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
         operator_of=lambda objective: _operator(objective, asked),
+        gradient_of=shared_gradient,
         keep=keep,
     )
 
