@@ -47,12 +47,11 @@ from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_o
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from landscape.engines import ProductEngine
+    from landscape.analysis import HessianOptions
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
     from landscape.filters import Normalization
     from landscape.ledger import Keep, Replayed
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator
     from landscape.picture import Width
     from landscape.plane import Plane
     from landscape.report import PlotlyJs
@@ -70,7 +69,6 @@ if TYPE_CHECKING:
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
-DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
 _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
@@ -85,11 +83,6 @@ _INSIDE_DEMO = "inside demo"
 _CONTENT_ERRORS = (
     *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
 )
-_ALONG_A_RUN: dict[str, Any] = {
-    **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
-    **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
-    **{"data_error": False, "per_layer": False, "diagonal": False, "protocol": "clean", "basis_memory": None},
-}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -196,84 +189,6 @@ class _Look:
     normalize_by: Path | None
     trajectory: Path | None
     save_directions: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What hessian measures: the options that decide its numbers."""
-
-    top: int
-    which: Literal["largest", "smallest", "both"]
-    tolerance: float
-    max_matvecs: int
-    basis_memory: float | None
-    budget: int | None
-    density: bool
-    trace: bool
-    operator: str
-    protocol: Literal["clean", "paper"]
-    engine: ProductEngine
-    layers: tuple[str, ...]
-    batch_norm: Literal["frozen", "train"]
-    data_error: bool
-    per_layer: bool
-    diagonal: bool
-    cross_check: bool
-    save_vectors: bool
-    seed: int
-
-    def check_run(self) -> None:
-        """Refuse what is not measured along a run."""
-        one = _Asked(**{**dataclasses.asdict(self), **_ALONG_A_RUN})
-        if self != one:
-            raise click.UsageError(
-                "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
-            )
-
-    def check_shared(self) -> None:
-        """Refuse what several processes cannot share."""
-        alone = {
-            "--per-layer": self.per_layer,
-            "--cross-check": self.cross_check,
-            "--engine timed": self.engine == "timed",
-            "--protocol paper": self.protocol == "paper",
-            "--batch-norm train": self.batch_norm == "train",
-            "--operator fisher": self.operator == "fisher",
-        }
-        if found := [option for option, given in alone.items() if given]:
-            raise click.UsageError(f"{found[0]} is measured by one process: leave out torchrun")
-
-    def record(self, examples: int | None) -> Record:
-        return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
-
-    def check(self) -> None:
-        """Refuse options that do not go together."""
-        if self.budget is not None and (self.density or self.trace):
-            raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
-        if self.budget is not None and self.diagonal:
-            raise click.UsageError("--budget has no products for a diagonal: use --max-matvecs, --trace and --density")
-        if self.which == "smallest" and (self.budget is not None or self.trace):
-            raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
-        if self.engine != "retained" and self.operator != "hessian":
-            raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
-        if self.protocol == "paper":
-            usual = {**_ALONG_A_RUN, "which": self.which, "save_vectors": self.save_vectors}
-            usual |= {"budget": self.budget, "density": self.density, "trace": self.trace, "protocol": "paper"}
-            usual |= {"diagonal": self.diagonal}
-            if self != dataclasses.replace(self, **usual):
-                raise click.UsageError("--protocol paper is of the Hessian, its own parameters, in eval mode")
-        if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
-            raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
-        if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
-            raise click.UsageError("--data-error is of the largest eigenvalues, in eval mode")
-        if self.data_error and self.operator == "fisher":
-            raise click.UsageError("--data-error draws no labels: use --operator empirical-fisher")
-        if self.cross_check and self.which == "smallest":
-            raise click.UsageError("--cross-check is of the eigenvalue of largest magnitude: use --which both")
-        if self.cross_check and importlib.util.find_spec("pyhessian") is None:
-            raise click.UsageError("--cross-check needs PyHessian: pip install pyhessian")
-        if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
-            raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
 
 
 @dataclass(frozen=True)
@@ -971,7 +886,7 @@ def hessian(
     device: str,
     output: _Output,
     console: _Console,
-    **asked: Any,  # noqa: ANN401 (the options of _Asked)
+    **asked: Any,  # noqa: ANN401 (those of HessianOptions)
 ) -> Record:
     """Measure the largest eigenvalues of the Hessian of the mean loss, each with its true residual.
 
@@ -984,15 +899,18 @@ def hessian(
     landscape hessian runs/sam                 a run with several checkpoints: through training
     torchrun --no-python --nproc-per-node 4 -- landscape hessian runs/sam/last.pt
     """
-    wanted = _Asked(**asked, seed=seed)
-    wanted.check()
+    from landscape.analysis import HessianOptions
+
+    with _as_usage_error():
+        wanted = HessianOptions(**asked, seed=seed)
     given = click.get_current_context().get_parameter_source("max_matvecs")
     if wanted.budget is not None and given is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--budget bounds all products, and --max-matvecs those of the eigenvalues: give one")
     measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
     if _processes()[1] == 1:
         return measure()
-    wanted.check_shared()
+    with _as_usage_error():
+        wanted.check_shared()
     from landscape.distributed import together
     from train.distributed import joined
 
@@ -1002,7 +920,7 @@ def hessian(
 
 def _hessian(
     checkpoints: tuple[Path, ...],
-    wanted: _Asked,
+    wanted: HessianOptions,
     explain: bool,
     split: str,
     examples: int | None,
@@ -1021,7 +939,8 @@ def _hessian(
     read = {label: _run_states(path) for label, path in folders.items()}
     runs = {label: run for label, run in read.items() if len(run) > 1}
     if runs:
-        wanted.check_run()
+        with _as_usage_error():
+            wanted.check_run()
 
     def measure(one: _Opened, count: Count, keep: Keep) -> list[Result]:
         with _as_usage_error():
@@ -1032,11 +951,14 @@ def _hessian(
     def measure_one(one: _Opened, count: Count, replayed: Replayed) -> list[Result]:
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         told = f"hessian {one.label}"
-        return _curvature(objective, wanted, replayed, lambda done: count(told, "products", done, None))
+        return hessian_analysis(
+            objective, wanted, replayed=replayed, progress=lambda done: count(told, "products", done, None)
+        )
 
+    from landscape.analysis import hessian_analysis
     from train.checkpoint import content_hash
 
-    options = wanted.record(examples)
+    options: Record = {**wanted.record(), "examples": examples}
     if _processes()[1] > 1:
         options["processes"] = _processes()[1]
     if runs:
@@ -1575,89 +1497,17 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
     return kept
 
 
-def _curvature(
-    objective: Objective, asked: _Asked, replayed: Replayed, progress: Callable[[int], None]
-) -> list[Result]:
-    """Eigenvalues, and what else was asked for."""
-    from landscape.budget import curvature
-    from landscape.distributed import place
-    from landscape.entries import diagonal
-    from landscape.lanczos import top_eigenpairs
-    from landscape.operators import per_layer
-    from landscape.sampling import data_error
-    from landscape.spectrum import effective_rank, spectral_density, trace
-
-    least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
-    if asked.data_error and objective.num_examples < least:
-        raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
-    if asked.cross_check:
-        from landscape.crosscheck import require_comparable
-
-        require_comparable(objective)
-    operator = replayed(_operator(objective, asked))
-    if asked.budget is not None and asked.which != "smallest":
-        found = curvature(
-            operator,
-            k=asked.top,
-            which=asked.which,
-            budget=asked.budget,
-            tolerance=asked.tolerance,
-            seed=asked.seed,
-            basis_size=_basis_size(operator, asked),
-            progress=progress,
-        )
-        pairs, others = found.pairs, found.results[1:]
-    else:
-        pairs = top_eigenpairs(
-            operator,
-            asked.top,
-            which=asked.which,
-            tolerance=asked.tolerance,
-            seed=asked.seed,
-            max_matvecs=asked.max_matvecs,
-            basis_size=_basis_size(operator, asked),
-            progress=progress,
-        )
-        others = []
-        if asked.density:
-            others.append(spectral_density(operator, seed=asked.seed, pairs=pairs, progress=progress))
-        if asked.trace:
-            estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
-            others += [estimate, effective_rank(estimate, pairs)]
-        if asked.diagonal:
-            others.append(diagonal(operator, seed=asked.seed, pairs=pairs, progress=progress))
-    if asked.data_error:
-        plain = dataclasses.replace(asked, engine="retained")  # parts are many, and small
-
-        def of_part(part: Objective) -> SymmetricOperator:
-            return replayed(_operator(part, plain))
-
-        spread = data_error(objective, pairs, operator_of=of_part, num_parts=DATA_PARTS, seed=asked.seed)
-        others.append(spread)
-    if asked.per_layer:
-        for block in per_layer(objective).values():
-            most = min(asked.top, block.size)
-            found_in = top_eigenpairs(replayed(block), most, tolerance=asked.tolerance, seed=asked.seed)
-            others.append(dataclasses.replace(found_in, vectors=None))
-    if asked.cross_check:
-        from landscape.crosscheck import pyhessian_check
-
-        check = pyhessian_check(objective, pairs, seed=asked.seed)
-        pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
-    kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
-    return [kept, *others]
-
-
 def _followed(
     one: _Opened,
     run: Sequence[tuple[int, State]],
-    asked: _Asked,
+    asked: HessianOptions,
     split: str,
     examples: int | None,
     count: Count,
     keep: Keep,
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.analysis import chosen_operator
     from landscape.following import curvature_trace, stability_limit
     from train.schedule import learning_rate
 
@@ -1682,68 +1532,15 @@ def _followed(
         progress=lambda done, products: count(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
-        operator_of=lambda objective: _operator(objective, asked),
+        operator_of=lambda objective: chosen_operator(objective, asked),
         keep=keep,
     )
 
 
-def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
-    """The matrix that was asked for, of which each of several processes has a part of the data."""
-    from landscape.distributed import shared
+def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
+    from landscape.analysis import product_cost
 
-    return shared(objective, lambda part: _own_operator(part, asked))
-
-
-def _own_operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
-    from landscape import operators
-    from landscape.plane import layer_mask, layers_of
-
-    if asked.protocol == "paper":
-        from landscape.protocols import paper_hessian
-
-        return paper_hessian(objective)
-    if asked.operator == "hessian":
-        names = layers_of(objective, asked.layers) if asked.layers else None
-        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm, only=names)
-        return dataclasses.replace(found, settings={**found.settings, **_layers_record(asked.layers)})
-    if asked.operator == "gauss-newton":
-        found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
-    else:
-        kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
-        found = operators.fisher(objective, kind=kind, seed=asked.seed, batch_norm=asked.batch_norm)
-    if not asked.layers:
-        return found
-    chosen = operators.block(found, layer_mask(objective, asked.layers))
-    return dataclasses.replace(chosen, settings={**chosen.settings, **_layers_record(asked.layers)})
-
-
-def _basis_size(operator: SymmetricOperator, asked: _Asked) -> int | None:
-    """How many vectors of the operator's size fit into the memory that was given."""
-    if asked.basis_memory is None:
-        return None
-    fitting = int(asked.basis_memory * 1e9 / (operator.size * operator.dtype.itemsize))
-    needed = (2 if asked.which == "both" else 1) * asked.top + 2
-    if fitting < min(needed, operator.size):
-        size = needed * operator.size * operator.dtype.itemsize / 1e9
-        raise click.UsageError(
-            f"--basis-memory holds {fitting} vectors, --top {asked.top} needs {needed}: {size:.2g} GB"
-        )
-    return min(fitting, operator.size)
-
-
-def _explain_products(objective: Objective, asked: _Asked, console: _Console) -> Record:
-    """How a product of the operator is made, and how long it takes."""
-    import torch
-
-    operator = _operator(objective, asked)
-    v = torch.ones(operator.size, dtype=operator.dtype, device=operator.device)
-    for _ in range(2):  # the first builds what is kept
-        started = time.perf_counter()
-        float(operator.matvec(v)[0])  # waits for the device
-    seconds = time.perf_counter() - started
-    names = ("operator", "engine", "engine_reason", "micro_batch", "layout", "batch_norm", "dtype", "num_examples")
-    told: Record = {name: operator.settings[name] for name in names if name in operator.settings}
-    told |= {"size": operator.size, "seconds_per_product": seconds, **operator.checks}
+    told = product_cost(objective, asked)
     for name, value in told.items():
         console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
     return told
@@ -1761,10 +1558,6 @@ def _plainly(value: Json) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plainly(inner)}" for name, inner in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _layers_record(layers: Sequence[str]) -> Record:
-    return {"layers": list(layers)} if layers else {}
 
 
 def _subjects(
@@ -2499,10 +2292,14 @@ _OPTIONS = (  # of hessian, as arguments in the messages of what it calls
 
 
 def _in_options(message: str) -> str:
-    """A message of the library in the words of the command line."""
+    """A message of the library in the words of the command line: `max_matvecs` is --max-matvecs."""
     for pattern, option in _OPTIONS:
         message = re.sub(pattern, option, message)
-    return message
+    return re.sub(r"`(\w+)(?:='([\w-]+)')?`", _option_of, message)
+
+
+def _option_of(found: re.Match[str]) -> str:
+    return " ".join([f"--{found[1].replace('_', '-')}", *([found[2]] if found[2] else [])])
 
 
 @contextlib.contextmanager
