@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
     from landscape.analysis import HessianOptions
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
-    from landscape.filters import Normalization
     from landscape.ledger import Keep, Replayed
     from landscape.objective import Objective
     from landscape.picture import Width
     from landscape.plane import Plane
+    from landscape.plane_options import PlaneOptions
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
@@ -173,22 +173,6 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Where surface looks: the options that decide its line or plane."""
-
-    directions: str
-    line: bool
-    normalization: Normalization
-    seed: int
-    rho: float | None
-    layers: tuple[str, ...]
-    output_dims: tuple[str, ...]
-    normalize_by: Path | None
-    trajectory: Path | None
-    save_directions: bool
 
 
 @dataclass(frozen=True)
@@ -360,7 +344,9 @@ def _data_names(context: click.Context, parameter: click.Parameter, begun: str) 
 
 
 def _direction_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    kinds = _one_of(_DIRECTIONS)(context, parameter, begun)
+    from landscape.plane_options import KINDS
+
+    kinds = _one_of(KINDS)(context, parameter, begun)
     return [CompletionItem(kind) for kind in kinds] or _a_path("file")(context, parameter, begun)
 
 
@@ -454,39 +440,15 @@ def train(
     return told
 
 
-_DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
-_OF_EACH = ("random", "gradient", "sam")  # each checkpoint has its own; all others are one displacement
-
-
 def _look_options(command: Command) -> Command:
     @functools.wraps(command)
-    def packed(
-        *args: object,
-        directions: str,
-        line: bool,
-        normalization: Normalization,
-        seed: int,
-        rho: float | None,
-        layers: tuple[str, ...],
-        output_dims: tuple[str, ...],
-        normalize_by: Path | None,
-        trajectory: Path | None,
-        save_directions: bool,
-        **others: object,
-    ) -> object:
-        look = _Look(
-            directions,
-            line or (directions == "between" and len(cast(tuple[Path, ...], others["checkpoints"])) == 2),
-            normalization,
-            seed,
-            rho,
-            layers,
-            output_dims,
-            normalize_by,
-            trajectory,
-            save_directions,
-        )
-        return command(*args, look=look, **others)
+    def packed(*args: object, **options: Any) -> object:  # noqa: ANN401 (those of PlaneOptions, and others)
+        from landscape.plane_options import PlaneOptions
+
+        asked = {item.name: options.pop(item.name) for item in dataclasses.fields(PlaneOptions)}
+        if asked["directions"] == "between" and len(options["checkpoints"]) == 2:
+            asked["line"] = True
+        return command(*args, look=PlaneOptions(**asked), **options)
 
     return _together(
         click.option(
@@ -591,7 +553,7 @@ def surface(
     steps: int | None,
     extent: float | None,
     interval: tuple[float, float] | None,
-    look: _Look,
+    look: PlaneOptions,
     explain: bool,
     split: str,
     examples: int | None,
@@ -619,9 +581,12 @@ def surface(
     landscape surface runs/sam/last.pt --directions pca --show
     landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
+    from train.checkpoint import content_hash
+
     steps = (61 if look.line else 51) if steps is None else steps
     checkpoints = tuple(dict.fromkeys(checkpoints))
-    _check_look(look, checkpoints)
+    with _as_usage_error():
+        look.check(len(checkpoints))
     if planes > 1 and (look.directions != "random" or look.line or look.trajectory is not None):
         raise click.UsageError("--planes is of random planes: leave out --directions, --line and --trajectory")
     if interval is None:
@@ -631,16 +596,13 @@ def surface(
     normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
     run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
     run = [] if run_folder is None else _run_states(run_folder)
+    how: dict[str, Any] = {"batch_norm": batch_norm, "precision": precision}
+    how |= {"micro_batch": micro_batch, "layout": layout, "tune": tune}
     options: Record = {
         **{"steps": steps, "extent": extent, "interval": None if interval is None else list(interval)},
-        **_look_record(look, normalize_by, run),
-        **{
-            "batch_norm": batch_norm,
-            "precision": precision,
-            "micro_batch": micro_batch,
-            "layout": layout,
-            "tune": tune,
-        },
+        **{**look.record(), "normalize_by": None if normalize_by is None else normalize_by.hash},
+        "run": [content_hash(state) for _, state in run],
+        **how,
         **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
     if devices is not None and shard is not None:
@@ -668,7 +630,7 @@ def surface(
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
         ]
-        engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, tune, steps)
+        engine = functools.partial(survey.one_engine, subjects, steps=steps, **how)
         plans = survey.plan_all(
             folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired
         )
@@ -1431,28 +1393,6 @@ def _merged(
     return _told(out, results, console)
 
 
-def _engine(
-    subjects: Sequence[Subject],
-    batch_norm: BatchNorm,
-    precision: Precision,
-    micro_batch: int | None,
-    layout: Layout | None,
-    tune: bool,
-    steps: int,
-) -> Engine:
-    """One engine for all checkpoints: the usual one or, with `tune`, the fastest, but for what was given."""
-    from landscape.evaluator import Engine, choose, compiled_for, usual
-
-    objective, num_points = subjects[0].objective, sum(steps ** len(one.plane.axes) for one in subjects)
-    given = usual(objective, Engine(batch_norm=batch_norm, precision=precision))
-    if tune:
-        given, _ = choose(objective, given, num_points=num_points)
-    given = dataclasses.replace(
-        given, micro_batch=micro_batch or given.micro_batch, layout=layout if layout is not None else given.layout
-    )
-    return given if tune else compiled_for(objective, given, num_points=num_points)
-
-
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
     """One process for each device, each a shard; then all of it merged."""
     names = [name.strip() for name in devices.split(",")]
@@ -1563,7 +1503,7 @@ def _plainly(value: Json) -> str:
 def _subjects(
     work: _Work,
     measured: Sequence[tuple[_Opened, Objective]],
-    look: _Look,
+    look: PlaneOptions,
     normalize_by: _Opened | None,
     run: Sequence[tuple[int, State]],
     num_planes: int,
@@ -1573,22 +1513,33 @@ def _subjects(
 ) -> list[Subject]:
     """What is to be measured: for each checkpoint its line or plane, or several planes."""
     from landscape.plane import moved
+    from landscape.plane_options import KINDS, OF_EACH, plane_of
     from landscape.survey import Subject
 
     others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
     by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
     names, states = [other.label for other in work.opened], [state for _, state in run]
     run_name = "" if not run or look.line else (look.trajectory or _folder_of(work.opened[0].path)).name
+    if look.directions == "pca":
+        _refuse_misfits(measured[0][1].model, states)
     found: list[Subject] = []
     for one, objective in measured:
         for index in range(num_planes):
-            seeded = dataclasses.replace(look, seed=look.seed + index)
-            known = bool(found) and look.directions not in _OF_EACH
-            plane = (
-                moved(found[0].plane, objective)
-                if known
-                else _plane(seeded, objective, by, others, names, states, count)
-            )
+            known = bool(found) and look.directions not in OF_EACH
+            if known:
+                plane = moved(found[0].plane, objective)
+            elif look.directions in KINDS:
+                plane = plane_of(
+                    objective,
+                    dataclasses.replace(look, seed=look.seed + index),
+                    normalize_by=by,
+                    others=others,
+                    names=names,
+                    run=states,
+                    progress=lambda done: count("eigenvectors", "products", done, None),
+                )
+            else:
+                plane = _given_plane(objective, Path(look.directions), look)
             if look.save_directions and not known:
                 file = _directions_file(work.out, len(found) + 1, look, [other.path for other in work.opened])
                 _save_directions(plane, objective, file, output)
@@ -1607,110 +1558,8 @@ def _subjects(
     return found
 
 
-def _check_look(look: _Look, checkpoints: Sequence[Path]) -> None:
-    """Refuse options that do not go together."""
-    kind = look.directions
-    if kind not in _DIRECTIONS and not Path(kind).is_file():
-        near = difflib.get_close_matches(kind, _DIRECTIONS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_DIRECTIONS)}"
-        raise click.UsageError(f"--directions: there is no kind and no file {kind!r}; {hint}")
-    if kind == "between" and len(checkpoints) not in (2, 3):
-        raise click.UsageError(f"--directions between takes two checkpoints or three, got {len(checkpoints)}")
-    if kind == "between" and look.line and len(checkpoints) == 3:
-        raise click.UsageError("a line between checkpoints takes two, got 3")
-    if look.rho is not None and kind != "sam":
-        raise click.UsageError("--rho is of --directions sam")
-    if kind != "random" and (look.normalize_by or look.output_dims or look.normalization != "filter"):
-        raise click.UsageError("--normalization, --normalize-by and --output-dim are of random directions")
-    if look.line and look.trajectory is not None:
-        raise click.UsageError("--trajectory is drawn on a plane: leave out --line")
-
-
-def _look_record(look: _Look, normalize_by: _Opened | None, run: Sequence[tuple[int, State]]) -> Record:
-    """The options of a look by their content, not by the names of files."""
-    from train.checkpoint import content_hash
-
-    kind = look.directions
-    return {
-        "directions": kind if kind in _DIRECTIONS else _content_hash(Path(kind)),
-        "line": look.line,
-        "normalization": look.normalization,
-        "seed": look.seed,
-        "rho": look.rho,
-        "layers": list(look.layers),
-        "output_dims": list(look.output_dims),
-        "normalize_by": None if normalize_by is None else normalize_by.hash,
-        "run": [content_hash(state) for _, state in run],
-    }
-
-
-def _plane(
-    look: _Look,
-    objective: Objective,
-    normalize_by: Objective | None,
-    others: Sequence[Objective],
-    names: Sequence[str],
-    run: Sequence[State],
-    count: Count,
-) -> Plane:
-    """The line or plane that the options ask for, around one checkpoint."""
-    from landscape import directions
-
-    kind, layers = look.directions, look.layers
-    if kind == "between":
-        between = directions.line_between if len(others) == 1 else directions.plane_through
-        return between(objective, *others, names=names, layers=layers)
-    if kind == "random":
-        plane = directions.random_plane(
-            objective,
-            seed=look.seed,
-            normalization=look.normalization,
-            layers=layers,
-            normalize_by=normalize_by,
-            output_dims=_output_dims(look.output_dims),
-        )
-    elif kind == "pca":
-        plane = _pca_plane(objective, run, layers)
-    elif kind == "eigenvectors":
-        plane = _eigenvector_plane(objective, look, count)
-    elif kind in ("gradient", "sam"):
-        rho = None if kind == "gradient" else 0.05 if look.rho is None else look.rho
-        plane = directions.ascent_plane(objective, rho=rho, seed=look.seed, layers=layers)
-    else:
-        plane = _given_plane(objective, Path(kind), look)
-    return directions.axis_line(plane) if look.line else plane
-
-
-def _pca_plane(objective: Objective, run: Sequence[State], layers: Sequence[str]) -> Plane:
-    import torch
-
-    from landscape.trajectory import pca_plane
-
-    _refuse_misfits(objective.model, run)
-    rows = [torch.cat([state[name].reshape(-1) for name in objective.shapes]) for state in run]
-    return pca_plane(objective, torch.stack(rows).to(objective.theta), layers=layers)
-
-
-def _eigenvector_plane(objective: Objective, look: _Look, count: Count) -> Plane:
-    from landscape import operators
-    from landscape.directions import eigenvector_plane
-    from landscape.lanczos import top_eigenpairs
-    from landscape.plane import layer_mask
-
-    on_gpu = objective.theta.is_cuda and objective.may_cut  # elsewhere 64, or whole batches
-    operator = operators.hessian(objective, micro_batch=BATCH_SIZE if on_gpu else None)
-    if look.layers:
-        operator = operators.restricted(operator, layer_mask(objective, look.layers))
-    pairs = top_eigenpairs(
-        operator, 2, seed=look.seed, progress=lambda done: count("eigenvectors", "products", done, None)
-    )
-    if not pairs.converged.all():
-        raise _CommandError(NUMBER_FAILED, "the eigenvectors did not converge, so no plane is drawn along them")
-    return eigenvector_plane(objective, pairs, layers=look.layers)
-
-
-def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
-    from landscape.directions import along
+def _given_plane(objective: Objective, path: Path, look: PlaneOptions) -> Plane:
+    from landscape.directions import along, axis_line
     from train import checkpoint as checkpoints
 
     checkpoints.check_archive(path)
@@ -1722,19 +1571,10 @@ def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
     if len(axes) == 1 and not look.line:
         raise click.UsageError(f"{path} holds one direction: it makes a line, --line")
     try:
-        return along(objective, *axes, layers=look.layers)
+        plane = along(objective, *axes, layers=look.layers)
     except ValueError as error:
         raise _CommandError(3, f"{path}: {error}") from error
-
-
-def _output_dims(words: Sequence[str]) -> dict[str, int]:
-    found = {}
-    for word in words:
-        name, _, dim = word.rpartition("=")
-        if not name or not dim.isdigit():
-            raise click.UsageError(f"--output-dim takes NAME=DIM, such as Conv1D=1, got {word!r}")
-        found[name] = int(dim)
-    return found
+    return axis_line(plane) if look.line else plane
 
 
 def _run_states(folder: Path) -> list[tuple[int, State]]:
@@ -1788,8 +1628,10 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _directions_file(out: Path, number: int, look: _Look, checkpoints: Sequence[Path]) -> Path:
-    own = len(checkpoints) > 1 and look.directions in _OF_EACH
+def _directions_file(out: Path, number: int, look: PlaneOptions, checkpoints: Sequence[Path]) -> Path:
+    from landscape.plane_options import OF_EACH
+
+    own = len(checkpoints) > 1 and look.directions in OF_EACH
     return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
 
 
@@ -1808,14 +1650,15 @@ def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Ou
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def _explain(one: _Opened, look: _Look, console: _Console) -> Record:
+def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
     """The filters of a model, as a table."""
     from landscape.filters import filter_groups
     from landscape.plane import layers_of
+    from landscape.plane_options import parsed_output_dims
 
     objective = _objective(one, _chosen(one, "train"))
     with _as_usage_error():
-        groups = filter_groups(objective, output_dims=_output_dims(look.output_dims))
+        groups = filter_groups(objective, output_dims=parsed_output_dims(look.output_dims))
         moving = layers_of(objective, look.layers)
     for group in groups:
         if group["name"] not in moving:
@@ -2431,7 +2274,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     kind = type(error).__name__
     if kind == "NotTwiceDifferentiableError":
         return 3, _in_options(message), ""
-    if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
+    if kind in ("NotRepeatableError", "NotConvergedError") or isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
     if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):
         return 6, message, ""
