@@ -1448,6 +1448,7 @@ def _followed(
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
     from landscape.analysis import chosen_operator
+    from landscape.distributed import shared_gradient
     from landscape.following import curvature_trace, stability_limit
     from train.schedule import learning_rate
 
@@ -1473,6 +1474,7 @@ def _followed(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
         operator_of=lambda objective: chosen_operator(objective, asked),
+        gradient_of=shared_gradient,
         keep=keep,
     )
 

@@ -190,7 +190,7 @@ def hessian_analysis(
     if options.per_layer:
         others += [_block_pairs(replayed(block), options) for block in operators.per_layer(objective).values()]
     if options.cross_check:
-        check = pyhessian_check(objective, pairs, seed=options.seed)
+        check = pyhessian_check(objective, pairs, seed=options.seed, replayed=replayed)
         pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
     return [pairs if options.save_vectors else dataclasses.replace(pairs, vectors=None), *others]
 

@@ -1,13 +1,14 @@
 """Results as curves in plotly, with their errors: lines and slices, a run on a plane, eigenvalues, congruence.
 
-Bands are of one standard error; a point that is not finite or cannot lie on a log axis leaves a gap.
+Bands are of one standard error; a point that is not finite or cannot lie on a log axis leaves a gap. A hover label has
+the digits of `landscape.formatting`, as the tables and sentences beside it.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import ends, landmarks, measured, nearest, places_on_axis, quadratic_models
 from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
@@ -32,7 +34,7 @@ def line(lines: Sequence[Line], *, scale: Scale = "auto", known: Mapping[str, St
         style, loss, error = known[checkpoint_key(one)], measured(one), one.standard_error
         drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
         add_band(figure, 0, style, one.x, _lower(loss, error, view), loss + error, drawable)
-        add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+        add_line(figure, 0, style, one.x, np.where(drawable, loss, np.nan), error, size=4)
         _add_own_losses(figure, one, style, log=view.log)
     for name, at in dict.fromkeys((name, at) for one in lines for name, (at,) in landmarks(one)):
         figure.add_vline(x=at, line={"dash": "dot", "color": "#888888", "width": 1}, annotation_text=as_text(name))
@@ -68,7 +70,7 @@ def slices(
         for n, (at, loss, error) in enumerate(cuts):
             drawable = np.isfinite(loss) & ((loss > 0) | (not view.log))
             add_band(figure, n, style, at, _lower(loss, error, view), loss + error, drawable)
-            add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, digits=".5g", size=4)
+            add_line(figure, n, style, at, np.where(drawable, loss, np.nan), error, size=4)
     unit = str(surfaces[0].settings.get("unit") or "") if surfaces else ""
     titles = [_cut_title("x", "y", unit, offsets[0]), _cut_title("y", "x", unit, offsets[1])]
     side_by_side(figure, titles, ["mean loss", "mean loss"])
@@ -97,10 +99,9 @@ def trajectory(
         add_band(figure, 0, style, at, low, run.loss + run.standard_error, np.isfinite(run.loss))
         plain, dashed = replace(style, dash="solid"), replace(style, dash="dash")
         own, plane = f"{style.name}, its own loss", f"{style.name}, the plane's loss there"
-        none = np.zeros_like(at)
-        add_line(figure, 0, plain, at, run.loss, run.standard_error, digits=".5g", size=5, name=own)
-        add_line(figure, 0, dashed, at, run.plane_loss, none, digits=".5g", size=5, name=plane, exact=True)
-        add_line(figure, 1, plain, at, run.distance, none, digits=".4g", size=5, name="off the plane", exact=True)
+        add_line(figure, 0, plain, at, run.loss, run.standard_error, size=5, name=own)
+        add_line(figure, 0, dashed, at, run.plane_loss, None, size=5, name=plane)
+        add_line(figure, 1, plain, at, run.distance, None, size=5, name="off the plane")
     side_by_side(figure, ["epoch", "epoch"], ["mean loss", "distance off the plane"])
     figure.update_layout(hovermode="x")
     figure.update_xaxes(**epoch_axis([run.epoch for _, run in seen]))
@@ -130,8 +131,10 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
             x=np.array(at[n]) + shift,
             y=one.values,
             error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
-            customdata=np.stack([one.residuals, one.converged.astype(float)], axis=-1),
-            text=["converged" if done else "NOT converged" for done in one.converged],
+            text=[
+                f"λ {value}<br>{'converged' if done else 'NOT converged'}"
+                for value, done in zip(told(one.values, one.residuals), one.converged, strict=True)
+            ],
             name=as_text(name),
             mode="markers",
             marker={
@@ -140,7 +143,7 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
                 "symbol": [style.symbol + ("" if done else "-open") for done in one.converged],
                 "line": {"width": [0 if done else 2 for done in one.converged]},
             },
-            hovertemplate="λ %{y:.5g} ± %{customdata[0]:.1g}<br>%{text}",
+            hovertemplate="%{text}",
         )
     figure.update_xaxes(title="eigenvalue, largest first", tickvals=ticks, ticktext=labels)
     figure.update_xaxes(range=[min([*ticks, 1]) - 0.6, max([*ticks, 1]) + 0.6])
@@ -174,7 +177,8 @@ def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] 
             probed = np.isfinite(value)  # epochs between probes are no gap in the record: join what was measured
             add_band(figure, n, style, at, value - error, value + error, probed)
             size = 5 if probed.sum() < 15 else None
-            add_line(figure, n, style, at[probed], value[probed], error[probed], digits=".4f", size=size)
+            write = plus_minus if n < 2 else signed
+            add_line(figure, n, style, at[probed], value[probed], error[probed], size=size, write=write)
     titles += ["change / learning rate"] if rated else []
     side_by_side(figure, ["epoch"] * len(titles), titles)
     figure.update_layout(hovermode="x", yaxis2_matches="y")
@@ -276,7 +280,8 @@ def _add_own_losses(figure: go.Figure, line: Line, style: Style, *, log: bool) -
                     "opacity": 1,
                     "line": {"width": 2, "color": style.color},
                 },
-                hovertemplate=["on the line %{y:.5g}", "its own loss %{y:.5g}"],
+                text=[f"on the line {short(end['loss_on_plane'])}", f"its own loss {short(end['own_loss'])}"],
+                hovertemplate="%{text}",
                 name=as_text(f"{end['name']}: on the line ●, its own ◇"),
                 meta="own loss",
             )
@@ -313,25 +318,31 @@ def add_line(
     style: Style,
     at: Array,
     value: Array,
-    error: Array,
+    error: Array | None,
     *,
-    digits: str,
     size: int | None,
     name: str = "",
-    exact: bool = False,
+    write: Callable[[float, float], str] = plus_minus,
 ) -> None:
-    """A curve of one checkpoint in the n-th panel; its hover has the error, or says that it is `exact`."""
+    """A curve of one checkpoint in the n-th panel; its hover has the error, where there is one, as `write` has it."""
     figure.add_scatter(
         x=at,
         y=value,
-        customdata=error,
+        text=[short(v) for v in value] if error is None else told(value, error, write),
         mode="lines+markers" if size else "lines",
         line={"color": style.color, "width": 2, "dash": style.dash},
         marker={"symbol": style.symbol, "size": size},
-        hovertemplate=f"%{{y:{digits}}}" + ("" if exact else " ± %{customdata:.2g}"),
+        hovertemplate="%{text}",
         showlegend=n == 0,
         **_panel(n, style, name),
     )
+
+
+def told(
+    values: Iterable[float], errors: Iterable[float], write: Callable[[float, float], str] = plus_minus
+) -> list[str]:
+    """Each value with its uncertainty, as a reader sees it elsewhere."""
+    return [write(float(value), float(error)) for value, error in zip(values, errors, strict=True)]
 
 
 def add_band(

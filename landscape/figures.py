@@ -7,9 +7,11 @@ the data does; nothing else is cut. `loss[i, j]` is at x[i], y[j]; plotly wants 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from landscape.curves import (
@@ -20,9 +22,11 @@ from landscape.curves import (
     layout,
     line,
     slices,
+    told,
     trajectory,
     with_unit,
 )
+from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.notebook import html_of
 from landscape.paired import paired_difference
@@ -108,11 +112,8 @@ CAMERA = {  # high enough to see the bottom of a bowl over its rim; the centre m
     "center": {"x": -0.06, "y": -0.06, "z": -0.15},
 }
 
-_RUN_HOVER = (
-    "epoch %{customdata[0]}<br>its own loss %{customdata[1]:.5g} ± %{customdata[4]:.2g}"
-    "<br>the plane's loss here %{customdata[2]:.5g}<br>%{customdata[3]:.3g} off the plane<extra></extra>"
-)
-_CELL_HOVER = "x %{x:.3g}<br>y %{y:.3g}<br>%{text}<extra></extra>"
+_HOVER = "x %{x:.3~g}<br>y %{y:.3~g}<br>%{text}<extra></extra>"  # of a cell, whose coordinates are of a grid
+_RUN_HOVER = "%{text}<extra></extra>"
 
 
 def figure_of(result: Result) -> go.Figure:
@@ -151,7 +152,8 @@ def surface_3d(
         y=surface.y,
         z=loss.T,
         customdata=_customdata(surface),
-        hovertemplate=_hover(surface),
+        text=_texts(surface),
+        hovertemplate=_HOVER,
         colorscale="Viridis",
         cmin=view.low,
         cmax=view.high,
@@ -173,7 +175,7 @@ def surface_3d(
             mode="markers",
             # plotly's 3-D x needs a glyph that many fonts lack
             marker={"symbol": "diamond", "size": 3, "color": CELL_COLOR},
-            hovertemplate=_CELL_HOVER,
+            hovertemplate=_HOVER,
             meta="cells",
         )
     centre = centre_cell(surface)
@@ -224,7 +226,8 @@ def contour(
         y=surface.y,
         z=loss.T,
         customdata=_customdata(surface),
-        hovertemplate=_hover(surface),
+        text=_texts(surface),
+        hovertemplate=_HOVER,
         hoverongaps=False,
         colorscale="Viridis",
         zmin=view.low,
@@ -243,7 +246,7 @@ def contour(
             text=text,
             mode="markers",
             marker={"symbol": "x-thin", "size": 6, "line": {"color": CELL_COLOR, "width": 1.5}},
-            hovertemplate=_CELL_HOVER,
+            hovertemplate=_HOVER,
             meta="cells",
         )
     figure.add_scatter(
@@ -287,8 +290,8 @@ def difference(a: Surface, b: Surface, *, scale: Scale = "auto") -> go.Figure:
         y=a.y,
         z=shown.T,
         customdata=np.stack([value.T, error.T], axis=-1),
-        hovertemplate="x %{x:.3g}<br>y %{y:.3g}"
-        "<br>difference %{customdata[0]:.4g} ± %{customdata[1]:.2g}<extra></extra>",
+        text=[[f"difference {each}" for each in told(*row, signed)] for row in zip(value.T, error.T, strict=True)],
+        hovertemplate=_HOVER,
         hoverongaps=False,
         colorscale="RdBu",
         reversescale=True,
@@ -324,7 +327,7 @@ def _add_trajectory(figure: go.Figure, found: Trajectory, style: Style) -> None:
     figure.add_scatter(
         x=found.x,
         y=found.y,
-        customdata=_of_run(found),
+        text=_of_run(found),
         mode="lines+markers",
         line={"color": "#ffffff", "width": 1.5},
         marker={"size": 6, "color": "#ffffff", "line": {"color": style.color, "width": 1.5}},
@@ -340,7 +343,7 @@ def _add_trajectory_3d(figure: go.Figure, found: Trajectory, style: Style, view:
         x=found.x,
         y=found.y,
         z=np.log10(loss) if view.log else loss,
-        customdata=_of_run(found),
+        text=_of_run(found),
         mode="lines+markers",
         line={"color": "#ffffff", "width": 4},
         marker={"size": 3.5, "color": "#ffffff", "line": {"color": style.color, "width": 1}},
@@ -349,8 +352,12 @@ def _add_trajectory_3d(figure: go.Figure, found: Trajectory, style: Style, view:
     )
 
 
-def _of_run(found: Trajectory) -> Array:
-    return np.stack([found.epoch, found.loss, found.plane_loss, found.distance, found.standard_error], axis=-1)
+def _of_run(found: Trajectory) -> list[str]:
+    own = told(found.loss, found.standard_error)
+    return [
+        f"epoch {epoch}<br>its own loss {loss}<br>the plane's loss here {short(plane)}<br>{short(far)} off the plane"
+        for epoch, loss, plane, far in zip(found.epoch, own, found.plane_loss, found.distance, strict=True)
+    ]
 
 
 def _add_landmarks(figure: go.Figure, surface: Surface) -> None:
@@ -394,10 +401,15 @@ def _customdata(surface: Surface) -> Array:
     return np.stack([surface.loss.T, surface.standard_error.T, surface.accuracy.T], axis=-1)
 
 
-def _hover(surface: Surface) -> str:
-    accuracy = "<br>accuracy %{customdata[2]:.2%}" if np.isfinite(surface.accuracy).any() else ""
-    loss = "loss %{customdata[0]:.5g} ± %{customdata[1]:.2g}"
-    return f"x %{{x:.3g}}<br>y %{{y:.3g}}<br>{loss}{accuracy}<br>status ok<extra></extra>"
+def _texts(surface: Surface) -> npt.NDArray[np.str_]:
+    """What is read at each cell, in rows of y, as the page reads it."""
+    columns = (surface.loss.T, surface.standard_error.T, surface.accuracy.T)
+    return np.array([[_text(*cell) for cell in zip(*row, strict=True)] for row in zip(*columns, strict=True)])
+
+
+def _text(loss: float, error: float, accuracy: float) -> str:
+    right = f"<br>accuracy {percent(accuracy, math.nan)}" if math.isfinite(accuracy) else ""
+    return f"loss {plus_minus(loss, error)}{right}<br>status ok"
 
 
 def _levels(view: View) -> dict[str, float]:

@@ -49,7 +49,7 @@ from landscape.passes import (
     in_float32,
     naming_batches_of_one,
 )
-from landscape.results import Record
+from landscape.results import Array, Record
 from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
@@ -155,8 +155,15 @@ class Objective:
         return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
 
     def evaluate(self, theta: Tensor | None = None) -> Evaluation:
-        """Mean loss, its standard error and accuracy at theta. One forward pass over the data."""
-        sums = self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True)
+        """Mean loss, its standard error and accuracy at theta. One forward pass over the data.
+
+        Raises:
+            ValueError: If no target counts, so that there is no mean.
+        """
+        return self._evaluation(self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True))
+
+    def _evaluation(self, sums: Array) -> Evaluation:
+        self._refuse_no_denominator(sums[1])
         loss, standard_error, accuracy = summarise(sums)
         return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
 
@@ -236,11 +243,16 @@ class Objective:
         yield from cut(to_device(batch, self.theta.device), size)
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
-        """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
+        """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data.
+
+        Raises:
+            ValueError: If no target counts, so that there is no mean.
+        """
         total, denominator = torch.zeros_like(self.theta), 0.0
         for gradient, part in self.batch_gradients(theta):
             total += gradient
             denominator += part
+        self._refuse_no_denominator(denominator)
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
@@ -284,6 +296,7 @@ class Objective:
 
         Raises:
             NotRepeatableError: If the two differ: the model draws at random in eval mode, or the data changes.
+            ValueError: If no target counts, so that there is no mean.
         """
         sums = [self.evaluation_sums(self.theta, seed=seed).numpy(force=True) for seed in (_SEED, _OTHER_SEED)]
         first, second = (float(summarise(found)[0]) for found in sums)
@@ -294,8 +307,20 @@ class Objective:
                 f"two passes at the same weights gave {first:.9g} and {second:.9g}: the model draws at random in eval "
                 "mode (functional dropout?), or the batches change"
             )
-        loss, standard_error, accuracy = summarise(sums[0])
-        return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[0][5]))
+        return self._evaluation(sums[0])
+
+    def _refuse_no_denominator(self, denominator: float) -> None:
+        if denominator != 0:
+            return
+        if self.sums is not None:
+            reason = "the counts of all batches add up to 0"
+        else:
+            targets = torch.cat([as_pair(batch)[1].reshape(-1) for batch in self.read()])
+            index = getattr(known(self._loss), "ignore_index", None)
+            ignored = index is not None and len(targets) > 0 and bool(targets.eq(index).all())
+            reason = f"all {len(targets)} targets are ignored (ignore_index={index})"
+            reason = reason if ignored else f"the {len(targets)} targets weigh nothing (class weights of 0?)"
+        raise ValueError(f"{reason}: the mean loss has no denominator. Check the targets and the loss")
 
     @cached_property
     def denominator(self) -> float:
@@ -354,6 +379,7 @@ class Objective:
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
                 moved += self._moved_by_rounding(output, piece[1])
+        self._refuse_no_denominator(denominator)
         rounding = moved / abs(total) if total else 0.0
         return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
 

@@ -500,8 +500,8 @@ def problem_of(result: Result) -> str:
         return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if not result.checks.get("gradient_change_ok", True):
         return (
-            f"{label}: products are not the change of the gradient (off by {result.checks['gradient_change']:.1g}): "
-            "a function of the model's own keeps what its backward needs outside the graph"
+            f"{label}: products are not what finite differences see (off by {result.checks['gradient_change']:.1g}): "
+            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph"
         )
     if isinstance(result, Eigenpairs):
         if not result.converged.all():

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.curves import as_text, epoch_axis, layout, translucent
+from landscape.curves import as_text, epoch_axis, layout, told, translucent
+from landscape.formatting import short
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import STABLE, beyond_figure, shown_tensors, stick_height
 from landscape.results import Array, CurvatureTrace, Density, Diagonal
@@ -83,10 +84,10 @@ def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None
             x=one.tensor_traces[places],
             y=[as_text(one.names[place]) for place in places],
             error_x={"type": "data", "array": one.tensor_standard_errors[places], "thickness": 1.5, "width": 3},
-            customdata=np.stack([one.tensor_standard_errors[places]], axis=-1),
+            hovertext=told(one.tensor_traces[places], one.tensor_standard_errors[places]),
             marker={"color": style.color, "pattern": {"shape": PATTERNS[n % len(PATTERNS)]}},
             name=as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")),
-            hovertemplate="%{y}: %{x:.4g} ± %{customdata[0]:.2g}",
+            hovertemplate="%{y}: %{hovertext}",
         )
     order = {"categoryorder": "array", "categoryarray": [as_text(name) for name in names], "autorange": "reversed"}
     figure.update_layout(barmode="group", bargap=0.25, showlegend=True)
@@ -116,16 +117,17 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
         ]
         for what, values, line in curves:
             shown = np.where(values > 0, values, np.nan)
-            bars = {"type": "data", "array": one.residuals[:, 0]} if what == "λ1" else None
+            error = one.residuals[:, 0] if what == "λ1" else None
             figure.add_scatter(
                 x=epoch,
                 y=shown,
-                error_y=bars,
+                error_y=None if error is None else {"type": "data", "array": error},
+                text=[short(v) for v in values] if error is None else told(values, error),
                 mode="lines+markers",
                 line=line,
                 marker={"symbol": style.symbol, "size": 7 if what == "λ1" else 4, "color": style.color},
                 name=as_text(f"{style.name}, {what}"),
-                hovertemplate="%{y:.4g}",
+                hovertemplate="%{text}",
             )
         limit = np.where(np.isfinite(one.stability_limit), one.stability_limit, np.nan)
         if np.isfinite(limit).any():
@@ -137,7 +139,8 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
                 mode="lines",
                 line={"color": "#888888", "width": 1.5, "dash": "longdash"},
                 name=as_text(f"{style.name}, {STABLE}"),
-                hovertemplate="%{y:.4g}",
+                text=[short(v) for v in limit],
+                hovertemplate="%{text}",
             )
         figure.add_scatter(
             x=epoch,
@@ -149,7 +152,8 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
             marker={"symbol": style.symbol, "size": 6},
             name=as_text(style.name),
             showlegend=False,
-            hovertemplate="%{y:.3f}",
+            text=[short(v) for v in one.overlap],
+            hovertemplate="%{text}",
         )
     figure.update_layout(margin_t=50 + 20 * math.ceil(len(figure.data) / 3))  # the legend's lines
     at = {"xref": "x domain", "yref": "y domain", "x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
@@ -190,10 +194,10 @@ def _add_sticks(
         x=one.sticks,
         y=np.full(count, height),
         error_x={"type": "data", "array": one.stick_residuals, "color": style.color, "thickness": 1.5, "width": 4},
-        customdata=one.stick_residuals,
+        text=told(one.sticks, one.stick_residuals),
         mode="markers",
         marker={"color": style.color, "symbol": style.symbol, "size": 7},
-        hovertemplate="λ %{x:.5g} ± %{customdata:.1g}",
+        hovertemplate="λ %{text}",
         showlegend=False,
         meta="sticks",
         **group,

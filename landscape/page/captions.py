@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from landscape.formatting import percent, plus_minus
+from landscape.formatting import percent, plus_minus, short
 from landscape.page.markup import escape
 from landscape.readings import centre, centre_cell, measured
 from landscape.results import Line, Surface
@@ -88,7 +88,7 @@ def _run(surface: Surface) -> str:
     run = surface.trajectory
     if run is None or not run.epoch.size:
         return ""
-    share, far = f"{100 * run.explained_variance:.3g} %", f"{run.distance.max():.3g}"
+    share, far = f"{100 * run.explained_variance:.3g} %", short(float(run.distance.max()))
     told = f"Epochs {run.epoch[0]} to {run.epoch[-1]} in white, dropped onto the plane"
     return (
         f'<p class="stat">{told}: it holds {share} of their squared distances; at most {far} off it. The contour is '

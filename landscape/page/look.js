@@ -90,6 +90,17 @@ async function plot(div, figure, layout) { // true where it is the first one the
   named(div);
   return first;
 }
+const switched = new Map(); // by figure, then by name: what a reader has switched on or off at its legend
+const nameIn = (trace) => trace.legendgroup ?? trace.name;
+function keepSwitched(div, traces) {
+  for (const trace of traces) trace.visible = switched.get(div)?.get(nameIn(trace)) ?? trace.visible;
+}
+function listenToLegend(div) {
+  div.on("plotly_restyle", () => {
+    const found = div.data.filter((trace) => nameIn(trace) !== undefined).map((trace) => [nameIn(trace), trace.visible ?? true]);
+    switched.set(div, new Map([...(switched.get(div) ?? []), ...found]));
+  });
+}
 async function makeRoom(div) { // for the names in a legend of many rows
   const before = div.style.height, legend = div.querySelector(".legend .bg")?.getBBox().height ?? 0;
   div.style.height = "";
@@ -103,6 +114,7 @@ async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 
   const layout = stacked(themed(copy.layout));
   layout.margin = margin;
   if (clipped) cutAxes(layout);
-  await plot(div, copy, layout);
+  keepSwitched(div, copy.data);
+  if (await plot(div, copy, layout)) listenToLegend(div);
   await makeRoom(div);
 }

@@ -15,4 +15,6 @@ function plusMinus(value, error) { // two digits of the uncertainty, five of the
   const rounded = error.toFixed(decimals);
   return `${value.toFixed(decimals)} ± ${Number(rounded) ? rounded : `<${(10 ** -decimals).toFixed(decimals)}`}`;
 }
+const signed = (value, error) => (value < 0 ? plusMinus(value, error).replace("-", "−") : `+${plusMinus(value, error)}`);
+const rightAt = (share, before) => (Number.isFinite(share) ? `${before}accuracy ${(100 * share).toFixed(1)} %` : "");
 const exponential = (value, digits) => value.toExponential(digits).replace(/(?<=e[+-])(?=\d$)/, "0");

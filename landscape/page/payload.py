@@ -181,7 +181,7 @@ def _surface_payload(surface: Surface, column: int, style: Style, data: str, *, 
 def _run_payload(found: Trajectory | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    names = ("epoch", "x", "y", "loss", "plane_loss", "distance")
+    names = ("epoch", "x", "y", "loss", "standard_error", "plane_loss", "distance")
     return {name: _finite(getattr(found, name)) for name in names}
 
 
@@ -205,7 +205,7 @@ def _views(surfaces: Sequence[Surface], *, log: bool) -> dict[str, Any]:
 def _without_arrays(figure: go.Figure) -> go.Figure:
     """The look of a surface; its numbers travel once, packed, for both of its figures and both scales."""
     figure.data[0].z = None
-    figure.data[0].customdata = None
+    figure.data[0].customdata = figure.data[0].text = None
     return figure
 
 

@@ -20,8 +20,8 @@ function valuesAt(p) { // what was measured there, by checkpoint
 }
 function wordsOf({ checkpoint, loss, standard_error, accuracy, status }) {
   if (status !== "ok") return `${checkpoint} ${status}`;
-  const right = Number.isFinite(accuracy) ? ` (accuracy ${(100 * accuracy).toFixed(1)} %)` : "";
-  return `${checkpoint} ${plusMinus(loss, standard_error)}${right}`;
+  const right = rightAt(accuracy, " (");
+  return `${checkpoint} ${plusMinus(loss, standard_error)}${right && `${right})`}`;
 }
 function tellReading(p) {
   if (!readings[p]) return;
@@ -106,7 +106,8 @@ function cursor(div) {
 function tellEpoch(p) { // of the slider
   const run = besides(p).map(runOf).find(Boolean), n = Number(state[`epoch${p}`]);
   if (!run) return "";
-  return `${run.epoch[n]}: its own loss ${brief(run.loss[n])}, the plane’s ${brief(run.plane_loss[n])}, ${brief(run.distance[n])} off the plane`;
+  const [own, plane, far] = [plusMinus(run.loss[n], run.standard_error[n]), short(run.plane_loss[n]), short(run.distance[n])];
+  return `${run.epoch[n]}: its own loss ${own}, the plane’s ${plane}, ${far} off the plane`;
 }
 
 // ---- keys: over a contour they move the cell, over a scene they turn it ----

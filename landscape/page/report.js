@@ -16,7 +16,8 @@ function elsewhere(figure, set, p) { // the slices along other lines than those 
     : [(rows) => rows[j], (rows) => rows.map((row) => row[i])];
   set.surfaces.forEach((one, k) => lines.forEach((line, n) => {
     const loss = line(one.drawn).map((v) => (Number.isNaN(onAxis(v)) ? null : v));
-    if (moved[n]) Object.assign(curves[2 * k + n], { y: loss, customdata: line(one.error) }, across ? { x } : {});
+    const text = line(one.loss).map((v, at) => plusMinus(v, line(one.error)[at]));
+    if (moved[n]) Object.assign(curves[2 * k + n], { y: loss, text }, across ? { x } : {});
   }));
   copy.data = copy.data.filter((trace) => curves.includes(trace) || !moved[panel(trace)]);
   const [first, last] = [brief(y[0]), brief(y.at(-1))], axes = ["xaxis", "xaxis2"];
@@ -161,6 +162,7 @@ still.addEventListener("change", motion);
 addEventListener("hashchange", () => { readFragment(); draw(); });
 byId("reset")?.addEventListener("click", () => {
   try { history.replaceState(null, "", "#"); } catch { location.hash = ""; }
+  switched.clear();
   readFragment();
   draw();
 });

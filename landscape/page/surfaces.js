@@ -86,6 +86,8 @@ function fill(figure, one, view, solid = false) {
     if (trace.meta === "surface") {
       trace.z = one.drawn.map((row) => row.map(height));
       trace.customdata = one.loss.map((row, j) => row.map((v, i) => [v, one.error[j][i], one.accuracy[j][i]]));
+      const said = ([v, error, right]) => `loss ${plusMinus(v, error)}${rightAt(right, "<br>")}<br>status ok`;
+      trace.text = trace.customdata.map((row) => row.map(said));
       const levels = { start: view.low, end: view.high, size: view.step };
       if (trace.type === "surface") {
         Object.assign(trace, { cmin: view.low, cmax: view.high });
@@ -237,6 +239,7 @@ function colored({ figure, value, error, knee }) {
   const bend = (v) => (bent ? Math.asinh(v / round) / Math.asinh(reach / round) * reach : v);
   trace.z = values.map((row) => row.map(bend));
   trace.customdata = values.map((row, j) => row.map((v, i) => [v, errors[j][i]]));
+  trace.text = trace.customdata.map((row) => row.map(([v, error]) => `difference ${signed(v, error)}`));
   trace.colorbar.title.text = `difference of the mean losses${bent ? ", symlog scale" : ""}`;
   if (!bent) return copy;
   const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pyhessian
 import pytest
 import torch
 
@@ -117,7 +118,20 @@ def test_the_error_of_the_data_goes_on_as_well(landscape, runs, tmp_path, monkey
     assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
 
 
-def interrupt(*_):
+def test_a_cross_check_goes_on_as_well(landscape, runs, tmp_path, monkeypatch):
+    words = ("hessian", runs / "sgd", *SMALL, "--cross-check")
+    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    monkeypatch.setattr("pyhessian.hessian.trace", interrupt)  # after its power iteration
+    assert landscape(*words, "--out", tmp_path / "h.npz").code == 130
+    monkeypatch.undo()
+    made, product = [], pyhessian.hessian.dataloader_hv_product
+    monkeypatch.setattr(pyhessian.hessian, "dataloader_hv_product", lambda *args: made.append(0) or product(*args))
+    assert landscape(*words, "--out", tmp_path / "h.npz", "--resume").code == 0
+    assert len(made) == 30  # those of the trace
+    assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
+
+
+def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 

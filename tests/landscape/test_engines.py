@@ -14,7 +14,6 @@ from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import gauss_newton, hessian
 from landscape.products import DataSum, NotTwiceDifferentiableError, usual_cutting
-from landscape.results import problem_of
 
 ENGINES = ["retained", "recomputed", "forward-over-reverse"]
 
@@ -431,59 +430,6 @@ def test_products_of_images_agree_in_both_layouts():
     assert usual_cutting(objective_of("tied"), batch_norm="frozen").layout == "contiguous"
     truth = dense_hessian(objective)
     assert (columns(hessian(objective)) - truth).abs().max() <= 1e-10 * truth.abs().max()
-
-
-class KeptInForward(torch.autograd.Function):
-    """x sigmoid(x), whose forward keeps the derivative: its second one is not in the graph."""
-
-    @staticmethod
-    def forward(ctx, x):
-        s = torch.sigmoid(x)
-        ctx.save_for_backward(s + x * s * (1 - s))
-        return x * s
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.saved_tensors[0]
-
-
-class Swish(torch.autograd.Function):
-    """The same, whose backward makes the derivative from the input."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x = ctx.saved_tensors[0]
-        s = torch.sigmoid(x)
-        return gradient * (s + x * s * (1 - s))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("function", "right"), [(KeptInForward, False), (Swish, True)])
-def test_a_derivative_that_is_kept_in_the_forward_pass_is_found_out(function, right, dtype):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.second(function.apply(self.first(x)))
-
-    _, inputs, targets = build("tied")
-    batches = [(x.to(dtype), y) for x, y in in_batches(inputs, targets)]
-    operator = hessian(Objective(Net().to(dtype), nn.CrossEntropyLoss(), batches))
-    pairs = top_eigenpairs(operator, k=1)
-    assert pairs.checks["gradient_change_ok"] is right
-    assert (pairs.checks["gradient_change"] < 1e-5) is right
-    assert ("not the change of the gradient" in problem_of(pairs)) is not right
-
-
-def test_a_network_of_torchs_own_functions_is_not_looked_at_further():
-    assert "gradient_change" not in hessian(objective_of("conv_net")).checks
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of torch, in passes without gradients

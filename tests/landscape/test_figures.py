@@ -179,6 +179,25 @@ def test_empty_lists_are_drawn_empty():
     assert len(figures.slices([]).data) == len(figures.eigenvalues([]).data) == len(figures.congruence([]).data) == 0
 
 
+def test_a_number_has_the_digits_of_the_tables_in_every_hover_label():
+    at_corner = "loss 3.00 ± 0.30<br>accuracy 90.0 %<br>status ok"
+    for draw in (figures.contour, figures.surface_3d):
+        assert part(draw(bowl()), "surface").text[0][0] == at_corner
+    cut = next(one for one in figures.slices([bowl()]).data if one.mode == "lines+markers")
+    assert cut.text[2] == "0.500 ± 0.050"
+    (found,) = figures.eigenvalues([spectrum(converged=[True, False])]).data
+    assert found.text == ("λ 4.000 ± 0.040<br>converged", "λ 1.000 ± 0.010<br>NOT converged")
+    curves = [one for one in figures.congruence([trace(change=(-0.1, 0.2))]).data if one.text]
+    assert [one.text[0] for one in curves] == ["0.300 ± 0.010", "0.200 ± 0.010", "−0.100 ± 0.010", "−1.00 ± 0.10"]
+    apart = part(figures.difference(paired("sam", [0.1, 0.3]), paired("sgd", [0.0, 0.0])), "difference")
+    assert apart.text[0][0] == "difference +0.200 ± 0.100"
+    assert figures.diagonal([entries()]).data[0].hovertext[0] == "3.00 ± 0.30"
+    assert part(figures.density([density()]), "sticks").text[0] == "40.00 ± 0.10"
+    assert figures.curvature_trace([along_run()]).data[0].text[0] == "4.000 ± 0.010"
+    every = [figures.contour(bowl()), figures.slices([bowl()]), figures.line([valley()]), figures.congruence([trace()])]
+    assert not [one.hovertemplate for figure in every for one in figure.data if "{y:" in str(one.hovertemplate)[20:]]
+
+
 def test_drawing_imports_neither_torch_nor_matplotlib():
     code = "import sys, landscape.report; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -189,9 +208,8 @@ def test_a_trajectory_lies_over_its_contour_with_both_losses_to_read():
     drawn = next(one for one in figures.contour(surface).data if one.meta == "trajectory")
     assert list(drawn.x) == run().x.tolist()
     assert list(drawn.y) == run().y.tolist()
-    expected = [[1, 2, 3], run().loss, run().plane_loss, run().distance, run().standard_error]
-    assert drawn.customdata.tolist() == np.stack(expected, 1).tolist()
-    assert "off the plane" in drawn.hovertemplate
+    told = "epoch 1<br>its own loss 1.900 ± 0.019<br>the plane's loss here 2.40<br>0.0900 off the plane"
+    assert drawn.text[0] == told
     assert figures.overview_picture([surface]).axes[0].lines
 
 

@@ -459,6 +459,49 @@ def test_no_batches_are_refused():
             measure()
 
 
+def summed_count(model, batch):
+    return model(batch[0]).square().sum(), 0
+
+
+NOTHING = {
+    "ignored": (nn.CrossEntropyLoss(ignore_index=2), r"all 21 targets are ignored \(ignore_index=2\)"),
+    "ignored by default": (nn.functional.cross_entropy, r"all 21 targets are ignored \(ignore_index=-100\)"),
+    "class weights": (nn.CrossEntropyLoss(torch.tensor([1.0, 1.0, 0.0]).double()), "21 targets weigh nothing"),
+    "sums": (None, "the counts of all batches add up to 0"),
+}
+MEASURES = {
+    "loss": lambda objective: objective.evaluate(),
+    "gradient": lambda objective: objective.gradient(),
+    "plain loop": lambda objective: objective.reference(),
+    "hessian": hessian,
+    "gauss-newton": gauss_newton,
+    "surface": lambda objective: loss_surface(objective, random_plane(objective), steps=3),
+    "congruence": lambda objective: gradient_congruence(objective, objective, radius=0.1),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("case", NOTHING)
+def test_targets_of_which_none_counts_are_named(case, measure):
+    loss, told = NOTHING[case]
+    net, inputs, targets = build("tied")
+    batches = in_batches(inputs, torch.full_like(targets, -100 if case == "ignored by default" else 2))
+    objective = Objective.from_sums(net, summed_count, batches) if loss is None else Objective(net, loss, batches)
+    if loss is None and measure is gauss_newton:
+        told = "this objective was made from sums"
+    with pytest.raises(ValueError, match=told):
+        measure(objective)
+
+
+def test_a_batch_in_which_no_target_counts_adds_nothing():
+    net, inputs, targets = build("tied")
+    targets[:8] = -100
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    rest = Objective(net, nn.CrossEntropyLoss(), [(inputs[8:], targets[8:])])
+    assert objective.evaluate().loss == pytest.approx(rest.evaluate().loss, rel=1e-12)
+    torch.testing.assert_close(hessian(objective).matvec(objective.theta), hessian(rest).matvec(rest.theta))
+
+
 def test_one_example_works():
     net, inputs, targets = build("batch_norm_net")
     found = Objective(net, nn.CrossEntropyLoss(), [(inputs[:1], targets[:1])]).evaluate()

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -341,6 +342,22 @@ def test_pointing_at_a_contour_reads_every_checkpoint(seen):
     assert "sgd 0.0100 ± 0.0010 (accuracy 90.0 %) · sam 10.1 ± 1.0 (accuracy 90.0 %); 100 examples" in said
 
 
+def test_the_label_at_the_mouse_says_what_the_words_below_say(seen):
+    for kind in ("contour", "scene"):
+        picture = seen.page.locator(f"#p0c0-{kind}")
+        picture.scroll_into_view_if_needed()
+        box = picture.bounding_box()
+        for right in range(2):  # a scene looks where the mouse is once it has moved
+            seen.page.mouse.move(box["x"] + 0.45 * box["width"] + right, box["y"] + 0.55 * box["height"])
+            time.sleep(0.1)
+        label = f"document.querySelector('#p0c0-{kind} .hovertext')"
+        seen.until(f"{label} !== null")
+        said = seen.page.inner_text("#p0-readout")
+        x, y, loss, error = re.match(r"At x = (\S+), y = (\S+): sgd (\S+) ± (\S+) ", said).groups()
+        assert seen.get(f"{label}.textContent") == f"x {x}y {y}loss {loss} ± {error}accuracy 90.0 %status ok"
+        seen.page.mouse.move(1, 1)
+
+
 def test_pointing_at_an_epoch_reads_it_in_all_panels(seen):
     panel = seen.page.locator("#congruence .nsewdrag").first
     panel.scroll_into_view_if_needed()
@@ -507,7 +524,7 @@ def test_a_run_lies_on_the_contour_and_on_the_surface_at_the_loss_of_the_plane(r
     assert rich.get(f"{seen}.z.map({on_axis})") == pytest.approx([3.0, 1.0, 0.3])
     names = rich.get(plot("p1-run", ".data.map((one) => one.name)"))
     assert {"sgd, its own loss", "sgd, the plane's loss there"} <= set(names)
-    assert "it holds 90 % of their squared distances; at most 0.3 off it" in rich.page.inner_text("#p1c0-stat")
+    assert "it holds 90 % of their squared distances; at most 0.300 off it" in rich.page.inner_text("#p1c0-stat")
 
 
 def test_several_planes_are_one_table_and_a_picker(rich):
@@ -708,6 +725,7 @@ def test_differences_have_a_symlog_scale_and_raw_values_in_the_hover(rich):
     np.testing.assert_allclose(rich.get(f"{drawn}.z"), bent, rtol=1e-5)
     hover = np.array(rich.get(f"{drawn}.customdata"))
     np.testing.assert_allclose(hover[..., 0], value, rtol=1e-5)
+    assert rich.get(f"{drawn}.text[0][4]") == "difference +0.100 ± 0.025"
     assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "0", "+1", "+10"]
     rich.page.check("input[name=difference][value=linear]")
     rich.until(f"!{drawn}.colorbar.title.text.includes('symlog')")
@@ -728,6 +746,35 @@ def test_names_in_a_legend_are_switches_of_the_keyboard(rich):
     assert switch.get_attribute("aria-checked") == "false"
     rich.page.keyboard.press(" ")
     rich.until(shown)
+
+
+def test_what_is_switched_at_a_legend_stays_so_until_the_view_is_reset(rich):
+    seen = """[...new Set(document.getElementById('p0-slices')._fullData.filter((one) => one.legendgroup)
+        .map((one) => `${one.legendgroup} ${one.visible}`))]"""
+    fresh = {"sgd true", "sam! true", "parabola of the second difference legendonly"}
+    chosen = {"sgd legendonly", "sam! true", "parabola of the second difference true"}
+    assert set(rich.get(seen)) == fresh
+    for one in ("sgd legendonly", "parabola of the second difference true"):
+        rich.page.locator(f"#p0-slices .legendtoggle[aria-label='{one.rpartition(' ')[0]}']").focus()
+        rich.page.keyboard.press("Enter")
+        rich.until(f"{seen}.includes('{one}')")
+        time.sleep(0.5)  # two presses at once are a double click
+    assert set(rich.get(seen)) == chosen
+    rich.page.locator("input[name=row0]").fill("8")  # the bands and the parabola along x go
+    rich.until(plot("p0-slices", ".layout.xaxis.title.text") + " === 'x, at y = 1'")
+    assert set(rich.get(seen)) == chosen
+    rich.page.locator("input[name=row0]").fill("4")
+    rich.until(plot("p0-slices", ".layout.xaxis.title.text") + " === 'x, at y = 0'")
+    scale = rich.get("document.querySelector('input[name=loss]:checked').value")
+    rich.choose("loss", {"log": "linear", "linear": "log"}[scale])
+    rich.page.emulate_media(color_scheme="dark")
+    rich.drawn()
+    rich.page.emulate_media(color_scheme="light")
+    rich.drawn()
+    assert set(rich.get(seen)) == chosen
+    rich.page.click("#reset")
+    rich.drawn()
+    assert set(rich.get(seen)) == fresh
 
 
 def test_the_tools_of_a_figure_are_one_stop_of_the_tab_key(rich):
@@ -758,10 +805,11 @@ def test_an_epoch_is_read_along_training_and_on_the_plane(rich):
     rich.page.focus("input[name=epoch1]")
     rich.page.keyboard.press("Home")
     rich.until("location.hash.includes('epoch1=0')")
-    assert rich.page.inner_text("#epoch1-told") == "1: its own loss 4, the plane’s 3, 0.3 off the plane"
+    assert rich.page.inner_text("#epoch1-told") == "1: its own loss 4.00 ± 0.10, the plane’s 3.00, 0.300 off the plane"
     rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] !== null"))
     np.testing.assert_allclose(spots(rich, "p1c0"), [[0.9, 0.5, on_axis(rich, 3.0)]], rtol=1e-6)
-    assert "epoch 1its own loss 4" in rich.get(plot("p1c0-contour", ".querySelector('.hoverlayer').textContent"))
+    label = rich.get(plot("p1c0-contour", ".querySelector('.hoverlayer').textContent"))
+    assert "epoch 1its own loss 4.00 ± 0.10the plane's" in label
     for figure in ("p1-run", "curvature-trace"):
         assert rich.get(plot(figure, ".querySelectorAll('.hoverlayer .hovertext').length")) >= 2
     rich.page.click("#p1-play")  # less motion: one step
@@ -870,6 +918,7 @@ def test_sliders_move_the_slices_to_another_row_and_column(rich):
     rich.until(f"{title} === 'x, at y = 1'")
     assert rich.page.inner_text("#row0-told") == "1"
     np.testing.assert_allclose(rich.get(f"[...{drawn}[0].y]"), np.add(before, 1.0), rtol=1e-6)  # 2 * 0.5 * 1^2 more
+    assert rich.get(f"{drawn}[0].text[4]") == "1.30 ± 0.13"
     bands = plot("p0-slices", "._fullData.filter((one) => one.fill === 'toself').map((one) => one.xaxis)")
     assert rich.get(bands) == ["x2", "x2"]
     rich.page.locator("input[name=row0]").fill("4")
