@@ -2137,10 +2137,11 @@ _OPTIONS = (  # of hessian, as arguments in the messages of what it calls
 
 
 def _in_options(message: str) -> str:
-    """A message of the library in the words of the command line: `max_matvecs` is --max-matvecs."""
+    """A message of the library in the words of the command line: `which='both'` is --which both."""
+    message = re.sub(r"`(\w+)(?:='([\w-]+)')?`", _option_of, message)
     for pattern, option in _OPTIONS:
         message = re.sub(pattern, option, message)
-    return re.sub(r"`(\w+)(?:='([\w-]+)')?`", _option_of, message)
+    return message
 
 
 def _option_of(found: re.Match[str]) -> str:
