@@ -32,7 +32,6 @@ import time
 import traceback
 import warnings
 import webbrowser
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     from train.data import Images, Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
-    from train.plan import Plan
     from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
@@ -80,9 +78,6 @@ _FAILED = "failed"  # the same: checkpoints without a number, and why
 Command = Callable[..., object]
 Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
 _INSIDE_DEMO = "inside demo"
-_CONTENT_ERRORS = (
-    *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
-)
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -252,54 +247,12 @@ _device_option = click.option(
 )
 _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 
-_TRAIN_HELP = {
-    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
-    "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
-    "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
-    "val_fraction": "Of the training part, held out where the data has no validation part; 0: none (then no best.pt).",
-    "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
-    "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
-    "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
-    "epochs": "Passes over the training data.",
-    "batch_size": "Examples per step.",
-    "lr": "Learning rate at its highest.",
-    "schedule": "Of the learning rate: cosine to zero, step (x 0.2 at 30, 60, 80 % of the epochs), or constant.",
-    "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
-    "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
-    "momentum": "Of SGD underneath every method.",
-    "nesterov": "Take that momentum as Nesterov does.",
-    "weight_decay": "Of SGD underneath every method.",
-    "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
-    "rho1": "Ascent radius of agnostic-sam.",
-    "rho2": "Validation radius of agnostic-sam.",
-    "split_ratio": "Share of a batch that agnostic-sam trains on.",
-    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch. "
-    "BatchNorm's running statistics move with each chunk of a process.",
-    "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
-    "same_rng": "The same dropout masks in all passes of a step.",
-    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
-    "label_noise": "Fraction of training labels changed to another class.",
-    "seed": "Decides initial weights and order of the data.",
-    "data_seed": "Decides the split and the label noise.",
-    "device": "auto, cpu or cuda.",
-    "eta": "What ASAM adds to the size of a weight.",
-    "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
-    "channels_last": "Lay images and weights out with the channels innermost.",
-    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
-    "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
-    "probe_radius": "Radius of the congruence probe, the same for every method.",
-    "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
-}
-
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import AUGMENTATIONS, DATA, DEVICES, METHODS, MODELS, PRECISIONS, SCHEDULES, SYNCS, TrainConfig
+    from train.config import CHOICES, DATA, MEANINGS, MODELS, TrainConfig
 
-    known = {
-        **{"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES, "augment": AUGMENTATIONS},
-        **{"precision": PRECISIONS, "schedule": SCHEDULES, "sam_sync": SYNCS},
-    }
+    known = {**CHOICES, "data": DATA, "model": MODELS}
 
     def spelled(name: str, kind: str) -> str:
         option = name.replace("_", "-")
@@ -311,7 +264,7 @@ def _train_options(command: Command) -> Command:
             type={"str": str, "int": int, "float": float, "bool": bool}[str(item.type)],
             default=item.default,
             show_default=item.default != "",
-            help=_TRAIN_HELP[item.name],
+            help=MEANINGS[item.name],
             shell_complete=_one_of(known[item.name]) if item.name in known else _PATHS.get(item.name),
         )
         for item in dataclasses.fields(TrainConfig)
@@ -426,11 +379,13 @@ def train(
     out = output.path or Path("runs") / (recipe or "") / f"{config.method}-seed{config.seed}"
     if dry_run:
         return _dry_run(config, out, console)
+    from train.telling import outcome_text, start_text
+
     started = time.perf_counter()
-    console.say("\n".join(part for line in _plan_text(config).splitlines() for part in console.wrapped(line)))
+    console.say("\n".join(part for line in start_text(config).splitlines() for part in console.wrapped(line)))
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
-    console.table(_outcome_text(outcome))
+    console.table(outcome_text(outcome))
     told = _outcome_record(outcome, time.perf_counter() - started)
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
@@ -1019,9 +974,11 @@ def report(
     return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
 
 
-_data_root_option = click.option(
-    "--data-root", default="", help=_TRAIN_HELP["data_root"], shell_complete=_PATHS["data_root"]
-)
+def _data_root_option(command: Command) -> Command:
+    from train.config import MEANINGS
+
+    option = click.option("--data-root", default="", help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"])
+    return option(command)
 
 
 @app.group()
@@ -1041,10 +998,10 @@ def data() -> None:
 def data_list(data_root: str, console: _Console) -> Record:
     """List every data set: present or absent, its sizes, its licence. Nothing is opened."""
     from train.data import data_root as root_of
-    from train.data import records
+    from train.data import records, records_text
 
     found = records(root_of(data_root))
-    console.table(_data_table(found))
+    console.table(records_text(found))
     console.say(f"data root: {root_of(data_root)}   also: imagefolder:PATH, npz:PATH")
     return {"data_root": str(root_of(data_root)), "data": [_data_record(one) for one in found]}
 
@@ -1079,21 +1036,6 @@ def data_check(name: str, data_root: str, console: _Console) -> Record:
         raise _CommandError(3, found.detail)
     console.table(f"{found.name} is whole; checksums: {found.checksums}")
     return _data_record(found)
-
-
-def _data_table(found: Sequence[DataRecord]) -> str:
-    rows: list[tuple[str, ...]] = [("data", "state", "train", "validation", "test", "classes", "licence")]
-    for one in found:
-        sizes = [f"{size:,}" for size in one.sizes] if one.sizes else ["?"] * 3
-        rows.append((one.name, one.state, *sizes, str(one.num_classes), one.licence))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = (0, 1, 6)
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{w}}" if n in left else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _data_record(one: DataRecord) -> Record:
@@ -1786,21 +1728,18 @@ def _train(
 ) -> Outcome:
     from train import loop
     from train.distributed import joined
+    from train.telling import processes_text, progress_text
 
     if config.device == "cuda":
         _device("cuda")
     with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
-            console.say(_processes_text(config, workers.size))
+            console.say(processes_text(config, workers.size))
         if download:
             workers.from_first(lambda: _download(config))
 
         def progress(at: Progress) -> None:
-            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
-            told = f"loss {math.nan if loss is None else loss:.3f}"
-            told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
-            told += f", {at.images_per_second:,.0f} images/s"
-            count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+            count(f"train {config.method}, {progress_text(at)}", "epochs", at.epoch, at.epochs)
             update()
 
         outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
@@ -1850,110 +1789,19 @@ def _list_recipes(console: _Console) -> Record:
 
 def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
     from train.plan import plan
+    from train.telling import estimated, plan_lines
 
     with _as_usage_error():
         found = plan(config)
-    timing, told = _timing(config, found)
-    lines = [
-        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes",
-        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}",
-        f"{found.num_gradients:.4g} gradients of a whole batch per step",
-        *([_scaled_text(found.scaled_names, config.eta)] if found.scaled_names else []),
-        told,
-        *([f"warning: {found.warning}"] if found.warning else []),
-        f"would write {_shown(out)}",
-    ]
+    timing, told = estimated(config, found)
+    lines = [*plan_lines(config, found, told), f"would write {_shown(out)}"]
     console.table("\n".join([config.to_toml(), *(part for line in lines for part in console.wrapped(line))]))
-    return {"settings": cast(Json, config.to_dict()), **cast("Record", vars(found)), "timing": timing, "out": str(out)}
-
-
-def _timing(config: TrainConfig, plan: Plan) -> tuple[Record | None, str]:
-    """What the steps of a run would take, as a record and as a line; without the device, none and why."""
-    from train.run import SettingsError, device_of
-    from train.timing import time_steps
-
-    try:
-        device_of(config.device)
-    except SettingsError as error:
-        return None, f"time not estimated: {error}"
-    found = time_steps(config, image_shape=plan.image_shape, num_classes=plan.num_classes)
-    seconds = plan.num_steps * found.seconds_per_step
-    times = found.batch_size / found.timed_batch_size
-    scaled = f", times {times:.3g}" if times > 1 else ""
-    unfit = f" ({found.too_large} did not fit into memory)" if found.too_large else ""
-    told = (
-        f"about {_duration(seconds)} of steps on {found.device}, {found.seconds_per_step:.3g} s each: an estimate from "
-        f"{found.num_timed} on {found.timed_batch_size} random images{scaled}{unfit}; reading images, probes and "
-        "evaluation come on top"
-    )
-    return {**vars(found), "seconds": seconds}, told
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def _scaled_text(names: Sequence[str], eta: float) -> str:
-    """How many parameters ASAM scales and which, those that differ in their numbers alone as one."""
-    kinds = Counter(re.sub(r"\d+", "*", name) for name in names)
-    listed = ", ".join(f"{num} {kind}" if num > 1 else kind for kind, num in kinds.items())
-    return f"asam scales {len(names)} parameters by |theta| + {eta:g}: {listed} (* is a number; --json names each)"
-
-
-def _plan_text(config: TrainConfig) -> str:
-    from train.plan import published_shape, size_warning
-
-    settings = config.to_dict()
-    radii = {
-        "sgd": [],
-        "sam": ["rho"],
-        "sam-subset": ["rho", "split_ratio"],
-        "asam": ["rho", "eta"],
-    }.get(config.method, ["rho1", "rho2", "split_ratio"])
-    method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
-    over = "" if config.method == "sgd" else " over sgd"
-    noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
-    shape = published_shape(config.data)
-    warning = size_warning(config.model, shape) if shape else ""
-    return (
-        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
-        f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
-    )
-
-
-def _processes_text(config: TrainConfig, size: int) -> str:
-    climbing = {"global": "perturbing together", "local": "each perturbing by itself"}[config.sam_sync]
-    if config.method == "sgd":
-        climbing = "taking the mean gradient"
-    elif config.m:
-        climbing = f"perturbing each chunk of {config.m} by itself"
-    return f"{size} processes, {climbing}; on CPUs BatchNorm takes its statistics from the examples of each process"
-
-
-def _outcome_text(outcome: Outcome) -> str:
-    metrics = outcome.metrics
-    there = " (there already)" if outcome.already_finished else ""
-    line = f"saved {_shown(outcome.folder / 'last.pt')}{there}   "
-    if outcome.test_accuracy is None:
-        return f"{line}epoch {outcome.epoch}, before it diverged"
-    loss = metrics["train_loss"]
-    line += (
-        f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
-        f"train loss {math.nan if loss is None else loss:.3g}\n"
-    )
-    average = metrics.get("ema_test_accuracy")
-    if average is not None:
-        line += (
-            f"saved {_shown(outcome.folder / 'ema.pt')}   test accuracy of the averaged weights {100 * average:.1f} %\n"
-        )
-    if metrics["best_epoch"] is None:
-        return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
-    best = 100 * (metrics["best_val_accuracy"] or 0)
-    at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
-    return f"{line}saved {_shown(outcome.folder / 'best.pt')}   {at}"
+    return {
+        "settings": cast(Json, config.to_dict()),
+        **cast("Record", vars(found)),
+        "timing": cast("Json", timing),
+        "out": str(out),
+    }
 
 
 def _outcome_record(outcome: Outcome, seconds: float) -> Record:
@@ -2082,7 +1930,9 @@ def _run_record(seconds: float) -> Record:
 
 def _cost(run: Record) -> str:
     """What a run took."""
-    told = f"{_duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
+    from train.telling import duration
+
+    told = f"{duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
     device = run.get("peak_device_bytes")
     return f"{told}, on the GPU {device / 1e9:.2f} GB" if isinstance(device, int) else told
 
