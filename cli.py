@@ -232,20 +232,14 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 _checkpoints_argument = click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
-_split_option = click.option(
-    "--split",
-    type=click.Choice(list(_SPLITS)),
-    default="train",
-    show_default=True,
-    help="Data to measure on.",
-)
+_split_option = click.option("--split", type=click.Choice(list(_SPLITS)), default="train", help="Data to measure on.")
 _examples_option = click.option(
     "--examples", type=click.IntRange(2), help="Measure on so many examples, drawn by --seed.  [default: all]"
 )
 _device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
-_seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+_seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0)
 
 
 def _train_options(command: Command) -> Command:
@@ -322,7 +316,9 @@ class _App(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+)
 @click.version_option(package_name="agnostic-landscape", prog_name="landscape")
 @click.pass_context
 def app(context: click.Context) -> None:
@@ -409,7 +405,6 @@ def _look_options(command: Command) -> Command:
         click.option(
             "--directions",
             default="random",
-            show_default=True,
             metavar="KIND|FILE",
             shell_complete=_direction_names,
             help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
@@ -421,7 +416,6 @@ def _look_options(command: Command) -> Command:
             "--normalization",
             type=click.Choice(["filter", "layer", "none"]),
             default="filter",
-            show_default=True,
             help="Of random directions: what gets the norm of the model's own weights.",
         ),
         _seed_option,
@@ -447,9 +441,7 @@ def _look_options(command: Command) -> Command:
 @app.command()
 @_checkpoints_argument
 @click.option(
-    "--steps",
-    type=int,
-    help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]",
+    "--steps", type=int, help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]"
 )
 @click.option("--extent", type=float, help="Reach to both sides.  [default: 1.0, or what holds all checkpoints]")
 @click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
@@ -462,14 +454,12 @@ def _look_options(command: Command) -> Command:
     "--batch-norm",
     type=click.Choice(["frozen", "recalibrated", "train"]),
     default="frozen",
-    show_default=True,
     help="Running statistics as they are, recomputed at each point, or those of each batch.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default="fp32",
-    show_default=True,
     help="Of the forward pass; the error at the centre is stored.",
 )
 @click.option("--micro-batch", type=click.IntRange(1), help="Examples of a forward pass.  [default: 64, on a GPU 1024]")
@@ -481,14 +471,12 @@ def _look_options(command: Command) -> Command:
     "--planes",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="Random planes for each checkpoint, of seeds from --seed on: flatness as mean and spread over them.",
 )
 @click.option(
     "--paired",
     type=click.IntRange(0, 1024),
     default=0,
-    show_default=True,
     help="Keep the losses of so many examples at each point: then checkpoints are compared example by example.",
 )
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
@@ -496,7 +484,6 @@ def _look_options(command: Command) -> Command:
     "--max-nonfinite",
     type=click.FloatRange(0, 1),
     default=0.1,
-    show_default=True,
     help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
 )
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
@@ -612,9 +599,7 @@ def surface(
 @click.option(
     "--width", type=click.Choice(["single", "double"]), help="Pictures as wide as a column, or two.  [default: its own]"
 )
-@click.option(
-    "--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", show_default=True, help="Of surfaces."
-)
+@click.option("--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", help="Of surfaces.")
 @click.option("--clip", type=float, metavar="LOSS", help="Surfaces up to this loss; the bar says so.")
 @click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
@@ -699,26 +684,20 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 
 @app.command()
 @_checkpoints_argument
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues, at each end.")
+@click.option("--top", type=click.IntRange(1), default=5, help="How many eigenvalues, at each end.")
 @click.option(
     "--which",
     type=click.Choice(["largest", "smallest", "both"]),
     default="largest",
-    show_default=True,
     help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
 )
 @click.option(
-    "--tolerance",
-    type=float,
-    default=1e-3,
-    show_default=True,
-    help="Residual over the largest |lambda|; float32 resolves 1e-6.",
+    "--tolerance", type=float, default=1e-3, help="Residual over the largest |lambda|; float32 resolves 1e-6."
 )
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
     default=200,
-    show_default=True,
     help="Products at most for the eigenvalues of each checkpoint.",
 )
 @click.option(
@@ -733,23 +712,17 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     is_flag=True,
     help="The density of all eigenvalues, with a band over 4 random probes of 80 products each.",
 )
-@click.option(
-    "--trace",
-    is_flag=True,
-    help="The trace, with a standard error, and the effective rank; 60 products.",
-)
+@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank; 60 products.")
 @click.option(
     "--operator",
     type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
     default="hessian",
-    show_default=True,
     help="The matrix; the labels of fisher are drawn from the model, by --seed.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(["clean", "paper"]),
     default="clean",
-    show_default=True,
     help="paper: what its numbers on a log scale most likely are, sums over batches of 128 without biases and norms.",
 )
 @click.option(
@@ -761,7 +734,6 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         ]
     ),
     default="retained",
-    show_default=True,
     metavar="NAME",
     help="How a product of the Hessian is made: retained, recomputed, forward-over-reverse, compiled, "
     "finite-differences, finite-differences-across-kinks; timed takes the fastest.",
@@ -771,7 +743,6 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     "--batch-norm",
     type=click.Choice(["frozen", "train"]),
     default="frozen",
-    show_default=True,
     help="Running statistics as they are, or those of each batch.",
 )
 @click.option(
@@ -780,9 +751,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="What eigenvalues and trace owe to the sample of examples, from random parts of it; some 60 products.",
 )
 @click.option(
-    "--per-layer",
-    is_flag=True,
-    help="The eigenvalues of each layer's own block as well; some 40 products for each.",
+    "--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well; some 40 products for each."
 )
 @click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
@@ -893,9 +862,7 @@ def _hessian(
 
 @app.command()
 @click.argument("paths", metavar="CKPT|RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--radius", type=float, default=0.05, show_default=True, help="Of the validation ascent, where it is measured now."
-)
+@click.option("--radius", type=float, default=0.05, help="Of the validation ascent, where it is measured now.")
 @_device_option
 @_output_options("alignment.npz beside the runs")
 @_show_option
@@ -929,13 +896,12 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
 @app.command()
 @click.argument("paths", metavar="RUN|FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: report.html beside them]")
-@click.option("--title", default="Loss landscape", show_default=True, help="Of the page.")
+@click.option("--title", default="Loss landscape", help="Of the page.")
 @click.option("--force", is_flag=True, help="Replace a file that is not a page of ours.")
 @click.option(
     "--plotlyjs",
     type=click.Choice(["embedded", "directory"]),
     default="embedded",
-    show_default=True,
     help="In the page, or as one file beside it that all pages of the folder share.",
 )
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
@@ -977,7 +943,9 @@ def report(
 def _data_root_option(command: Command) -> Command:
     from train.config import MEANINGS
 
-    option = click.option("--data-root", default="", help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"])
+    option = click.option(
+        "--data-root", default="", show_default=False, help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"]
+    )
     return option(command)
 
 
@@ -1059,9 +1027,9 @@ DEMO_METHODS = {
 
 
 @app.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--steps", type=int, default=21, show_default=True, help="Points along each axis of the surfaces.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
+@click.option("--epochs", type=click.IntRange(1), default=40)
+@click.option("--steps", type=int, default=21, help="Points along each axis of the surfaces.")
 @click.option("--force", is_flag=True, help="Make it all anew.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @_console_options
@@ -2111,6 +2079,17 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         click.echo(f"landscape: warning: {message}", err=True)
 
 
+_CODES = {  # by name, for their modules import torch
+    "SettingsError": (2, "See: landscape train --help"),
+    **dict.fromkeys(("CheckpointError", "ResultsError", "JournalError", "DataError", "AbsentDataError"), (3, "")),
+    **dict.fromkeys(("SettingsDifferError", "ParametersDifferError", "NotTwiceDifferentiableError"), (3, "")),
+    **dict.fromkeys(("NotRepeatableError", "NotConvergedError"), (NUMBER_FAILED, "")),
+    **dict.fromkeys(("LibraryError", "ToldError"), (5, "")),
+    "CompilerError": (5, "Install a C++ compiler (CXX names it), or go on where the plan was made"),
+    **dict.fromkeys(("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError", "JournalBusyError"), (6, "")),
+}
+
+
 def _explained(error: BaseException) -> tuple[int, str, str]:
     """Exit code, one line, and what to do."""
     message = " ".join(str(error).split())
@@ -2125,32 +2104,11 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, _Terminated):
         return 143, "terminated", ""
     kind = type(error).__name__
-    if kind == "NotTwiceDifferentiableError":
-        return 3, _in_options(message), ""
-    if kind in ("NotRepeatableError", "NotConvergedError") or isinstance(error, FloatingPointError):
+    if kind in _CODES:
+        code, hint = _CODES[kind]
+        return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
+    if isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
-    if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):
-        return 6, message, ""
-    if kind == "SettingsError":
-        return 2, message, "See: landscape train --help"
-    if kind == "JournalBusyError":
-        return 6, message, ""
-    if kind in (
-        "CheckpointError",
-        "ResultsError",
-        "JournalError",
-        "SettingsDifferError",
-        "DataError",
-        "AbsentDataError",
-        "ParametersDifferError",
-    ):
-        return 3, message, ""
-    if kind == "CompilerError":
-        return 5, message, "Install a C++ compiler (CXX names it), or go on where the plan was made"
-    if kind == "LibraryError":
-        return 5, message, ""
-    if kind == "ToldError":
-        return 5, message, ""
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):
