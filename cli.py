@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import errno
 import functools
 import hashlib
@@ -36,11 +35,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from landscape.naming import common_folder, labels_of, nearest_path
 from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
 
 if TYPE_CHECKING:
@@ -87,10 +87,6 @@ class _CommandError(Exception):
     def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
         self.code, self.hint, self.results = code, hint, results
-
-
-class _Terminated(BaseException):
-    pass
 
 
 @dataclass(frozen=True)
@@ -534,7 +530,7 @@ def surface(
     if interval is None:
         _check_grid(steps, 1.0 if extent is None else extent)
     if explain:
-        return _explain(_open(checkpoints[0], _labels(checkpoints)[0], "cpu"), look, console)
+        return _explain(_open(checkpoints[0], labels_of(checkpoints)[0], "cpu"), look, console)
     normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
     run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
     run = [] if run_folder is None else _run_states(run_folder)
@@ -629,7 +625,7 @@ def export(
         if given:
             raise click.UsageError(f"--{name} is of pictures ({', '.join(PICTURES)}), not of {kind}")
     if not file.exists():
-        raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
+        raise _CommandError(2, f"{file} is not there{nearest_path(file)}")
     results = load_file(file).results
     stem = file if out is None else Path(out)
     if out is not None and (out.endswith(os.sep) or stem.is_dir()):
@@ -675,7 +671,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     folder = journal.folder_of(out)
     if not folder.is_dir():
         raise _CommandError(
-            2, f"{folder} is not there{_nearest_path(folder)}", "shards make it: landscape surface --shard"
+            2, f"{folder} is not there{nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
     if out.exists() and not force and not load_file(out).plan.get(_EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
@@ -817,11 +813,11 @@ def _hessian(
     """What hessian measures, in each of the processes that share it."""
     seed = wanted.seed
     if explain:
-        one = _open(checkpoints[0], _labels(checkpoints)[0], _device(device))
+        one = _open(checkpoints[0], labels_of(checkpoints)[0], _device(device))
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
             return _explain_products(objective, wanted, console)
-    folders = {label: path for label, path in zip(_labels(checkpoints), checkpoints, strict=True) if path.is_dir()}
+    folders = {label: path for label, path in zip(labels_of(checkpoints), checkpoints, strict=True) if path.is_dir()}
     read = {label: _run_states(path) for label, path in folders.items()}
     runs = {label: run for label, run in read.items() if len(run) > 1}
     if runs:
@@ -925,7 +921,7 @@ def report(
     from landscape.report import write_report
 
     files = _results_files(paths)
-    out = out or _common_folder(paths) / "report.html"
+    out = out or common_folder(paths) / "report.html"
     _refuse_to_replace(out, force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
@@ -1135,7 +1131,7 @@ class _Work:
     ) -> _Work:
         device = _device(device)
         paths = list(dict.fromkeys(paths))
-        opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
+        opened = [_open(path, label, device) for path, label in zip(paths, labels_of(paths), strict=True)]
         plan: Record = {
             "command": command,
             "checkpoints": [one.hash for one in opened],
@@ -1147,7 +1143,7 @@ class _Work:
             "versions": _versions(),
             **options,
         }
-        return cls(opened, output.path or _common_folder(paths) / f"{command}.npz", plan)
+        return cls(opened, output.path or common_folder(paths) / f"{command}.npz", plan)
 
     def places(self) -> Record:
         return {one.hash: str(one.path) for one in self.opened}
@@ -1495,7 +1491,7 @@ def _run_states(folder: Path) -> list[tuple[int, State]]:
     from train.folder import kept_checkpoints
 
     if not folder.is_dir():
-        raise _CommandError(2, f"{folder} is not the folder of a run{_nearest_path(folder)}")
+        raise _CommandError(2, f"{folder} is not the folder of a run{nearest_path(folder)}")
     read = [checkpoints.read(path) for path in kept_checkpoints(folder)]
     return sorted({one.epoch: one.model for one in read}.items())  # last.pt is often an epoch that was kept as well
 
@@ -1633,7 +1629,7 @@ def _trace(one: _Opened) -> Result:
 
 def _open(path: Path, label: str, device: str) -> _Opened:
     if not path.exists():
-        raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+        raise _CommandError(2, f"{path} is not there{nearest_path(path)}")
     from train import checkpoint as checkpoints
 
     file = path / "last.pt" if path.is_dir() else path
@@ -1696,11 +1692,12 @@ def _train(
 ) -> Outcome:
     from train import loop
     from train.distributed import joined
+    from train.stopping import signals_noted
     from train.telling import processes_text, progress_text
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
+    with _counting(console) as count, signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(processes_text(config, workers.size))
         if download:
@@ -1790,40 +1787,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """A short name for each checkpoint: runs/sgd/last.pt is "sgd"; as much of the path as tells them apart."""
-    parts = []
-    for path in paths:
-        whole = Path(os.path.abspath(path)).parts  # noqa: PTH100 - links keep the names they were given
-        parts.append(whole[:-1] if whole[-1] == "last.pt" and len(whole) > 2 else whole)
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(p[-max(length, 1 + p[-1].endswith(".pt")) :]) for p in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [f"{'/'.join(p)} ({n})" for n, p in enumerate(parts, 1)]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    return Path(os.path.relpath(common)) if common.is_relative_to(Path.cwd()) else common
-
-
 def _results_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+            raise _CommandError(2, f"{path} is not there{nearest_path(path)}")
         files += sorted(path.rglob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise _CommandError(3, f"no results in {', '.join(map(str, paths))}", "landscape surface CKPT makes some")
     return list(dict.fromkeys(files))
-
-
-def _nearest_path(path: Path) -> str:
-    known = [str(p) for p in path.parent.glob("*")] + [str(p) for p in path.parent.parent.glob("*/*.pt")]
-    found = difflib.get_close_matches(str(path), known, n=2, cutoff=0.7)
-    return f". Did you mean {' or '.join(found)}?" if found else ""
 
 
 def _refuse_to_replace(out: Path, force: bool) -> None:
@@ -2012,13 +1984,15 @@ def _counting(console: _Console) -> Iterator[Count]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    from train.stopping import terminate
+
     words = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
     as_json = "--json" in words
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a compiler: that there is no GPU
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
     rank, size = 0, 1
     try:
@@ -2101,9 +2075,9 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 2, " ".join(error.format_message().split()).rstrip("."), hint
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return 130, "interrupted", ""
-    if isinstance(error, _Terminated):
-        return 143, "terminated", ""
     kind = type(error).__name__
+    if kind == "Terminated":
+        return 143, "terminated", ""
     if kind in _CODES:
         code, hint = _CODES[kind]
         return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
@@ -2145,36 +2119,6 @@ def _processes() -> tuple[int, int]:
 def _words_to_go_on(words: list[str]) -> list[str]:
     kept = [word for word in words if word not in ("--force", "--resume")]
     return [*kept, "--resume"] if words[0] == "train" else kept  # a demo goes on by itself
-
-
-@contextlib.contextmanager
-def _signals_noted() -> Iterator[Callable[[], bool]]:
-    """Inside, a first SIGINT or SIGTERM is only noted, and raised at the end; a second one is raised at once."""
-    noted: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        noted.append(number)
-        if len(noted) > 1:
-            raise _raised_by(number)
-
-    # one that the caller ignores, as a shell does for what it starts in the background, stays ignored
-    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heeded}
-    try:
-        yield lambda: bool(noted)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if noted:
-        raise _raised_by(noted[0])
-
-
-def _raised_by(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else _Terminated()
-
-
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise _Terminated
 
 
 if __name__ == "__main__":
