@@ -106,6 +106,9 @@ def _loss(few: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 def _difference(few: Objective, v: Tensor) -> float:
     loss, leaf = _loss(few, few.theta)
+    if not loss.requires_grad:  # all of the graph is cut
+        losses = [_loss(few, few.theta + step * v)[0] for step in (STEP, -STEP)]
+        return distance(torch.zeros_like(loss), (losses[0] - losses[1]) / (2 * STEP))
     gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
     zero = torch.zeros_like(v)
     product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero

@@ -36,6 +36,7 @@ from landscape.picture import (
     density_picture,
     diagonal_picture,
     difference_picture,
+    layers_picture,
     line_picture,
     overview_picture,
     relief_picture,
@@ -56,7 +57,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
-from landscape.spectra import curvature_trace, density, diagonal
+from landscape.spectra import curvature_trace, density, diagonal, layers
 from landscape.view import (
     CELL_COLOR,
     Scale,
@@ -91,6 +92,8 @@ __all__ = [
     "eigenvalues",
     "figure_of",
     "html_of",
+    "layers",
+    "layers_picture",
     "line",
     "line_picture",
     "loss_view",

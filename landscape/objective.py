@@ -54,6 +54,7 @@ from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
 
+_FEW = 8  # examples that show what a pass does to the parameters
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
 
@@ -456,17 +457,46 @@ class Objective:
 
     @cached_property
     def batch_terms(self) -> nn.Module:
-        """A module from a batch to its terms, whose child `model` is the model."""
+        """A module from a batch to its terms, whose child `model` is the model. Made with a pass over a few examples.
+
+        Raises:
+            ValueError: If the pass writes parameters, or the reduction of the loss is not what was stated.
+        """
         if self.sums is not None:
-            return SumsOfBatch(self.model, self.sums)
-        call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
-        if known(self._loss) is None:
-            inputs, target = as_pair(to_device(self.first_batch, self.theta.device))
-            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            with self.undisturbed(), torch.no_grad():
-                output = as_tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
-                check_reduction(self._loss, output, target, self.reduction)
+            call: nn.Module = SumsOfBatch(self.model, self.sums)
+        else:
+            call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
+        piece = next(self.pieces(micro_batch=_FEW if self.may_cut else 0))
+        params = {name: view.clone() for name, view in self.named(self.theta).items()}
+        state = {**params, **{name: buffer.clone() for name, buffer in self.model.named_buffers()}}
+        with self.undisturbed(), torch.no_grad():
+            if self.loss is not None and known(self.loss) is None:
+                inputs, target = as_pair(piece)
+                output = as_tensor(functional_call(self.model, state, (inputs,)))
+                check_reduction(self.loss, output, target, self.reduction)
+            else:
+                functional_call(call, {f"model.{name}": tensor for name, tensor in state.items()}, (piece,))
+        self._refuse_written(params)
         return call
+
+    def _refuse_written(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse parameters that a pass has written, be it with what they held."""
+        written = [
+            name
+            for name, view in self.named(self.theta).items()
+            if not _same(view, params[name]) or not (params[name].is_inference() or params[name]._version == 0)
+        ]
+        if written:
+            raise ValueError(
+                f"the forward pass writes parameters that are to be measured: {', '.join(written[:5])} "
+                "(F.embedding with max_norm, or a constraint written into the weights). Do so once, before measuring, "
+                "or give the constrained weights to the layer without writing them"
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Byte for byte: NaN is itself."""
+    return bool(one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8)))
 
 
 def _refuse_rewritten_weights(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.page.sentences import MOST_NAMED, repeats
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest, shown_tensors
 from landscape.results import Diagonal, Estimate, t_factor
+from landscape.spectra import layers_height
 from landscape.verdicts import mean_and_deviation
 
 
@@ -104,7 +105,7 @@ def following_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
-    """The largest eigenvalue of each layer's own block; nothing where no block was measured."""
+    """The eigenvalues of each layer's own block; nothing where no block was measured."""
     found = [(c, one) for c in checkpoints for one in c.layers]
     if not found:
         return ""
@@ -120,7 +121,7 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
         if len(one.values)
     ]
     head = ["checkpoint", "layer", "parameters", "λ1", "certified"]
-    made = table(head, rows, text=2, sortable=True)
+    made = numbers(table(head, rows, text=2, sortable=True), "Largest eigenvalue of each layer")
     top: dict[str, tuple[float, str]] = {}
     for c, one in found:
         value = (largest(one), str(one.settings["layer"]))
@@ -129,9 +130,14 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
     told = [f"{layer} at {name} ({short(value)})" for name, (value, layer) in top.items()]
     note = (
         '<p class="note">The block of the Hessian that belongs to the parameters of one layer. What lies between '
-        "layers is in none of them: the whole has a largest eigenvalue at least as large as each.</p>"
+        "layers is in none of them: the whole has a largest eigenvalue at least as large as each. Bars are the "
+        "residual; an open marker is not certified.</p>"
     )
-    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Each layer’s own block">{made}</div>'
+    height = layers_height([one for _, one in found])
+    chart = (
+        f'<div class="chart" id="layers" style="--height: {height}px" role="group" aria-label="Each layer’s own block">'
+    )
+    body = f"{note}<figure>{chart}</div></figure>{made}"
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Layers", f"The layer of most curvature by itself: {', '.join(told[:3])}{more}", body)
 

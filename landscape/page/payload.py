@@ -39,6 +39,8 @@ def payload(
     sets = [[one for _, one in members] for family in planes for plane in family for members in plane.sets.values()]
     log = not linear_only and (any(loss_view(seen).log for seen in sets) or loss_view(on_lines).log)
     pairs = [one for c in checkpoints for one in c.pairs]
+    spreads = [one for c in checkpoints for one in c.data_spreads]
+    blocks = [one for c in checkpoints for one in c.layers]
     densities = [one for c in checkpoints for one in c.densities]
     curvatures = [one for c in checkpoints for one in c.curvature_traces]
     traces = [one for c in checkpoints for one in c.traces]
@@ -55,7 +57,8 @@ def payload(
         ],
         "lines": [_line_payload(group, known) for group in lines],
         "differences": [_difference_payload(one, first) for first, one in pictured[:MOST_DIFFERENCES]],
-        "eigenvalues": _figure_json(figures.eigenvalues(pairs, known=known)) if pairs else None,
+        "eigenvalues": _figure_json(figures.eigenvalues(pairs, spreads, known=known)) if pairs else None,
+        "layers": _figure_json(figures.layers(blocks, known=known)) if blocks else None,
         "density": _figure_json(figures.density(densities, known=known)) if densities else None,
         "curvature-trace": _figure_json(figures.curvature_trace(curvatures, known=known)) if curvatures else None,
         "congruence": _figure_json(figures.congruence(traces, known=known)) if traces else None,

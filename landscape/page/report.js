@@ -56,8 +56,7 @@ async function drawDifferences() {
 }
 async function drawFixed() { // without switches of the surfaces
   await drawDifferences();
-  await chart("eigenvalues", data.eigenvalues);
-  for (const id of ["density", "curvature-trace", "congruence"]) await chart(id, data[id]);
+  for (const id of ["eigenvalues", "density", "layers", "curvature-trace", "congruence"]) await chart(id, data[id]);
   for (const id of ["curvature-trace", "congruence"]) cursor(byId(id));
 }
 async function draw(all = true) {

@@ -25,6 +25,7 @@ from landscape.readings import (
     measured,
     num_examples,
     rise_distance,
+    sample_errors,
 )
 from landscape.results import Eigenpairs, Surface
 from landscape.verdicts import (
@@ -262,10 +263,7 @@ def _named(names: Sequence[str]) -> str:
 
 def _errors(*spectra: tuple[Checkpoint, Eigenpairs, float]) -> tuple[str, list[float]]:
     """Their name and values: the standard error of each λmax over new examples, or if one lacks that the residuals."""
-    sampled = [
-        next((float(s.standard_error[0]) for s in c.data_spreads if spectrum_kind(s) == spectrum_kind(pairs)), math.nan)
-        for c, pairs, _ in spectra
-    ]
+    sampled = [float(sample_errors(pairs, c.data_spreads)[0]) for c, pairs, _ in spectra]
     if all(map(math.isfinite, sampled)):
         return "standard errors of the examples", sampled
     return "residuals", [float(pairs.residuals[0]) for _, pairs, _ in spectra]

@@ -130,6 +130,19 @@ def test_a_second_derivative_that_is_not_there_matters_to_the_hessian_alone():
     assert all(block.checks["gradient_change_ok"] is False for block in per_layer(objective).values())
 
 
+def test_a_network_that_lets_go_of_all_of_its_graph_is_not_one_without_curvature():
+    class Detached(Net):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    _, inputs, targets = build("tied")
+    objective = Objective(Detached(torch.tanh).double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    for make in MATRICES.values():
+        operator = make(objective)
+        assert operator.checks["gradient_change_ok"] is False
+        assert operator.matvec(objective.theta).count_nonzero() == 0
+
+
 def test_a_run_is_told_of_the_checkpoint_where_it_is_worst():
     wrong, right = objective_with(KeptInForward.apply), objective_with(torch.sin)
     trace = curvature_trace([(1, right), (2, wrong), (3, right)], k=1)

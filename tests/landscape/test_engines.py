@@ -246,7 +246,10 @@ def test_out_of_memory_halves_the_pieces_and_says_so():
     truth = dense_hessian(objective)
     product = found.matvec(objective.theta)
     assert (product - truth @ objective.theta).norm() <= 1e-10 * truth.norm()
-    assert found.checks == {"out_of_memory": "micro-batches of 2, no graphs are kept"}
+    assert found.checks == {
+        "out_of_memory": "micro-batches of 2, no graphs are kept",
+        "micro_batch_that_fits": 2,
+    }
 
 
 def test_out_of_memory_with_one_example_is_an_error():

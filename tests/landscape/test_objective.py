@@ -502,6 +502,65 @@ def test_a_batch_in_which_no_target_counts_adds_nothing():
     torch.testing.assert_close(hessian(objective).matvec(objective.theta), hessian(rest).matvec(rest.theta))
 
 
+class Renormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.Parameter(3 * torch.randn(7, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(nn.functional.embedding(x, self.rows, max_norm=1.0).mean(1))
+
+
+class Constrained(nn.Module):
+    """Writes its weights in one of the ways that are about; what it writes is what they hold, or not."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.body, self.head, self.write = nn.Embedding(7, 4), nn.Linear(4, 3), write
+
+    def forward(self, x):
+        self.write(self.head.weight)
+        return self.head(self.body(x).mean(1))
+
+
+@torch.no_grad()
+def clamped(weight):
+    weight.clamp_(-0.1, 0.1)
+
+
+@torch.no_grad()
+def written_anew(weight):
+    weight.copy_(weight.clone())
+
+
+def clamped_data(weight):
+    weight.data.clamp_(-0.1, 0.1)
+
+
+def other_data(weight):
+    weight.data = weight.data.renorm(2, 0, 0.1)
+
+
+WRITING = {
+    "rows": Renormed,
+    **{f.__name__: lambda f=f: Constrained(f) for f in (clamped, written_anew, clamped_data, other_data)},
+}
+
+
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "plain loop"])  # in a copy of the model
+@pytest.mark.parametrize("name", WRITING)
+def test_a_forward_pass_that_writes_weights_is_refused_and_has_written_none(name, measure):
+    model = WRITING[name]()
+    before = copy.deepcopy(model.state_dict())
+    objective = Objective(model, nn.CrossEntropyLoss(), [(torch.randint(0, 7, (6, 2)), torch.randint(0, 3, (6,)))])
+    theta = objective.theta.clone()
+    place = "rows" if name == "rows" else r"head\.weight"
+    with pytest.raises(ValueError, match=rf"the forward pass writes parameters that are to be measured: {place} \("):
+        MEASURES[measure](objective)
+    assert all(model.state_dict()[name].equal(value) for name, value in before.items())
+    assert objective.theta.equal(theta)
+
+
 def test_one_example_works():
     net, inputs, targets = build("batch_norm_net")
     found = Objective(net, nn.CrossEntropyLoss(), [(inputs[:1], targets[:1])]).evaluate()

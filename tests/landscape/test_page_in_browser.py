@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from curvature_results import along_run, density
+from plain_results import blocks, sampled
 
 from landscape.formatting import plus_minus, short
 from landscape.report import write_report
@@ -138,6 +139,8 @@ def all_kinds():
         *(replace(one, checkpoint=line.checkpoint) for one in results(["sgd"]) if isinstance(one, Eigenpairs)),
         density(checkpoint=line.checkpoint),
         along_run(checkpoint=line.checkpoint),
+        *(replace(one, checkpoint=line.checkpoint) for one in blocks()),
+        replace(sampled(errors=(0.5, 0.1)), checkpoint=line.checkpoint),
     ]
 
 
@@ -930,6 +933,14 @@ def test_the_density_and_the_curvature_of_a_run_are_drawn(rich):
     assert rich.get(plot("density", ".querySelectorAll('.trace.scatter').length")) >= 2
     names = rich.get(plot("curvature-trace", ".data.map((one) => one.name)"))
     assert "sgd, stable up to here (full-batch theory)" in names
+
+
+def test_layers_and_the_error_of_the_sample_are_drawn(rich):
+    assert rich.get(plot("layers", ".querySelectorAll('.point').length")) == 5
+    assert rich.get(plot("layers", ".querySelectorAll('.xerror').length")) == 5
+    height = rich.get(plot("layers", ".getBoundingClientRect().height"))
+    assert height == pytest.approx(130 + 3 * 20)
+    np.testing.assert_allclose(rich.get(f"[...{trace('eigenvalues', 'sample')}.y]")[:5], [3.5, 4.5, np.nan, 0.9, 1.1])
 
 
 def test_a_column_sorts_its_table_both_ways(rich):

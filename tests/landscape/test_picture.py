@@ -6,7 +6,7 @@ import pytest
 from curvature_results import along_run, density, entries, hundred_tensors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from plain_results import bowl, changed, paired, run, spectrum, trace, valley
+from plain_results import blocks, bowl, changed, paired, run, sampled, spectrum, trace, valley
 
 from landscape import picture
 from landscape.results import Congruence
@@ -66,6 +66,27 @@ def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
     assert (list(done.get_ydata()), list(open_mark.get_ydata())) == ([4.0], [1.0])
     assert (done.get_markerfacecolor(), open_mark.get_markerfacecolor()) == ("#0072B2", "none")
     assert ax.get_yscale() == "log"
+
+
+def test_the_twin_of_the_spectrum_has_broad_bars_of_what_the_sample_leaves():
+    made = picture.spectrum_picture([spectrum(), spectrum("sam"), sampled()])
+    (ax,) = made.axes
+    lines = next(one for one in ax.collections if len(one.get_linewidth()) == 1 and one.get_linewidth()[0] > 5)
+    assert [path.vertices[:, 1].tolist() for path in lines.get_paths()] == [[3.5, 4.5], [-1.0, 3.0]]
+    assert [text.get_text() for text in made.legends[0].get_texts()][2:] == [
+        "broad bar: ± of the sample, a lower bound"
+    ]
+
+
+def test_the_twin_of_layers_has_their_eigenvalues_from_input_to_output():
+    (ax,) = picture.layers_picture([*blocks(), spectrum()]).axes
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [4.0, 1.0, 0.5, np.nan, 40.0, 2.0])
+    assert ax.lines[-1].get_ydata().tolist() == [0, 0, 1, 1, 2, 2]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["conv", "norm", "fc"]
+    assert ax.get_xlabel() == "eigenvalue of the layer's own block; 1 not above 0"
+    assert ax.yaxis_inverted()
+    with pytest.raises(ValueError, match="layers_picture needs spectra of layers, got none: landscape hessian"):
+        picture.layers_picture([spectrum()])
 
 
 def test_the_twin_of_a_line_has_the_other_ends_own_loss():
@@ -161,6 +182,8 @@ def test_no_letters_are_cut_or_overlap_and_none_is_below_six_points(width):
         picture.curvature_picture([along], width=width),
         picture.density_picture([density()], width=width),
         picture.diagonal_picture([entries(), entries("sam")], width=width),
+        picture.layers_picture([*blocks(), *blocks("sam")], width=width),
+        picture.spectrum_picture([spectrum(), sampled()], width=width),
         picture.line_picture([valley()], width=width),
     ):
         boxes = letters(made)

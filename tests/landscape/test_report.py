@@ -245,11 +245,11 @@ def test_the_ratio_of_eigenvalues_has_the_error_of_the_examples_where_it_is_know
     results = [
         spectrum("a", (4.0,)),
         spectrum("b", (8.0,)),
-        *(sample(name, se) for name, se in (("a", 0.3), ("b", 0.8))),
+        *(sample(*of) for of in (("a", 0.3, 4.0), ("b", 0.8, 8.0))),
     ]
     relative = np.hypot(0.3 / 4, 0.8 / 8)
     assert f"a ratio of 0.500 ± {0.5 * relative:.3f} (±: standard errors of the examples)" in heading(page(*results))
-    wide = [spectrum("a", (4.0,)), spectrum("b", (8.0,)), *(sample(name, 2.0) for name in "ab")]
+    wide = [spectrum("a", (4.0,)), spectrum("b", (8.0,)), *(sample(*of) for of in (("a", 2.0, 4.0), ("b", 2.0, 8.0)))]
     assert "is not told apart" in heading(page(*wide))
     assert "within two standard errors of the examples" in heading(page(*wide))
 
@@ -585,6 +585,15 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
     assert "λmax is 4.00 at a" in heading(text)
     assert "The layer of most curvature by itself: fc at a (50.0)" in visible(text)
     assert "conv 9 40.000 ± 0.040 yes" in visible(text)
+    (drawn,) = data(text)["layers"]["data"]
+    assert drawn["text"] == ["conv<br>λ 40.000 ± 0.040", "fc<br>λ 50.000 ± 0.050"]
+    assert 'id="layers" style="--height: 170px"' in text
+
+
+def test_a_broad_bar_is_explained_where_there_is_one(page):
+    explained = "A broad bar is ± one standard error over new draws"
+    assert explained in visible(page(bowl("a"), spectrum("a"), sample("a", 0.5)))
+    assert explained not in visible(page(bowl("a"), spectrum("a"), sample("b", 0.5)))
 
 
 def test_the_traces_of_tensors_are_a_table(page):
@@ -746,10 +755,10 @@ def test_the_seeds_of_a_method_share_a_colour_and_one_has_the_picture(page):
     assert len(re.findall(r'<article class="column">', page(*SGD))) == 3
 
 
-def sample(label, error):
+def sample(label, error, largest=4.0):
     """What the largest eigenvalue of a checkpoint owes to its examples."""
     return DataSpread(
-        values=np.array([4.0, 1.0]),
+        values=np.array([largest, 1.0]),
         standard_error=np.array([error, 0.1]),
         trace=10.0,
         trace_standard_error=0.5,
