@@ -377,32 +377,6 @@ def test_a_signal_in_training_ends_it_after_the_step_and_the_printed_command_goe
     assert (content_hash(parts.model), parts.metrics) == (content_hash(whole.model), whole.metrics)
 
 
-def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypatch):
-    import cli
-
-    seen = []
-
-    def signalled(*numbers):
-        with cli._signals_noted() as stop:
-            for number in numbers:
-                signal.raise_signal(number)
-                seen.append(stop())
-
-    handlers = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        signalled(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signalled(signal.SIGTERM, signal.SIGINT)  # raised at the end
-        with pytest.raises(KeyboardInterrupt):
-            signalled(signal.SIGINT, signal.SIGINT, signal.SIGTERM)  # the second at once
-        assert seen == [False, False, True, True]
-        assert {number: signal.getsignal(number) for number in handlers} == handlers
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def wait_for(path):
     for _ in range(600):
         if path.exists():

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from train.config import MODELS, TrainConfig, differences
+from train.config import MEANINGS, MODELS, TrainConfig, differences
 from train.models import CONSTRUCTORS
 
 
@@ -93,3 +93,7 @@ def test_differences_names_each_setting_that_differs():
 
 def test_the_listed_models_are_the_ones_that_can_be_built():
     assert tuple(CONSTRUCTORS) == MODELS
+
+
+def test_every_setting_has_a_meaning():
+    assert sorted(MEANINGS) == sorted(TrainConfig().to_dict())

@@ -1,7 +1,7 @@
 """The data of a run: three parts of fixed examples, the order in which training visits them, how it changes them."""
 
 from train.data.augment import augmented
-from train.data.catalogue import Record, checked, data_root, download, record, records
+from train.data.catalogue import Record, checked, data_root, download, record, records, records_text
 from train.data.errors import AbsentDataError, DataError, LibraryError, UnsafeDataError
 from train.data.hashes import content_hash, splits_hash
 from train.data.images import Images, Part, selected
@@ -27,6 +27,7 @@ __all__ = [
     "num_held_out",
     "record",
     "records",
+    "records_text",
     "selected",
     "splits_hash",
 ]
