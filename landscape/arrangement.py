@@ -126,10 +126,15 @@ def num_across(blocks: Sequence[Block], width: Width | None) -> int:
     return min(max(len(block.members) for block in blocks), _MOST_ACROSS[width or "double"])
 
 
-def fitted(ax: Axes, lines: Sequence[str]) -> str:
-    """Lines no wider than a panel and its gap."""
-    room = (room_of(ax) + GAP) / LETTER
-    return "\n".join(literal(shortened(line, int(room))) for line in lines)
+def fitted(ax: Axes, names: Sequence[str], told: Sequence[str] = ()) -> str:
+    """Names, no wider than a panel and its gap, over lines that stay whole: a number that is cut is another number."""
+    most = letters_across(ax)
+    return "\n".join(literal(line) for line in [*(shortened(name, most) for name in names), *told])
+
+
+def letters_across(ax: Axes) -> int:
+    """How many letters of 7 points a line over a panel and its gap has room for."""
+    return int((room_of(ax) + GAP) / LETTER)
 
 
 def room_of(ax: Axes) -> float:

@@ -24,6 +24,7 @@ from landscape.arrangement import (
     blocks_of,
     compared,
     fitted,
+    letters_across,
     num_across,
     placed,
     room_of,
@@ -368,7 +369,7 @@ def _own_losses(picture: Picture, left: Axes, right: Axes, one: Surface, style: 
     run = one.trajectory
     assert run is not None
     share = f"holds {100 * run.explained_variance:.3g} % of squared distances"
-    left.set_title(fitted(left, [style.name, share]), fontsize=7, pad=3)
+    left.set_title(fitted(left, [style.name], [share]), fontsize=7, pad=3)
     at = run.epoch.astype(float)
     curve(right, at, run.loss, run.standard_error, style, mark=True, label="its own loss")
     right.plot(at, run.plane_loss, color=GREY, linestyle="--", linewidth=1, label="the plane's, below it")
@@ -388,9 +389,10 @@ def _title(ax: Axes, surface: Surface, view: View, style: Style) -> str:
     """Name, loss and accuracy at the centre, and how many cells are not drawn, in lines as wide as the panel."""
     at = centre(surface)
     accuracy = percent(at.accuracy, at.accuracy_error)
-    told = [f"loss {short(at.loss)}", *([f"accuracy {accuracy}"] if math.isfinite(at.accuracy) else [])]
+    called = "accuracy" if len(f"accuracy {accuracy}") <= letters_across(ax) else "acc."
+    told = [f"loss {short(at.loss)}", *([f"{called} {accuracy}"] if math.isfinite(at.accuracy) else [])]
     if math.isnan(at.loss) and centre_cell(surface) is None:
         told = ["centre not on the grid"]
     told = [", ".join(told)] if len(", ".join(told)) * LETTER <= room_of(ax) else told
     count = len(left_out_cells(surface, view))
-    return fitted(ax, [style.name, *told, *([f"{counted(count, 'cell')} left out"] if count else [])])
+    return fitted(ax, [style.name], [*told, *([f"{counted(count, 'cell')} left out"] if count else [])])

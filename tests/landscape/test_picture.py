@@ -60,6 +60,28 @@ def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
     assert [text.get_text() for text in made.legends[0].get_texts()] == ["sgd", "sam"]
 
 
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_the_twin_of_figure_1_holds_every_value_and_its_error(width):
+    one = replace(trace(), cosine_b=np.full(3, 0.8), cosine_a=np.full(3, 0.4))
+    for ax, value in zip(picture.congruence_picture([one], width=width).axes[:2], (0.8, 0.4), strict=True):
+        low, high = ax.get_ylim()
+        assert low <= 0.4 - 0.01
+        assert high >= 0.8 + 0.01
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), [value] * 3)
+
+
+@pytest.mark.parametrize("width", ["single", "double", None])
+@pytest.mark.parametrize("draw", [picture.overview_picture, picture.relief_picture])
+def test_no_number_in_a_title_is_cut(draw, width):
+    made = draw([bowl(f"{n} a much longer name than there is room for", num_examples=363) for n in "ab"], width=width)
+    for ax in made.axes[:2]:
+        _, *told = ax.get_title().split("\n")  # a long name may be cut
+        assert " ".join(told).replace(",", "").replace("acc.", "accuracy") == "loss 0.500 accuracy 90.0 ± 1.6 %"
+    frame = made.bbox
+    for text, _, box in letters(made):
+        assert max(frame.x0 - box.x0, box.x1 - frame.x1) < 1, text
+
+
 def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
     (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
     done, open_mark = ax.lines[-2:]
