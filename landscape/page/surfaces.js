@@ -58,13 +58,9 @@ function crossings(x, y, z, level) { // where a surface has this height, cell by
 function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D the cell that is read
   const ring = ringOf(one), found = [], white = "#ffffff";
   const level = ring === null ? NaN : onAxis(ring), z = one.drawn.map((row) => row.map(onAxis));
-  const shared = { visible: ring !== null && reaches(one, ring), hoverinfo: "skip", meta: "ring" };
-  if (solid) {
-    found.push({ type: "scatter3d", mode: "lines", ...crossings(one.x, one.y, z, level), ...shared, line: { color: white, width: 5 } });
-  } else {
-    const contours = { start: level, end: level, size: 1, coloring: "none" }, line = { color: white, width: 2.5, smoothing: 0 };
-    found.push({ type: "contour", x: one.x, y: one.y, z, ...shared, showscale: false, autocontour: false, contours, line });
-  }
+  const { z: heights, ...line } = crossings(one.x, one.y, z, level), shown = ring !== null && reaches(one, ring);
+  const shared = { mode: "lines", visible: shown, hoverinfo: "skip", meta: "ring", line: { color: white, width: solid ? 5 : 2.5 } };
+  found.push(solid ? { type: "scatter3d", ...line, z: heights, ...shared } : { type: "scatter", ...line, ...shared });
   if (one.lowest) {
     const [j, i] = one.lowest, loss = one.loss[j][i], where = { x: [one.x[i]], y: [one.y[j]] };
     found.push({
@@ -164,7 +160,6 @@ async function drawScene(column) {
   Object.assign(layout.scene.zaxis, { range: [view.low, view.high], tickvals: ticks, ticktext: labels });
   layout.scene.zaxis.title.text = state.loss === "log" ? "loss (log scale)" : "loss";
   layout.scene.camera = structuredClone(camera());
-  if (!div.data) div.replaceChildren();
   div.tabIndex = 0;
   if (!await plot(div, figure, layout)) return;
   let waiting = null;

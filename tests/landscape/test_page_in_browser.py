@@ -581,8 +581,9 @@ def test_the_ring_lies_where_the_loss_is_the_chosen_one_above_the_centre(rich):
     rich.until("location.hash.includes('ring=0.5')")
     rich.drawn()
     level = on_axis(rich, 0.8)
-    contours = trace("p0c0-contour", "ring") + ".contours"
-    assert rich.get(f"[{contours}.start, {contours}.end]") == pytest.approx([level, level])
+    ring = plot("p0c0-contour", ".data.find((one) => one.meta === 'ring')")
+    x, y = (np.array(rich.get(f"{ring}.{axis}.filter((v) => v !== null)")) for axis in "xy")
+    assert (np.abs(x).max(), np.abs(y).max()) == pytest.approx((0.5, 0.5**0.5), rel=0.02)
     ring = plot("p0c0-scene", ".data.find((one) => one.meta === 'ring')")
     x, y, z = (np.array(rich.get(f"{ring}.{axis}.filter((v) => v !== null)")) for axis in "xyz")
     np.testing.assert_allclose(z, level)
@@ -1070,6 +1071,45 @@ def test_nothing_on_the_page_is_seriously_inaccessible(rich, axe, width, scheme)
     }
     assert not serious
     assert rich.get("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e11, 1e30])
+def test_a_loss_of_any_size_is_drawn(browser, tmp_path, size):
+    one = around("sgd")
+    grown = replace(one, loss=size * (one.loss + 1), standard_error=size * one.standard_error)
+    write_report([grown], tmp_path / "a.html")
+    watched = Watched(browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600})
+    assert watched.get(plot("p0c0-contour", ".querySelectorAll('.contourfill path').length")) > 3
+    watched.context.close()
+    assert not watched.errors
+
+
+def test_a_figure_that_cannot_be_drawn_takes_no_other_with_it(browser, address):
+    watched = Watched(browser, address, viewport={"width": 760, "height": 600})
+    watched.get("""(() => {
+        const react = Plotly.react;
+        window.mended = () => { Plotly.react = react; };
+        Plotly.react = (div, ...rest) => {
+            if (["p0c0-contour", "p0c1-scene", "eigenvalues"].includes(div.id)) throw new TypeError("reading 'z'");
+            return react(div, ...rest);
+        };
+    })()""")
+    watched.page.emulate_media(color_scheme="dark")
+    watched.until(plot("congruence", ".layout.font.color === '#e4e7eb'"))
+    watched.drawn()
+    for name in ("p0c0-contour", "p0c1-scene", "eigenvalues"):
+        assert watched.page.inner_text(f"#{name}").startswith("This figure could not be drawn.")
+        assert watched.page.locator(f"#figure option[value={name}]").count() == 0
+    watched.page.focus("#p0c1-contour")
+    watched.page.keyboard.press("Home")
+    watched.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
+    watched.get("mended()")
+    watched.page.emulate_media(color_scheme="light")
+    watched.until(plot("eigenvalues", ".layout?.font.color === '#1f2328'"))
+    watched.drawn()
+    assert watched.get(plot("p0c0-contour", ".querySelectorAll('.contourfill path').length")) > 3
+    watched.context.close()
+    assert not watched.errors
 
 
 def test_a_plane_without_this_data_has_nothing_to_read_or_to_copy(browser, tmp_path):
