@@ -227,19 +227,15 @@ function raise(column) {
   }
   alive.push(column);
 }
-// The difference of two surfaces, on a symlog scale where differences span decades: asinh(d / knee), to the same ends.
-function colored({ figure, value, error, knee }) {
+// The difference of two surfaces; on the symlog scale log10(1 + |v| / knee) with its sign, to the same ends.
+function colored({ figure, value, error, symlog }) {
   const copy = structuredClone(figure), [trace] = copy.data, reach = trace.zmax, values = unpack(value), errors = unpack(error);
-  const bent = state.difference === "symlog", round = knee ?? reach / 1000;
-  const bend = (v) => (bent ? Math.asinh(v / round) / Math.asinh(reach / round) * reach : v);
+  const bent = state.difference === "symlog", log = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v) / symlog.knee);
+  const bend = (v) => (bent ? log(v) / log(reach) * reach : v);
   trace.z = values.map((row) => row.map(bend));
   trace.customdata = values.map((row, j) => row.map((v, i) => [v, errors[j][i]]));
   trace.text = trace.customdata.map((row) => row.map(([v, error]) => `difference ${signed(v, error)}`));
-  trace.colorbar.title.text = `difference of the mean losses${bent ? ", symlog scale" : ""}`;
-  if (!bent) return copy;
-  const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));
-  const sizes = Array.from({ length: Math.max(0, Math.floor((high - low) / every) + 1) }, (_, n) => 10 ** (high - n * every));
-  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart.reverse()];
-  Object.assign(trace.colorbar, { tickvals: ticks.map(bend), ticktext: ticks.map((v) => (v > 0 ? "+" : "") + brief(v)) });
+  trace.colorbar.title.text = `difference of the mean losses${bent ? `, ${symlog.told}` : ""}`;
+  if (bent) Object.assign(trace.colorbar, { tickvals: symlog.ticks.map(bend), ticktext: symlog.labels });
   return copy;
 }

@@ -723,16 +723,16 @@ def test_differences_have_a_symlog_scale_and_raw_values_in_the_hover(rich):
     x = np.linspace(-1, 1, 9)
     value = np.broadcast_to(0.1 + 5 * x**2, (9, 9))
     rich.page.check("input[name=difference][value=symlog]")
-    rich.until(drawn + ".colorbar.title.text.includes('symlog')")
-    reach, knee = 10, 2 * np.std(np.linspace(-0.1, 0.1, 8), ddof=1) / 8**0.5  # twice the standard error
-    bent = np.arcsinh(value / knee) / np.arcsinh(reach / knee) * reach
+    rich.until(drawn + ".colorbar.title.text.includes('log beyond ±0.01')")  # a standard error of 0.025
+    reach, knee = 10, 0.01
+    bent = np.log10(1 + value / knee) / np.log10(1 + reach / knee) * reach
     np.testing.assert_allclose(rich.get(f"{drawn}.z"), bent, rtol=1e-5)
     hover = np.array(rich.get(f"{drawn}.customdata"))
     np.testing.assert_allclose(hover[..., 0], value, rtol=1e-5)
     assert rich.get(f"{drawn}.text[0][4]") == "difference +0.100 ± 0.025"
-    assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "0", "+1", "+10"]
+    assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "-0.1", "0", "+0.1", "+1", "+10"]
     rich.page.check("input[name=difference][value=linear]")
-    rich.until(f"!{drawn}.colorbar.title.text.includes('symlog')")
+    rich.until(f"!{drawn}.colorbar.title.text.includes('log')")
     np.testing.assert_allclose(rich.get(f"{drawn}.z"), value, rtol=1e-5)
 
 

@@ -291,6 +291,30 @@ def test_differences_that_span_decades_are_drawn_on_a_signed_log_scale_that_is_s
         picture.difference_picture([bowl(), bowl("sam")])
 
 
+def test_differences_are_drawn_on_each_data_on_which_they_were_measured():
+    results = [
+        replace(one, settings={**one.settings, "split": split, "paired_hash": split})
+        for split in ("test", "train")
+        for one in (paired("sgd", [0.0, 0.0]), paired("sam", [0.1, 0.3]), paired("asam", [0.5, 0.7]))
+    ]
+    made = picture.difference_picture(results)
+    maps = [ax for ax in made.axes if ax.get_title()]
+    assert [ax.get_title() for ax in maps] == ["sam\nless sgd", "asam\nless sgd"] * 2
+    assert [ax.get_ylabel() for ax in maps] == ["train: y", "", "test: y", ""]
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_a_picture_of_one_panel_is_no_higher_than_a_column_is_wide(width):
+    for made in (
+        picture.overview_picture([bowl()], width=width),
+        picture.difference_picture([paired("sgd", [0.0, 0.1]), paired("sam", [0.3, 50.0])], width=width),
+    ):
+        assert made.get_figheight() < 4.5
+        boxes = letters(made)
+        for text, _, box in boxes:
+            assert max(made.bbox.x0 - box.x0, box.x1 - made.bbox.x1, box.y1 - made.bbox.y1) < 1, text
+
+
 def test_epochs_have_ticks_at_whole_numbers():
     made = picture.congruence_picture([trace(change=(0.1, 0.2))])
     made.draw_without_rendering()
