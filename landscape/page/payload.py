@@ -79,6 +79,12 @@ def difference_sets(
     return found
 
 
+def epochs_of(family: Sequence[SurfaceGroup]) -> list[int]:
+    """The epochs that a run was seen at from one of these planes."""
+    surfaces = [one for plane in family for members in plane.sets.values() for _, one in members]
+    return sorted({int(epoch) for one in surfaces if one.trajectory for epoch in one.trajectory.epoch})
+
+
 def plane_named(n: int, num_planes: int) -> str:
     """What tells the pictures of one family of planes from those of another."""
     return f", plane {n + 1}" if num_planes > 1 else ""
@@ -107,6 +113,7 @@ def _family_payload(
     return {
         "x": one.x.tolist(),
         "y": one.y.tolist(),
+        "epochs": epochs_of(family),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
         "crowded": len(slots(family[0].columns)) < len(family[0].columns),
         "missing": {key: no_surface(name) for key, name in splits.values()},

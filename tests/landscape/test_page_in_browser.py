@@ -824,6 +824,38 @@ def test_an_epoch_is_read_along_training_and_on_the_plane(rich):
     rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
 
 
+def seen_at(epochs):
+    """A run whose losses are its epochs."""
+    at = np.array(epochs, float)
+    numbers = {"x": at / 10, "y": 0 * at, "distance": at / 100, "loss": at, "plane_loss": 2 * at}
+    return Trajectory(epoch=np.array(epochs), standard_error=0.1 + 0 * at, explained_variance=0.9, **numbers)
+
+
+def test_runs_of_different_epochs_are_read_at_the_epochs_of_both(browser, tmp_path):
+    runs = {"long": [1, 2, 3, 5], "short": [2, 4]}
+    write_report([around(name, trajectory=seen_at(epochs)) for name, epochs in runs.items()], tmp_path / "a.html")
+    watched = Watched(
+        browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600}, reduced_motion="reduce"
+    )
+    told = "document.getElementById('epoch0-told').textContent"
+    long, short = "its own loss {0}.00 ± 0.10, the plane’s {1}.00, 0.0{0}00 off the plane".format, "short not kept"
+    assert watched.get(told) == f"5: long {long(5, '10').replace('10.00', '10.0')} · {short}"
+    for epoch, said in (
+        (1, f"1: long {long(1, 2)} · {short}"),
+        (2, f"2: long {long(2, 4)} · short {long(2, 4)}"),
+        (3, f"3: long {long(3, 6)} · {short}"),
+        (4, f"4: long not kept · short {long(4, 8)}"),
+    ):
+        watched.page.click("#p0-play")
+        watched.until(f"{told}.startsWith('{epoch}')")
+        assert watched.get(told) == said
+    watched.page.select_option("select[name=p0c0]", "1")
+    watched.drawn()
+    watched.until(f"{told} === '4: short {long(4, 8)} · short {long(4, 8)}'")
+    watched.context.close()
+    assert not watched.errors
+
+
 def test_the_run_stands_off_its_plane_by_the_gap_of_their_losses(rich):
     z = rich.get(plot("p1c0-scene", ".data.find((one) => one.meta === 'gap').z"))
     ends = np.array([value for value in z if value is not None]).reshape(-1, 2)
