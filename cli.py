@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from landscape.picture import Width
     from landscape.plane import Plane
     from landscape.plane_options import PlaneOptions
+    from landscape.progress import Count
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
@@ -75,7 +76,6 @@ _EARLY = "early"  # in the plan of a results file: points are missing that are t
 _FAILED = "failed"  # the same: checkpoints without a number, and why
 
 Command = Callable[..., object]
-Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
 _INSIDE_DEMO = "inside demo"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -538,6 +538,7 @@ def surface(
     if devices is not None:
         return _on_devices(work, devices, output, console)
     from landscape import journal, survey
+    from landscape.progress import counting
 
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
@@ -548,7 +549,7 @@ def surface(
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with _counting(console) as count, _as_usage_error():
+    with counting(quiet=console.quiet) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
@@ -1201,6 +1202,7 @@ def _measure_all(
     """
     from landscape.distributed import from_first, place
     from landscape.ledger import unkept
+    from landscape.progress import counting
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1211,7 +1213,7 @@ def _measure_all(
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(unkept) as keep:
         results, failed = [], list[str]()
-        with _counting(console) as count:
+        with counting(quiet=console.quiet) as count:
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
@@ -1340,12 +1342,10 @@ def _followed(
 
     part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
     rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
-    limits = [
-        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-        if config.method == "sgd"
-        else math.nan
-        for rate in rates
-    ]
+    stable = functools.partial(
+        stability_limit, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+    )
+    limits = [stable(rate) if config.method == "sgd" else math.nan for rate in rates]
     points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
     return curvature_trace(
         points,
@@ -1653,6 +1653,7 @@ def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Cal
 def _train(
     config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None], *, download: bool
 ) -> Outcome:
+    from landscape.progress import counting
     from train import loop
     from train.distributed import joined
     from train.stopping import signals_noted
@@ -1660,7 +1661,7 @@ def _train(
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, signals_noted() as stop, joined(config.device) as workers:
+    with counting(quiet=console.quiet) as count, signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(processes_text(config, workers.size))
         if download:
@@ -1778,9 +1779,7 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
 
 
 def _writable(out: Path) -> None:
-    there = next(
-        folder for folder in out.absolute().parents if folder.exists()
-    )  # made when there is something to write
+    there = next(folder for folder in out.absolute().parents if folder.exists())  # the others are made later
     if not os.access(there, os.W_OK):
         raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
@@ -1862,47 +1861,6 @@ def _in_options(message: str) -> str:
 
 def _option_of(found: re.Match[str]) -> str:
     return " ".join([f"--{found[1].replace('_', '-')}", *([found[2]] if found[2] else [])])
-
-
-@contextlib.contextmanager
-def _counting(console: _Console) -> Iterator[Count]:
-    """`count(what, unit, done, total)`: a bar on a terminal, otherwise a plain line every ten seconds."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
-
-    def count(what: str, unit: str, done: int, total: int | None) -> None:
-        now, name = time.monotonic(), what.split(",")[0]
-        if console.quiet:
-            return
-        if name != state["what"]:
-            for bar in bars.values():
-                bar.close()
-            bars.clear()
-            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
-        if sys.stderr.isatty():
-            if name not in bars:
-                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
-                bars[name] = tqdm(
-                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
-                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
-                )
-            bars[name].set_description_str(what, refresh=False)
-            bars[name].update(done - bars[name].n)
-        elif now - state["last"] >= 10:
-            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
-            if total and done > state["first"]:
-                left = (now - state["started"]) * (total - done) / (done - state["first"])
-                told += f", about {left:.0f} s left"
-            click.echo(f"{what}: {told}", err=True)
-            state["last"] = now
-
-    try:
-        yield count
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 # Running, and the errors
