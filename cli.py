@@ -19,7 +19,6 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -41,10 +40,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from landscape.naming import common_folder, labels_of, nearest_path
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
+from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from landscape.analysis import HessianOptions
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
@@ -53,13 +52,14 @@ if TYPE_CHECKING:
     from landscape.picture import Width
     from landscape.plane import Plane
     from landscape.plane_options import PlaneOptions
+    from landscape.progress import Count
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from landscape.view import Scale
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
-    from train.data import Images, Part, Splits
+    from train.data import Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
     from train.recipes import Preset
@@ -76,7 +76,6 @@ _EARLY = "early"  # in the plan of a results file: points are missing that are t
 _FAILED = "failed"  # the same: checkpoints without a number, and why
 
 Command = Callable[..., object]
-Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
 _INSIDE_DEMO = "inside demo"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -115,12 +114,11 @@ class _Console:
         """What --show adds to a table: pictures as wide as the terminal, in characters that it can show."""
         if not self.show or self.as_json:
             return
-        from landscape.ink import ASCII, BLOCKS
+        from landscape.ink import ink_for
         from landscape.sketches import sketch
 
-        ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
         height = max(shutil.get_terminal_size((WIDTH, 24)).lines - 1, 12)
-        drawn = sketch(results, width=self.width, height=height, ink=ink)
+        drawn = sketch(results, width=self.width, height=height, ink=ink_for(sys.stdout.encoding))
         if drawn:
             self.table(f"\n{drawn}")
         else:
@@ -164,20 +162,6 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """A part of the data in batches, made anew on each pass."""
-
-    inputs: Images
-    targets: Tensor
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.targets), self.size):
-            rows = slice(start, start + self.size)
-            yield self.inputs[rows], self.targets[rows]
 
 
 # Options that several commands share
@@ -240,7 +224,8 @@ _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import CHOICES, DATA, MEANINGS, MODELS, TrainConfig
+    from train.config import CHOICES, DATA, MODELS, TrainConfig
+    from train.meanings import MEANINGS
 
     known = {**CHOICES, "data": DATA, "model": MODELS}
 
@@ -371,14 +356,14 @@ def train(
     out = output.path or Path("runs") / (recipe or "") / f"{config.method}-seed{config.seed}"
     if dry_run:
         return _dry_run(config, out, console)
-    from train.telling import outcome_text, start_text
+    from train.telling import outcome_record, outcome_text, start_text
 
     started = time.perf_counter()
     console.say("\n".join(part for line in start_text(config).splitlines() for part in console.wrapped(line)))
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(outcome_text(outcome))
-    told = _outcome_record(outcome, time.perf_counter() - started)
+    told: Record = {**outcome_record(outcome), "seconds": time.perf_counter() - started}
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
@@ -553,6 +538,7 @@ def surface(
     if devices is not None:
         return _on_devices(work, devices, output, console)
     from landscape import journal, survey
+    from landscape.progress import counting
 
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
@@ -563,7 +549,7 @@ def surface(
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with _counting(console) as count, _as_usage_error():
+    with counting(quiet=console.quiet) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
@@ -937,7 +923,7 @@ def report(
 
 
 def _data_root_option(command: Command) -> Command:
-    from train.config import MEANINGS
+    from train.meanings import MEANINGS
 
     option = click.option(
         "--data-root", default="", show_default=False, help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"]
@@ -1129,6 +1115,8 @@ class _Work:
     def of(
         cls, command: str, paths: Sequence[Path], split: str, device: str, options: Record, output: _Output
     ) -> _Work:
+        from landscape.machine import versions
+
         device = _device(device)
         paths = list(dict.fromkeys(paths))
         opened = [_open(path, label, device) for path, label in zip(paths, labels_of(paths), strict=True)]
@@ -1140,7 +1128,7 @@ class _Work:
             "split": split,
             "device": device,
             "batch_size": BATCH_SIZE,
-            "versions": _versions(),
+            "versions": versions(),
             **options,
         }
         return cls(opened, output.path or common_folder(paths) / f"{command}.npz", plan)
@@ -1150,21 +1138,14 @@ class _Work:
 
     def done(self, output: _Output) -> list[Result] | None:
         """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
+        from landscape import journal
+
         results = _already_measured(self.out, self.plan, output)
         if results is None:
             _writable(self.out)
         else:
-            self._forget_journal()
+            journal.forget(journal.folder_of(self.out), self.plan)
         return results
-
-    def _forget_journal(self) -> None:
-        """What a process that was killed after it had saved the results left there."""
-        from landscape import journal
-
-        folder = journal.folder_of(self.out)
-        with contextlib.suppress(journal.JournalError, journal.JournalBusyError):
-            if (folder / "plan.json").exists() and journal.read_plan(folder).get("decided") == self.plan:
-                journal.remove(folder)
 
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
@@ -1221,6 +1202,7 @@ def _measure_all(
     """
     from landscape.distributed import from_first, place
     from landscape.ledger import unkept
+    from landscape.progress import counting
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1231,7 +1213,7 @@ def _measure_all(
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(unkept) as keep:
         results, failed = [], list[str]()
-        with _counting(console) as count:
+        with counting(quiet=console.quiet) as count:
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
@@ -1360,12 +1342,10 @@ def _followed(
 
     part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
     rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
-    limits = [
-        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-        if config.method == "sgd"
-        else math.nan
-        for rate in rates
-    ]
+    stable = functools.partial(
+        stability_limit, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+    )
+    limits = [stable(rate) if config.method == "sgd" else math.nan for rate in rates]
     points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
     return curvature_trace(
         points,
@@ -1392,14 +1372,6 @@ def _explain_products(objective: Objective, asked: HessianOptions, console: _Con
     for name, value in told.items():
         console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
     return told
-
-
-def _can_show(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _plainly(value: Json) -> str:
@@ -1560,7 +1532,7 @@ def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Ou
 
 def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
     """The filters of a model, as a table."""
-    from landscape.filters import filter_groups
+    from landscape.filters import filter_groups, groups_text
     from landscape.plane import layers_of
     from landscape.plane_options import parsed_output_dims
 
@@ -1571,13 +1543,7 @@ def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
     for group in groups:
         if group["name"] not in moving:
             group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
-    rows = [
-        [str(g["name"]), "x".join(map(str, cast(list[int], g["shape"]))) or "1", str(g["num_filters"]), str(g["rule"])]
-        for g in groups
-    ]
-    widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
-    for row in [["parameter", "shape", "filters", "rule"], *rows]:
-        console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    console.table(groups_text(groups))
     return {"checkpoint": one.label, "groups": cast(Json, groups)}
 
 
@@ -1642,24 +1608,20 @@ def _open(path: Path, label: str, device: str) -> _Opened:
 
 def _chosen(one: _Opened, split: str, examples: int | None = None, seed: int = 0) -> Part:
     """A part of the data, or so many examples of it, drawn by the seed and in the order of the part."""
-    import torch
+    from train.data import sample
 
-    from train.data import selected
-    from train.streams import generator
-
-    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
-    if not len(targets):
+    part = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(part[1]):
         raise _CommandError(
             2,
             f"{one.path} was trained without a validation part (val_fraction 0)",
             "Training and test part can be measured on",
         )
     if examples is None:
-        return inputs, targets
-    if examples > len(targets):
-        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(targets)}")
-    rows = torch.randperm(len(targets), generator=generator(seed, "measured examples"))[:examples].sort().values
-    return selected(inputs, rows), targets[rows]
+        return part
+    if examples > len(part[1]):
+        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(part[1])}")
+    return sample(part, examples, seed=seed)
 
 
 def _objective(
@@ -1670,10 +1632,11 @@ def _objective(
     from torch import nn
 
     from landscape.objective import Objective
+    from train.data import Batches
 
     inputs, targets = part
     size = one.checkpoint.config.batch_size if batch_norm == "train" else batch_size
-    batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
+    batches = Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
@@ -1690,6 +1653,7 @@ def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Cal
 def _train(
     config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None], *, download: bool
 ) -> Outcome:
+    from landscape.progress import counting
     from train import loop
     from train.distributed import joined
     from train.stopping import signals_noted
@@ -1697,7 +1661,7 @@ def _train(
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, signals_noted() as stop, joined(config.device) as workers:
+    with counting(quiet=console.quiet) as count, signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(processes_text(config, workers.size))
         if download:
@@ -1769,17 +1733,6 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
     }
 
 
-def _outcome_record(outcome: Outcome, seconds: float) -> Record:
-    return {
-        "status": outcome.status,
-        "checkpoint": str(outcome.folder / "last.pt"),
-        "epoch": outcome.epoch,
-        "metrics": dict(outcome.metrics),
-        "already_finished": outcome.already_finished,
-        "seconds": seconds,
-    }
-
-
 # Small things
 
 
@@ -1813,30 +1766,20 @@ def _refuse_to_replace(out: Path, force: bool) -> None:
 
 def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
     """The commands that lead to these results: training first, then measuring, in the order in which they were run."""
-    from train.config import TrainConfig
+    from train.config import words_of
 
-    defaults = TrainConfig().to_dict()
     trained: dict[str, None] = {}
     for run, record in ((file.run, result.checkpoint) for file in files for result in file.results):
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
-            chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
-            trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
+            trained[shlex.join(["landscape", "train", *words_of(config), "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
 
 
-def _option(name: str, value: Json) -> list[str]:
-    option = name.replace("_", "-")
-    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-
-
 def _writable(out: Path) -> None:
-    there = next(
-        folder for folder in out.absolute().parents if folder.exists()
-    )  # made when there is something to write
+    there = next(folder for folder in out.absolute().parents if folder.exists())  # the others are made later
     if not os.access(there, os.W_OK):
         raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
@@ -1850,22 +1793,11 @@ def _device(name: str) -> str:
 
 
 def _run_record(seconds: float) -> Record:
-    import resource
+    from landscape.machine import run_record
 
-    import torch
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     size = _processes()[1]
     torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
-    return {
-        "command": f"{torchrun}landscape {shlex.join(_words())}",
-        "seconds": seconds,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "host": platform.node(),
-        "peak_bytes": peak,
-        **on_device,
-    }
+    return run_record(f"{torchrun}landscape {shlex.join(_words())}", seconds)
 
 
 def _cost(run: Record) -> str:
@@ -1881,13 +1813,6 @@ def _words() -> list[str]:
     """The words of the innermost command, without the flags that change no number."""
     words: list[str] = click.get_current_context().meta["words"]
     return [word for word in words if word not in _CHANGE_NO_NUMBER]
-
-
-def _versions() -> Record:
-    import numpy as np
-    import torch
-
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "threads": torch.get_num_threads()}
 
 
 def _content_hash(path: Path) -> str:
@@ -1936,47 +1861,6 @@ def _in_options(message: str) -> str:
 
 def _option_of(found: re.Match[str]) -> str:
     return " ".join([f"--{found[1].replace('_', '-')}", *([found[2]] if found[2] else [])])
-
-
-@contextlib.contextmanager
-def _counting(console: _Console) -> Iterator[Count]:
-    """`count(what, unit, done, total)`: a bar on a terminal, otherwise a plain line every ten seconds."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
-
-    def count(what: str, unit: str, done: int, total: int | None) -> None:
-        now, name = time.monotonic(), what.split(",")[0]
-        if console.quiet:
-            return
-        if name != state["what"]:
-            for bar in bars.values():
-                bar.close()
-            bars.clear()
-            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
-        if sys.stderr.isatty():
-            if name not in bars:
-                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
-                bars[name] = tqdm(
-                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
-                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
-                )
-            bars[name].set_description_str(what, refresh=False)
-            bars[name].update(done - bars[name].n)
-        elif now - state["last"] >= 10:
-            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
-            if total and done > state["first"]:
-                left = (now - state["started"]) * (total - done) / (done - state["first"])
-                told += f", about {left:.0f} s left"
-            click.echo(f"{what}: {told}", err=True)
-            state["last"] = now
-
-    try:
-        yield count
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 # Running, and the errors
@@ -2092,16 +1976,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
 
 
 def _print_json(document: Record) -> None:
-    click.echo(json.dumps(_strict(document), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _strict(value: Json) -> Json:
-    """JSON has no NaN and no infinity: they become null, beside their status."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(strict_json(document), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _processes() -> tuple[int, int]:
