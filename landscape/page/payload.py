@@ -46,7 +46,7 @@ def payload(
     traces = [one for c in checkpoints for one in c.traces]
     pictured = [(first, one) for _, first, others in difference_sets(planes, splits) for one in others]
     return {
-        "splits": [{"id": key, "name": name} for key, name in splits.values()],
+        "splits": {key: {"name": name, "hash": json.loads(data)[3]} for data, (key, name) in splits.items()},
         "loss": "log" if log else "linear",
         "linear_only": linear_only,
         "clip": _clip_range(surfaces),
