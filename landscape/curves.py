@@ -18,8 +18,17 @@ import plotly.graph_objects as go
 
 from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import ends, landmarks, measured, nearest, places_on_axis, quadratic_models
-from landscape.results import Array, CongruenceTrace, Eigenpairs, Line, Surface
+from landscape.readings import (
+    SAMPLE_BARS,
+    ends,
+    landmarks,
+    measured,
+    nearest,
+    places_on_axis,
+    quadratic_models,
+    sample_errors,
+)
+from landscape.results import Array, CongruenceTrace, DataSpread, Eigenpairs, Line, Surface
 from landscape.view import Scale, View, log_ticks, loss_view, round_step, tick_labels
 
 GRID = "#d9dce1"
@@ -110,8 +119,12 @@ def trajectory(
     return figure
 
 
-def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+def eigenvalues(
+    pairs: Sequence[Eigenpairs], spreads: Sequence[DataSpread] = (), *, known: Mapping[str, Style] | None = None
+) -> go.Figure:
     """The eigenvalues of each checkpoint, largest first, with bars of the residual; log axis if all are positive.
+
+    Where `spreads` has what the sample of the data leaves to an eigenvalue, a broad bar is ± one standard error of it.
 
     Those of the other end are numbered from there: -1 is the smallest. An open marker has not converged; a name with
     "may have missed some" is of a run that is not complete.
@@ -122,18 +135,24 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
     log = finite.size > 0 and bool(finite.min() > 0)
     at, ticks, labels = places_on_axis(pairs)
+    ends = [finite]
     for n, one in enumerate(pairs):
         style = known[checkpoint_key(one)]
         name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
         name += "" if one.complete else ", may have missed some"
         shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
+        errors = sample_errors(one, spreads)
+        if np.isfinite(errors).any():
+            ends += [one.values - errors, one.values + errors]
+            _add_sample_bars(figure, np.array(at[n]) + shift, one.values, errors, style, log=log)
+        sampled = [f"<br>± {short(error)} from the sample, at least" if error > 0 else "" for error in errors]
         figure.add_scatter(
             x=np.array(at[n]) + shift,
             y=one.values,
             error_y={"type": "data", "array": one.residuals, "color": style.color, "thickness": 1.5, "width": 4},
             text=[
-                f"λ {value}<br>{'converged' if done else 'NOT converged'}"
-                for value, done in zip(told(one.values, one.residuals), one.converged, strict=True)
+                f"λ {value}{beside}<br>{'converged' if done else 'NOT converged'}"
+                for value, beside, done in zip(told(one.values, one.residuals), sampled, one.converged, strict=True)
             ],
             name=as_text(name),
             mode="markers",
@@ -149,9 +168,29 @@ def eigenvalues(pairs: Sequence[Eigenpairs], *, known: Mapping[str, Style] | Non
     figure.update_xaxes(range=[min([*ticks, 1]) - 0.6, max([*ticks, 1]) + 0.6])
     axis: dict[str, Any] = {"title": f"eigenvalue of the mean loss{', log scale' if log else ''}"}
     if log:
-        axis |= log_axis(finite)
+        every = np.concatenate(ends)
+        axis |= log_axis(every[np.isfinite(every) & (every > 0)])
     figure.update_yaxes(**axis)
     return figure
+
+
+def _add_sample_bars(figure: go.Figure, at: Array, values: Array, errors: Array, style: Style, *, log: bool) -> None:
+    """Broad bars behind the marks; on a log axis one that reaches zero goes on below it."""
+    low = values - errors
+    y = np.stack([np.where(low > 0, low, values / 1e6) if log else low, values + errors, np.full_like(at, np.nan)], 1)
+    figure.add_scatter(
+        x=np.repeat(at, 3),
+        y=y.ravel(),
+        mode="lines",
+        line={"color": style.color, "width": 18},
+        opacity=0.35,
+        hoverinfo="skip",
+        name=SAMPLE_BARS,
+        legendgroup=SAMPLE_BARS,
+        showlegend=not any(one.legendgroup == SAMPLE_BARS for one in figure.data),
+        legendrank=2000,
+        meta="sample",
+    )
 
 
 def congruence(traces: Sequence[CongruenceTrace], *, known: Mapping[str, Style] | None = None) -> go.Figure:

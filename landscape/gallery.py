@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from landscape.grouping import line_groups, spectrum_kind, styles
 from landscape.picture import (
     Width,
@@ -17,6 +19,7 @@ from landscape.picture import (
     density_picture,
     diagonal_picture,
     difference_picture,
+    layers_picture,
     line_picture,
     overview_picture,
     planes,
@@ -24,7 +27,7 @@ from landscape.picture import (
     spectrum_picture,
     trajectory_picture,
 )
-from landscape.readings import QUANTITIES
+from landscape.readings import QUANTITIES, sample_errors
 from landscape.results import (
     Congruence,
     CongruenceTrace,
@@ -68,8 +71,7 @@ def drawings(
     Raises:
         ValueError: If there is nothing to draw, or for a relief no surface.
     """
-    shown = [one for one in results if not _of_layer(one)]
-    surfaces = [one for one in shown if isinstance(one, Surface)]
+    surfaces = [one for one in results if isinstance(one, Surface)]
     look: dict[str, Any] = {"known": styles(results), **({"width": width} if width else {})}
     drawn: list[tuple[str, str, Callable[..., Figure], Sequence[Result]]] = []
     if relief and not surfaces:
@@ -84,17 +86,18 @@ def drawings(
         told = f"mean loss on {data}, {plane}"
         drawn.append((f"surface{place}", told, functools.partial(draw, scale=scale, clip=clip), mine))
         if not relief and compared(mine):
-            drawn.append((f"difference{place}", f"paired differences, {plane}", difference_picture, mine))
+            drawn.append((f"difference{place}", f"paired differences on {data}, {plane}", difference_picture, mine))
     if runs := [one for one in surfaces if one.trajectory is not None]:
         drawn.append(("run", "a run seen from its plane", trajectory_picture, runs))
-    groups = line_groups(shown)
+    groups = line_groups(results)
     for n, group in enumerate(groups, 1):
         place, told = f"-{n}" if len(groups) > 1 else "", f"mean {group.data} loss, {group.name}"
         drawn.append((f"line{place}", told, line_picture, group.lines))
+    spreads = [one for one in results if isinstance(one, DataSpread)]
     for name, (of, draw, what) in _CURVES.items():
-        if curves := [one for one in shown if isinstance(one, of)]:
+        if curves := [one for one in results if isinstance(one, of) and _of_layer(one) == (name == "layers")]:
             kinds = dict.fromkeys(spectrum_kind(one) for one in curves if isinstance(one, Spectral))
-            drawn.append((name, "; ".join([what, *kinds]), draw, curves))
+            drawn.append((name, "; ".join([what, *kinds]), draw, [*curves, *spreads]))
     if not drawn:
         raise ValueError("there is nothing to draw: pictures are of surfaces, lines, eigenvalues and congruence traces")
     return [Drawing(name, told, draw(mine, **look)) for name, told, draw, mine in drawn]
@@ -103,13 +106,12 @@ def drawings(
 def undrawn(results: Sequence[Result]) -> str:
     """What no picture shows, in words; "" if nothing."""
     names = {DataSpread: "error of the sample", Congruence: "congruence at a checkpoint"}
+    pairs = [one for one in results if isinstance(one, Eigenpairs) and not _of_layer(one)]
+    beside = [one for one in results if isinstance(one, DataSpread) and any(map(_at(one), pairs))]
     left_out = Counter(
-        "spectrum of a layer"
-        if _of_layer(one)
-        else QUANTITIES.get(one.quantity, one.quantity)
-        if isinstance(one, Estimate)
-        else names.get(type(one), "")
+        QUANTITIES.get(one.quantity, one.quantity) if isinstance(one, Estimate) else names.get(type(one), "")
         for one in results
+        if not any(one is other for other in beside)
     )
     told = [f"{what} ({count})" for what, count in left_out.items() if what]
     return f"not drawn: {', '.join(told)}: --to csv and --to json have them" if told else ""
@@ -118,11 +120,16 @@ def undrawn(results: Sequence[Result]) -> str:
 Spectral = Eigenpairs | Density | Diagonal | CurvatureTrace
 _CURVES: dict[str, tuple[type[Result], Callable[..., Any], str]] = {
     "spectrum": (Eigenpairs, spectrum_picture, "eigenvalues"),
+    "layers": (Eigenpairs, layers_picture, "eigenvalues of each layer's own block"),
     "density": (Density, density_picture, "density of the eigenvalues"),
     "diagonal": (Diagonal, diagonal_picture, "trace of each tensor"),
     "curvature": (CurvatureTrace, curvature_picture, "largest eigenvalues along a run"),
     "congruence": (CongruenceTrace, congruence_picture, "gradient congruence along a run"),
 }
+
+
+def _at(spread: DataSpread) -> Callable[[Eigenpairs], bool]:
+    return lambda pairs: bool(np.isfinite(sample_errors(pairs, [spread])).any())
 
 
 def _of_layer(result: Result) -> bool:

@@ -40,16 +40,21 @@ from landscape.paper import (
     save_picture,
 )
 from landscape.readings import (
+    SAMPLE_BARS,
     STABLE,
     beyond_figure,
+    by_layer,
     ends,
     landmarks,
+    layer_points,
     measured,
     places_on_axis,
+    sample_errors,
+    shown_layers,
     shown_tensors,
     stick_height,
 )
-from landscape.results import CongruenceTrace, CurvatureTrace, Density, Diagonal, Eigenpairs, Line, Result
+from landscape.results import CongruenceTrace, CurvatureTrace, DataSpread, Density, Diagonal, Eigenpairs, Line, Result
 from landscape.smoothing import of_one_width
 from landscape.view import loss_view
 
@@ -65,6 +70,7 @@ __all__ = [
     "density_picture",
     "diagonal_picture",
     "difference_picture",
+    "layers_picture",
     "line_picture",
     "overview_picture",
     "picture_bytes",
@@ -92,6 +98,7 @@ def congruence_picture(
     panels = picture.subplots(1, 3) if width == "double" else picture.subplots(3, 1, sharex=True)
     titles = {"cosine_b": "(a) cosine before a step", "cosine_a": "(b) cosine after it"}
     titles |= {"change": "(c) change, after − before"}
+    panels[0].sharey(panels[1])  # before anything is drawn: the limits are to hold both
     for ax, (name, title) in zip(panels, titles.items(), strict=True):
         for trace in traces:
             value, error = getattr(trace, name), getattr(trace, f"{name}_standard_error")
@@ -101,7 +108,6 @@ def congruence_picture(
         labelled(ax, "epoch" if width == "double" or name == "change" else "", title)
         epoch_axis(ax)
     panels[2].axhline(0, color="#888888", linewidth=0.6, zorder=0)
-    panels[0].sharey(panels[1])
     legend(picture, panels[0])
     return picture
 
@@ -111,9 +117,11 @@ def spectrum_picture(
 ) -> Picture:
     """The top eigenvalues, largest first, with bars of the residual; an open mark has not converged.
 
-    Spectra of single layers are left out.
+    A broad bar is one standard error that the sample of the data leaves, a lower bound. Spectra of single layers are
+    left out.
     """
     pairs = needed(results, Eigenpairs, "spectrum_picture", "hessian CKPT")
+    spreads, bars = [one for one in results if isinstance(one, DataSpread)], []
     pairs = [one for one in pairs if "layer" not in one.settings] or pairs
     known, several = known or styles(results), len({spectrum_kind(one) for one in pairs}) > 1
     picture = empty_picture(inches(width), _HEIGHT[width])
@@ -125,11 +133,18 @@ def spectrum_picture(
         label += "" if one.complete else ", may have missed some"
         look: dict[str, Any] = {"marker": MARKS[style.symbol], "markersize": 4, "color": style.color}
         ax.errorbar(at, one.values, yerr=one.residuals, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=2)
+        bars.append((at, one.values, sample_errors(one, spreads), style.color))
         done = one.converged
         ax.plot(at[done], one.values[done], linestyle="none", label=label if done.any() else None, **look)
         if not done.all():
             told = "open: not converged" if done.any() else f"{label}, not converged"
             ax.plot(at[~done], one.values[~done], linestyle="none", markerfacecolor="none", label=told, **look)
+    label = SAMPLE_BARS
+    for at, values, errors, color in bars:
+        if np.isfinite(errors).any():
+            broad: dict[str, Any] = {"colors": color, "linewidth": 9, "alpha": 0.35, "zorder": 0}
+            ax.vlines(at, values - errors, values + errors, label=label, **broad)
+            label = ""  # one entry of the legend for all
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
     if finite.size and finite.min() > 0:
         log_axis(ax)
@@ -170,6 +185,45 @@ def density_picture(
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     labelled(ax, "eigenvalue of the mean loss", f"density (kernel σ = {densities[0].kernel_width:.2g})")
+    legend(picture, ax)
+    return picture
+
+
+def layers_picture(
+    results: Sequence[Result], *, width: Width = "single", known: Mapping[str, Style] | None = None
+) -> Picture:
+    """The eigenvalues of each layer's own block, on a log axis, from input to output; the sharpest 20 where more.
+
+    An open mark is not certified; the title of the axis counts those that are zero or below, and have no place on it.
+    """
+    groups = by_layer(needed(results, Eigenpairs, "layers_picture", "hessian CKPT --per-layer"))
+    if not groups:
+        raise ValueError("layers_picture needs spectra of layers, got none: landscape hessian CKPT --per-layer")
+    known, names = known or styles(results), shown_layers(groups, 20)
+    picture = empty_picture(inches(width), 0.8 + len(names) * max(0.14, 0.06 * len(groups)))
+    ax, left_out = picture.subplots(), 0
+    for n, group in enumerate(groups):
+        style, one = known[checkpoint_key(group[0])], layer_points(group, names)
+        at, value = (
+            one.place + (n - (len(groups) - 1) / 2) * 0.6 / len(groups),
+            np.where(one.value > 0, one.value, np.nan),
+        )
+        left_out += int(np.isnan(value).sum())
+        ax.errorbar(value, at, xerr=one.residual, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=1)
+        look: dict[str, Any] = {
+            "marker": MARKS[style.symbol],
+            "markersize": 3,
+            "color": style.color,
+            "linestyle": "none",
+        }
+        ax.plot(value[one.certified], at[one.certified], label=named(style), **look)
+        unsure = ~one.certified
+        if unsure.any():
+            ax.plot(value[unsure], at[unsure], markerfacecolor="none", label="open: not certified", **look)
+    ax.set_xscale("log")
+    labelled(ax, "eigenvalue of the layer's own block" + (f"; {left_out} not above 0" if left_out else ""), "")
+    ax.set_yticks(range(len(names)), [literal(shortened(name, 32)) for name in names], fontsize=6)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     legend(picture, ax)
     return picture
 

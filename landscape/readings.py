@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from landscape.grouping import Checkpoint
+from landscape.grouping import Checkpoint, checkpoint_key, data_identity, spectrum_kind
 from landscape.results import (
     OK,
     Array,
     CongruenceTrace,
     CurvatureTrace,
+    DataSpread,
     Density,
     Diagonal,
     Eigenpairs,
@@ -264,6 +266,67 @@ def largest(pairs: Eigenpairs) -> float:
     return float(pairs.values[0]) if 1 in places(pairs) else math.nan
 
 
+def sample_errors(pairs: Eigenpairs, spreads: Sequence[DataSpread]) -> Array:
+    """What the sample of the data leaves to each eigenvalue, one standard error, a lower bound; NaN where not measured.
+
+    A spread has it that was measured at these very eigenvalues: v'Hv lies within the residual, but for rounding.
+    """
+    errors = np.full(len(pairs.values), np.nan)
+    for one in spreads:
+        if _of_whom(one) == _of_whom(pairs):
+            apart = np.abs(pairs.values[:, None] - one.values)
+            place = apart.argmin(axis=1)
+            near = apart.min(axis=1) <= pairs.residuals + 1e-4 * np.abs(pairs.values)
+            errors = np.where(near, one.standard_error[place], errors)
+    return errors
+
+
+def _of_whom(result: Eigenpairs | DataSpread) -> tuple[str, str, str]:
+    return checkpoint_key(result), spectrum_kind(result), data_identity(result)
+
+
+def by_layer(blocks: Sequence[Eigenpairs]) -> list[list[Eigenpairs]]:
+    """The blocks of layers, those of one checkpoint and data together, in the order of the network."""
+    found: dict[tuple[str, str, str], list[Eigenpairs]] = {}
+    for one in blocks:
+        if "layer" in one.settings and len(one.values):
+            whose = checkpoint_key(one), data_identity(one), str(one.settings.get("operator"))
+            found.setdefault(whose, []).append(one)
+    return list(found.values())
+
+
+def shown_layers(groups: Sequence[Sequence[Eigenpairs]], most: int) -> list[str]:
+    """The layers of the largest eigenvalues, up to `most` of each checkpoint, in the order of the network."""
+    chosen = {
+        str(one.settings["layer"])
+        for blocks in groups
+        for one in sorted(blocks, key=lambda one: -np.nan_to_num(largest(one), nan=-np.inf))[:most]
+    }
+    names = dict.fromkeys(str(one.settings["layer"]) for blocks in groups for one in blocks)
+    return [name for name in names if name in chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPoints:
+    """The eigenvalues of one checkpoint's layers, to be drawn: `place` is that of the layer among those shown."""
+
+    place: Array
+    value: Array
+    residual: Array
+    certified: npt.NDArray[np.bool_]
+
+
+def layer_points(blocks: Sequence[Eigenpairs], layers: Sequence[str]) -> LayerPoints:
+    """The points of one checkpoint; an eigenvalue is certified where it converged and its block missed none."""
+    shown = [one for one in blocks if one.settings["layer"] in layers]
+    return LayerPoints(
+        np.concatenate([np.full(len(one.values), float(layers.index(str(one.settings["layer"])))) for one in shown]),
+        np.concatenate([one.values for one in shown]),
+        np.concatenate([one.residuals for one in shown]),
+        np.concatenate([one.converged & one.complete for one in shown]),
+    )
+
+
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
     """The loss that the eigenvalues belong to."""
     if math.isfinite(pairs.loss):
@@ -300,6 +363,7 @@ def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:
     return float(values[probed].mean()), error
 
 
+SAMPLE_BARS = "broad bar: ± of the sample, a lower bound"
 STABLE = "stable up to here (full-batch theory)"
 
 

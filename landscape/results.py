@@ -581,6 +581,20 @@ def load_file(path: str | Path) -> ResultsFile:
     return ResultsFile(results, cast(Record, header.get("plan", {})), run)
 
 
+def strict_json(value: Json) -> Json:
+    """`value` as JSON can have it, without NaN and infinities: they become null, beside the status that says which.
+
+    Example:
+        >>> strict_json({"loss": [1.0, float("nan")]})
+        {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {name: strict_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [strict_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Fill a temporary file in the same folder, then put it in place; the old file stays until then."""
     path = Path(os.path.realpath(path))  # through a link, to the file itself

@@ -1,4 +1,5 @@
-"""Results as pictures in characters, for the terminal: contours of surfaces, curves of lines and runs, densities.
+"""Results as pictures in characters, for the terminal: contours of surfaces, curves of lines and runs, densities,
+bars of layers and tensors.
 
 A character of a map shows the loss at its place, linear between the points of the grid, on a log scale where all losses
 are positive. What is not a finite number is marked and counted, never shaded. Maps of one plane and data share one
@@ -19,10 +20,29 @@ from typing import TypeVar
 import numpy as np
 
 from landscape.formatting import short
-from landscape.grouping import Style, checkpoint_key, data_sets, line_groups, spectrum_kind, styles, surface_groups
+from landscape.grouping import (
+    Style,
+    checkpoint_key,
+    data_sets,
+    line_groups,
+    readable,
+    spectrum_kind,
+    styles,
+    surface_groups,
+)
 from landscape.ink import BLOCKS, Ink, columns, shaded
-from landscape.readings import landmarks, measured, stick_height
-from landscape.results import Array, CongruenceTrace, CurvatureTrace, Density, Eigenpairs, Line, Result, Surface
+from landscape.readings import by_layer, landmarks, measured, shown_layers, shown_tensors, stick_height
+from landscape.results import (
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+    Surface,
+)
 from landscape.view import STATUS_NAMES, View, drawn, left_out_cells, loss_view
 
 S = TypeVar("S", Eigenpairs, CurvatureTrace, Density)
@@ -58,6 +78,8 @@ def sketch(results: Sequence[Result], *, width: int = 100, height: int = 24, ink
         *(_eigenvalues(same, known, width, ink) for same in _of_a_kind(results, Eigenpairs)),
         *(_through_training(same, known, width, ink) for same in _of_a_kind(results, CurvatureTrace)),
         *(_densities(same, known, width, ink) for same in _of_a_kind(results, Density)),
+        _layers([one for one in results if isinstance(one, Eigenpairs)], known, width, height, ink),
+        _tensors([one for one in results if isinstance(one, Diagonal)], known, width, height, ink),
         _congruence([one for one in results if isinstance(one, CongruenceTrace)], known, width, ink),
     ]
     lines = "\n\n".join(part for part in parts if part).splitlines()
@@ -200,6 +222,56 @@ def _densities(same: Sequence[Density], known: Mapping[str, Style], width: int, 
         axis = f"eigenvalues from {short(low)} to {short(high)}; {ink.stick} each of {len(one.sticks)} that converged"
         texts += [known[checkpoint_key(one)].name, *shown, axis]
     return "\n".join(texts)
+
+
+def _layers(blocks: Sequence[Eigenpairs], known: Mapping[str, Style], width: int, height: int, ink: Ink) -> str:
+    """A bar for the largest eigenvalue of each layer's own block, those of several checkpoints below each other."""
+    groups = by_layer(blocks)
+    names = shown_layers(groups, (height - 1) // max(len(groups), 1))
+    rows = [
+        _Row(name, known[checkpoint_key(one)].name, one.values[:1])
+        for name in names
+        for group in groups
+        for one in group
+        if one.settings["layer"] == name
+    ]
+    count = len({one.settings["layer"] for group in groups for one in group})
+    return _bars(f"Largest eigenvalue of each layer's own block{_of(len(names), count)}", rows, width, ink)
+
+
+def _tensors(diagonals: Sequence[Diagonal], known: Mapping[str, Style], width: int, height: int, ink: Ink) -> str:
+    """A bar for the trace of each tensor, in the same way."""
+    names = shown_tensors(diagonals, (height - 1) // max(len(diagonals), 1))
+    rows = [
+        _Row(name, known[checkpoint_key(one)].name, one.tensor_traces[[list(one.names).index(name)]])
+        for name in names
+        for one in diagonals
+        if name in one.names
+    ]
+    count = len({name for one in diagonals for name in one.names})
+    return _bars(f"Trace of each tensor{_of(len(names), count)}", rows, width, ink)
+
+
+def _of(shown: int, count: int) -> str:
+    return f", the {shown} largest of {count}" if shown < count else ""
+
+
+def _bars(title: str, rows: Sequence[_Row], width: int, ink: Ink) -> str:
+    """A line for each row of one value: a bar as long as its size, and the value."""
+    if not rows:
+        return ""
+    sizes = [abs(float(row.values[0])) for row in rows]
+    most = max([size for size in sizes if math.isfinite(size)], default=0.0) or 1.0
+    left, middle = (min(max(map(len, names)), 28) for names in ([r.name for r in rows], [r.quantity for r in rows]))
+    room, lines, last = width - left - middle - 14, [f"{title}; a bar is its size"], ""
+    for row, size in zip(rows, sizes, strict=True):
+        bar = ink.parts[-1] * round(size / most * room) if math.isfinite(size) else ink.left_out
+        name = "" if row.name == last else readable(row.name)[-left:]
+        lines.append(
+            f"{name:<{left}}  {row.quantity[:middle]:<{middle}}  {bar}{' ' if bar else ''}{short(row.values[0])}"
+        )
+        last = row.name
+    return "\n".join(lines)
 
 
 def _curves(title: str, rows: Sequence[_Row], width: int, ink: Ink, *, zero: bool = False) -> str:

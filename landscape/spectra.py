@@ -1,4 +1,4 @@
-"""The whole spectrum, the traces of tensors, and curvature through training, in plotly.
+"""The whole spectrum, those of layers, the traces of tensors, and curvature through training, in plotly.
 
 A density is drawn on a log axis, for its bulk holds nearly all eigenvalues and its outliers the rest: an outlier is a
 stick as high as the kernel that smooths the bulk makes one eigenvalue, with a bar of its residual.
@@ -13,15 +13,23 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.curves import as_text, epoch_axis, layout, told, translucent
-from landscape.formatting import short
+from landscape.curves import as_text, epoch_axis, layout, log_axis, told, translucent
+from landscape.formatting import short, shortened
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
-from landscape.readings import STABLE, beyond_figure, shown_tensors, stick_height
-from landscape.results import Array, CurvatureTrace, Density, Diagonal
+from landscape.readings import (
+    STABLE,
+    beyond_figure,
+    by_layer,
+    layer_points,
+    shown_layers,
+    shown_tensors,
+    stick_height,
+)
+from landscape.results import Array, CurvatureTrace, Density, Diagonal, Eigenpairs
 from landscape.smoothing import of_one_width
 from landscape.view import log_ticks, tick_labels
 
-MOST_TENSORS = 30
+MOST_TENSORS = MOST_LAYERS = 30
 PATTERNS = ("", "/", "x", ".", "-", "+", "|", "\\")  # of bars: never by colour alone
 _ABOVE = 0.4  # decades above the curves, for the legend and the stability limit
 _GRID = {"gridcolor": "#d9dce1", "zeroline": False}
@@ -68,6 +76,60 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     axis = {"type": "log", "range": [low, high + 0.3], "exponentformat": "power", "dtick": 1}
     figure.update_yaxes(title_text="density, log scale", title_standoff=8, **axis, **_GRID)
     return figure
+
+
+def layers(blocks: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = None) -> go.Figure:
+    """The eigenvalues of each layer's own block with bars of the residual, from input to output.
+
+    Of more than 30 layers those of the largest eigenvalues. An open marker is not certified. On the log axis there is
+    no place for an eigenvalue of zero or below: such ones are left out, and counted in its title.
+    """
+    known, groups = known or styles(blocks), by_layer(blocks)
+    names = shown_layers(groups, MOST_LAYERS)
+    found = [layer_points(group, names) for group in groups]
+    values = np.concatenate([one.value for one in found] or [np.zeros(0)])
+    drawn = values[np.isfinite(values) & (values > 0)]
+    figure = go.Figure(layout=layout("Eigenvalues of each layer's own block", height=layers_height(blocks)))
+    for n, (group, one) in enumerate(zip(groups, found, strict=True)):
+        style = known[checkpoint_key(group[0])]
+        kind = f", {split}" if (split := group[0].settings.get("split")) and _differ(groups, "split") else ""
+        figure.add_scatter(
+            x=np.where((one.value > 0) | (not drawn.size), one.value, np.nan),
+            y=one.place + (n - (len(groups) - 1) / 2) * 0.6 / len(groups),
+            error_x={"type": "data", "array": one.residual, "color": style.color, "thickness": 1.5, "width": 3},
+            text=[
+                f"{as_text(names[int(at)])}<br>λ {each}"
+                for at, each in zip(one.place, told(one.value, one.residual), strict=True)
+            ],
+            mode="markers",
+            marker={
+                "color": style.color,
+                "size": 8,
+                "symbol": [style.symbol + ("" if sure else "-open") for sure in one.certified],
+                "line": {"width": [0 if sure else 2 for sure in one.certified]},
+            },
+            name=as_text(f"{style.name}{kind}"),
+            hovertemplate="%{text}",
+        )
+    figure.update_layout(showlegend=True)
+    left_out = int(np.sum(~(values > 0))) if drawn.size else 0
+    told_out = f"; {left_out} not above 0 left out" if left_out else ""
+    axis = log_axis(drawn) if drawn.size else {}
+    figure.update_xaxes(title=f"eigenvalue{', log scale' if drawn.size else ''}{told_out}", **axis, **_GRID)
+    labels = [as_text(shortened(name, 28)) for name in names]
+    ends = {"tickvals": list(range(len(names))), "ticktext": labels, "range": [len(names) - 0.4, -0.6]}
+    figure.update_yaxes(automargin=True, **ends, **_GRID)
+    return figure
+
+
+def layers_height(blocks: Sequence[Eigenpairs]) -> int:
+    """Pixels that the figure of these layers needs."""
+    groups = by_layer(blocks)
+    return 130 + len(shown_layers(groups, MOST_LAYERS)) * max(20, 9 * len(groups))
+
+
+def _differ(groups: Sequence[Sequence[Eigenpairs]], name: str) -> bool:
+    return len({str(group[0].settings.get(name)) for group in groups}) > 1
 
 
 def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None = None) -> go.Figure:

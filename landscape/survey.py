@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from landscape import journal
-from landscape.evaluator import Engine
+from landscape.evaluator import BatchNorm, Engine, Layout, Precision, choose, compiled_for, usual
 from landscape.grid import coarse_grids
 from landscape.journal import JournalBusyError, JournalError
 from landscape.objective import Objective
@@ -45,6 +45,27 @@ class Subject:
     checkpoint: Record
     settings: Record
     trajectory: Callable[[Engine], Trajectory] | None = None  # of a run, as the plane sees it
+
+
+def one_engine(
+    subjects: Sequence[Subject],
+    *,
+    steps: int,
+    batch_norm: BatchNorm = "frozen",
+    precision: Precision = "fp32",
+    micro_batch: int | None = None,
+    layout: Layout | None = None,
+    tune: bool = False,
+) -> Engine:
+    """One engine for all surfaces: the usual one or, with `tune`, the fastest, but for the sizes that are given."""
+    objective, num_points = subjects[0].objective, sum(steps ** len(one.plane.axes) for one in subjects)
+    found = usual(objective, Engine(batch_norm=batch_norm, precision=precision))
+    if tune:
+        found, _ = choose(objective, found, num_points=num_points)
+    found = dataclasses.replace(
+        found, micro_batch=micro_batch or found.micro_batch, layout=found.layout if layout is None else layout
+    )
+    return found if tune else compiled_for(objective, found, num_points=num_points)
 
 
 def plan_all(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.formatting import plus_minus, short
+from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import data_identity
 from landscape.methods import Comparison, deviation, methods, ratio, welch
 from landscape.readings import largest, places
@@ -101,6 +101,29 @@ def accuracy_over_seeds(measured: Sequence[OverSeeds]) -> str:
         for one, comparison in zip(others, found, strict=True)
     ]
     return f"test accuracy: {means} (± over seeds); {'; '.join(told)}{where}"
+
+
+def changes_over_seeds(measured: Sequence[OverSeeds]) -> str:
+    """Mean and standard deviation of each method's change of congruence, and by how much it differs from the first's.
+
+    Empty for fewer than two methods.
+    """
+    if len(measured) < 2:
+        return ""
+    if on_which_data(measured) is None:
+        return "of different data or probe radii, so methods are not compared"
+    first, *others = measured
+    found = [welch(one.values, first.values, comparisons=len(others)) for one in others]
+    if len(others) > MOST_COMPARED:
+        return f"a change that {_how_many(found, first)}"
+    what = _confidence(len(others))
+    means = ", ".join(f"{one.name} {signed(float(np.mean(one.values)), deviation(one.values))}" for one in measured)
+    told = [
+        f"{_called(one, measured)} − {_called(first, measured)} "
+        f"{with_interval(apart.difference, apart.low, apart.high, what)}{_judged(apart)}"
+        for one, apart in zip(others, found, strict=True)
+    ]
+    return f"{means} (± over seeds); {'; '.join(told)}"
 
 
 def hessian_verdict(results: Sequence[Eigenpairs]) -> str:

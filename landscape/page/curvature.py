@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from landscape.formatting import counted, plus_minus, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.page.sentences import MOST_NAMED, repeats
+from landscape.page.sentences import rank_sentence
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest, shown_tensors
 from landscape.results import Diagonal, Estimate, t_factor
-from landscape.verdicts import mean_and_deviation
+from landscape.spectra import layers_height
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -62,7 +60,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             for c, one in estimates
         ]
         body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3), "Trace and norm")
-    return section("Density", _sentence(checkpoints), body)
+    return section("Density", rank_sentence(checkpoints), body)
 
 
 def following_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -104,7 +102,7 @@ def following_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
-    """The largest eigenvalue of each layer's own block; nothing where no block was measured."""
+    """The eigenvalues of each layer's own block; nothing where no block was measured."""
     found = [(c, one) for c in checkpoints for one in c.layers]
     if not found:
         return ""
@@ -120,7 +118,7 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
         if len(one.values)
     ]
     head = ["checkpoint", "layer", "parameters", "λ1", "certified"]
-    made = table(head, rows, text=2, sortable=True)
+    made = numbers(table(head, rows, text=2, sortable=True), "Largest eigenvalue of each layer")
     top: dict[str, tuple[float, str]] = {}
     for c, one in found:
         value = (largest(one), str(one.settings["layer"]))
@@ -129,9 +127,14 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
     told = [f"{layer} at {name} ({short(value)})" for name, (value, layer) in top.items()]
     note = (
         '<p class="note">The block of the Hessian that belongs to the parameters of one layer. What lies between '
-        "layers is in none of them: the whole has a largest eigenvalue at least as large as each.</p>"
+        "layers is in none of them: the whole has a largest eigenvalue at least as large as each. Bars are the "
+        "residual; an open marker is not certified.</p>"
     )
-    body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Each layer’s own block">{made}</div>'
+    height = layers_height([one for _, one in found])
+    chart = (
+        f'<div class="chart" id="layers" style="--height: {height}px" role="group" aria-label="Each layer’s own block">'
+    )
+    body = f"{note}<figure>{chart}</div></figure>{made}"
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Layers", f"The layer of most curvature by itself: {', '.join(told[:3])}{more}", body)
 
@@ -191,19 +194,6 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
     told = [f"{c.style.name} {plus_minus(float(one.values[0]), float(one.standard_error[0]))}" for c, one in found]
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Sample", f"λ1 with the error that the choice of examples leaves: {', '.join(told[:3])}{more}", body)
-
-
-def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    ranks = [(c, one) for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"]
-    found = repeats([c for c, _ in ranks]) if len({spectrum_kind(one) for _, one in ranks}) == 1 else []
-    if 1 < len(found) <= MOST_NAMED:
-        over = [(method.name, np.array([ranks[n][1].value for n in method.members])) for method in found]
-        each = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over)
-        return f"trace / λmax, mean ± standard deviation over seeds: {each}"
-    told = [f"{c.style.name} {_value(one)}" for c, one in ranks]
-    if not told:
-        return "All eigenvalues, not only the largest"
-    return f"trace / λmax: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
 
 
 def _value(one: Estimate) -> str:

@@ -12,7 +12,7 @@ from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.page.sentences import change_sentence, curvature_sentence, repeats
-from landscape.readings import places
+from landscape.readings import places, sample_errors
 
 _AGREES = 0.01  # relative: two programs, one number
 
@@ -53,6 +53,11 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
         "eigenvalue lies within it. Open markers have not converged. Curvature falls with the loss itself, so read "
         "each beside its loss.</p>"
     )
+    if any(np.isfinite(sample_errors(one, c.data_spreads)).any() for c, one in pairs):
+        body += (
+            '<p class="note">A broad bar is ± one standard error over new draws of as many examples, at fixed vectors: '
+            "a lower bound.</p>"
+        )
     if len(repeats(checkpoints)) > 1:
         body += '<p class="note">± in the title is the standard deviation over seeds: Methods, in the definitions.</p>'
     body += "".join(f'<p class="warn">{escape(text)}.</p>' for text in warnings)

@@ -56,8 +56,7 @@ async function drawDifferences() {
 }
 async function drawFixed() { // without switches of the surfaces
   await drawDifferences();
-  await chart("eigenvalues", data.eigenvalues);
-  for (const id of ["density", "curvature-trace", "congruence"]) await chart(id, data[id]);
+  for (const id of ["eigenvalues", "density", "layers", "curvature-trace", "congruence"]) await chart(id, data[id]);
   for (const id of ["curvature-trace", "congruence"]) cursor(byId(id));
 }
 async function draw(all = true) {
@@ -86,8 +85,7 @@ async function draw(all = true) {
 }
 
 function showEpoch(p) {
-  const run = besides(p).map(runOf).find(Boolean);
-  if (run) readEpoch(run.epoch[Number(state[`epoch${p}`])]);
+  if (besides(p).some(runOf)) readEpoch(epochOf(p));
 }
 
 // ---- play: the first picture goes through the checkpoints, or a mark through the epochs of a run ----
@@ -107,6 +105,7 @@ async function redraw(column) {
   await drawContour(column);
   await drawScene(column);
   tellReading(column.p);
+  tellSliders();
   await drawSlices(column.p);
 }
 async function play(p) {

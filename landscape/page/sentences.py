@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from landscape.readings import (
     measured,
     num_examples,
     rise_distance,
+    sample_errors,
 )
-from landscape.results import Eigenpairs, Surface
+from landscape.results import CongruenceTrace, Eigenpairs, Estimate, Surface
 from landscape.verdicts import (
     OverSeeds,
     accuracy_over_seeds,
+    changes_over_seeds,
     curvature_over_seeds,
     eigenvalues_over_seeds,
     mean_and_deviation,
@@ -213,21 +216,69 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     return _ranged("train loss", [(c.style.name, at.loss, at.error) for c, at in known])
 
 
+def rank_sentence(checkpoints: Sequence[Checkpoint]) -> str:
+    """The trace relative to the largest eigenvalue, of methods over their seeds, else of checkpoints on one data."""
+    ranks = _ranks(checkpoints)
+    if not ranks:
+        return "All eigenvalues, not only the largest"
+    symbol, split = "trace / λmax", str(ranks[0][1].settings.get("split") or "mean")
+    found, lacking = _measured(checkpoints, [c for c, _ in ranks])
+    if len(found) > 1:
+        over = [_ranks_over_seeds(method.name, [ranks[n][1] for n in method.members]) for method in found]
+        return curvature_over_seeds(over, symbol=symbol, split=split) + (f" ({lacking})" if lacking else "")
+    if lacking:
+        return f"{symbol} of {lacking}: methods not compared"
+    if len({data_identity(one) for _, one in ranks}) > 1:
+        return f"{symbol} of these {len(ranks)} checkpoints is of different {split} data and not compared"
+    told = [f"{c.style.name} {plus_minus(one.value, one.standard_error)}" for c, one in ranks]
+    return f"{symbol}: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
+
+
+def _ranks(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Estimate]]:
+    """The first of each checkpoint that is of the same operator and data as the first of all."""
+    known = [(c, one) for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"]
+    alike = [(c, one) for c, one in known if spectrum_kind(one) == spectrum_kind(known[0][1])]
+    return [(c, one) for n, (c, one) in enumerate(alike) if all(c is not other for other, _ in alike[:n])]
+
+
+def _ranks_over_seeds(name: str, ranks: Sequence[Estimate]) -> OverSeeds:
+    values, losses = np.array([one.value for one in ranks]), np.array([one.loss for one in ranks])
+    low = int(np.sum(~(values > 0)))
+    refused = f"{low} of {len(ranks)} are not positive" if low else ""
+    return OverSeeds(name, values, losses, tuple(map(data_identity, ranks)), refused)
+
+
 def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    """What one step does to gradient congruence, on average."""
-    told = []
-    for checkpoint in checkpoints:
-        for trace in checkpoint.traces:
-            mean, error = mean_over_epochs(trace, "change")
-            if math.isfinite(mean):
-                told.append((mean, f"{signed(mean, error)} ({checkpoint.style.name})"))
-    if not told:
+    """What one step does to gradient congruence, on average; of methods over their seeds, with their differences."""
+    found = [(c, trace, *mean_over_epochs(trace, "change")) for c in checkpoints for trace in c.traces[:1]]
+    probed = [one for one in found if math.isfinite(one[2])]
+    if not probed:
         return "Gradient congruence along training: no epoch was probed"
+    changes = "One step changes the congruence, on average over the probed epochs, by"
+    seeds, lacking = _measured(checkpoints, [c for c, *_ in probed])
+    if len(seeds) > 1:
+        nothing = np.full(1, np.nan)
+        over = [
+            OverSeeds(
+                method.name,
+                np.array([probed[n][2] for n in method.members]),
+                nothing,
+                tuple(_probed_data(probed[n][1]) for n in method.members),
+            )
+            for method in seeds
+        ]
+        return f"{changes} {changes_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
+    told = [(mean, f"{signed(mean, error)} ({c.style.name})") for c, _, mean, error in probed]
     if len(told) > MOST_NAMED:
-        told = [min(told), max(told)]
-        return f"One step changes the congruence, on average over the probed epochs, by {told[0][1]} to {told[1][1]}"
-    each = ", ".join(text for _, text in told)
-    return f"One step changes the congruence, on average over the probed epochs, by {each}"
+        return f"{changes} {min(told)[1]} to {max(told)[1]}"
+    return f"{changes} {', '.join(text for _, text in told)}"
+
+
+def _probed_data(trace: CongruenceTrace) -> str:
+    """As `data_identity`: equal where runs trained on equal data and were probed with one radius."""
+    config: Any = trace.checkpoint.get("config")
+    data, noise, seed = (config.get(name) for name in ("data", "label_noise", "data_seed"))
+    return json.dumps(["train", noise, data, seed, trace.settings.get("radius")])
 
 
 def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
@@ -262,10 +313,7 @@ def _named(names: Sequence[str]) -> str:
 
 def _errors(*spectra: tuple[Checkpoint, Eigenpairs, float]) -> tuple[str, list[float]]:
     """Their name and values: the standard error of each λmax over new examples, or if one lacks that the residuals."""
-    sampled = [
-        next((float(s.standard_error[0]) for s in c.data_spreads if spectrum_kind(s) == spectrum_kind(pairs)), math.nan)
-        for c, pairs, _ in spectra
-    ]
+    sampled = [float(sample_errors(pairs, c.data_spreads)[0]) for c, pairs, _ in spectra]
     if all(map(math.isfinite, sampled)):
         return "standard errors of the examples", sampled
     return "residuals", [float(pairs.residuals[0]) for _, pairs, _ in spectra]

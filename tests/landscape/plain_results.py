@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from landscape.results import CongruenceTrace, Eigenpairs, ExampleLosses, Line, Surface, Trajectory, status_of
+from landscape.results import (
+    CongruenceTrace,
+    DataSpread,
+    Eigenpairs,
+    ExampleLosses,
+    Line,
+    Surface,
+    Trajectory,
+    status_of,
+)
 
 
 def bowl(label="sgd", *, steps=5, split="train", curvature=(4.0, 1.0), centre=0.5, **settings):
@@ -71,6 +80,31 @@ def spectrum(label="sgd", values=(4.0, 1.0), converged=None, complete=True):
         loss=0.5,
         checkpoint=checkpoint,
         settings={"operator": "hessian", "split": "train"},
+    )
+
+
+def blocks(label="sgd", layers=None):
+    """The spectra of layers, by name."""
+    layers = {"conv": (4.0, 1.0), "norm": (0.5, -0.25), "fc": (40.0, 2.0)} if layers is None else layers
+    found = [(name, spectrum(label, values)) for name, values in layers.items()]
+    return [replace(one, settings={**one.settings, "layer": name, "num_kept": 9}) for name, one in found]
+
+
+def sampled(label="sgd", values=(4.0, 1.0), errors=(0.5, 2.0)):
+    """What the sample of the data leaves to the eigenvalues of `spectrum`."""
+    return DataSpread(
+        values=np.array(values),
+        standard_error=np.array(errors),
+        trace=10.0,
+        trace_standard_error=0.5,
+        subset_sizes=np.array([50.0, 100.0]),
+        subset_values=np.array([4.4, 4.0]),
+        bias=0.4,
+        num_examples=100.0,
+        num_parts=4,
+        num_matvecs=9,
+        checkpoint=spectrum(label).checkpoint,
+        settings=spectrum(label).settings,
     )
 
 

@@ -14,7 +14,7 @@ from curvature_results import along_run, density, entries
 from plain_results import valley
 
 from landscape import export
-from landscape.gallery import drawings
+from landscape.gallery import drawings, undrawn
 from landscape.results import (
     Congruence,
     CongruenceTrace,
@@ -243,13 +243,19 @@ def test_each_kind_of_result_has_a_picture_and_the_same_bytes_each_time(tmp_path
     row = dict.fromkeys(("x", "loss", "standard_error", "accuracy"), np.linspace(0.1, 1, 3))
     line = Line(**row, status=status_of(row["x"]))
     results = [dataclasses.replace(surface(), trajectory=run), pairs(), line, density(), entries(), along_run(), trace]
+    results += plain.blocks()
     made = [export_picture(results, tmp_path / "s.npz", kind="pdf", width="single") for _ in range(2)]
     assert made[0] == made[1]
-    kinds = ("surface", "run", "line", "spectrum", "density", "diagonal", "curvature", "congruence")
+    kinds = ("surface", "run", "line", "spectrum", "layers", "density", "diagonal", "curvature", "congruence")
     assert [path.name for path in made[0]] == [f"s-{name}.pdf" for name in kinds]
     for content in made[0].values():
         assert b"/FontFile2" in content  # the letters travel with it
         assert b"/MediaBox [ 0 0 234 " in content  # 3.25 inches
+
+
+def test_the_error_of_the_sample_is_drawn_where_its_eigenvalues_are():
+    assert undrawn([plain.spectrum(), plain.sampled(), *plain.blocks()]) == ""
+    assert undrawn([plain.spectrum(), plain.sampled("sam")]).startswith("not drawn: error of the sample (1)")
 
 
 def test_without_anything_to_draw_there_is_no_picture(tmp_path):

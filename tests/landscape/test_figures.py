@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from curvature_results import along_run, density, entries, hundred_tensors
-from plain_results import bowl, changed, paired, run, spectrum, trace, valley
+from plain_results import blocks, bowl, changed, paired, run, sampled, spectrum, trace, valley
 
 from landscape import figures
-from landscape.readings import largest, places
+from landscape.readings import largest, places, sample_errors
 from landscape.results import (
     FAILED,
     MISSING,
@@ -19,7 +19,7 @@ from landscape.results import (
     Surface,
 )
 from landscape.tables import tables
-from landscape.view import log_ticks, tick_labels
+from landscape.view import difference_view, log_ticks, tick_labels
 
 
 def part(figure, meta):
@@ -196,6 +196,57 @@ def test_a_number_has_the_digits_of_the_tables_in_every_hover_label():
     assert figures.curvature_trace([along_run()]).data[0].text[0] == "4.000 ± 0.010"
     every = [figures.contour(bowl()), figures.slices([bowl()]), figures.line([valley()]), figures.congruence([trace()])]
     assert not [one.hovertemplate for figure in every for one in figure.data if "{y:" in str(one.hovertemplate)[20:]]
+
+
+def test_the_spectra_of_layers_are_points_from_input_to_output():
+    found = blocks() + [replace(one, complete=False) for one in blocks("sam", {"fc": (3.0,), "conv": (2.0,)})]
+    figure = figures.layers(found)
+    sgd, sam = figure.data
+    np.testing.assert_array_equal(sgd.x, [4.0, 1.0, 0.5, np.nan, 40.0, 2.0])
+    np.testing.assert_allclose(sgd.y, np.repeat([0, 1, 2], 2) - 0.15)
+    np.testing.assert_allclose(sam.y, [2.15, 0.15])
+    assert sgd.error_x.array.tolist() == [0.04, 0.01, 0.005, 0.0025, 0.4, 0.02]
+    assert figure.layout.yaxis.ticktext == ("conv", "norm", "fc")
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # the input above
+    assert figure.layout.xaxis.title.text == "eigenvalue, log scale; 1 not above 0 left out"
+    assert (set(sgd.marker.symbol), set(sam.marker.symbol)) == ({"circle"}, {"square-open"})
+    assert sgd.text[4] == "fc<br>λ 40.00 ± 0.40"
+    below = figures.layers(blocks(layers={"conv": (-1.0, -2.0)}))
+    assert below.layout.xaxis.title.text == "eigenvalue"
+    assert list(below.data[0].x) == [-1.0, -2.0]
+
+
+def test_of_many_layers_the_sharpest_are_drawn():
+    figure = figures.layers(blocks(layers={f"layer {n}": (float(n + 1),) for n in range(40)}))
+    assert figure.layout.yaxis.ticktext == tuple(f"layer {n}" for n in range(10, 40))
+
+
+def test_broad_bars_are_what_the_sample_leaves_to_the_eigenvalues():
+    figure = figures.eigenvalues([spectrum(), spectrum("sam")], [sampled()])
+    bars, marks, other = figure.data
+    np.testing.assert_allclose(bars.y, [3.5, 4.5, np.nan, 1e-6, 3.0, np.nan])  # 1 - 2 is below a log axis
+    np.testing.assert_array_equal(bars.x[::3], marks.x)
+    assert "lower bound" in bars.name
+    assert marks.text[0] == "λ 4.000 ± 0.040<br>± 0.500 from the sample, at least<br>converged"
+    assert "sample" not in other.text[0]
+    low, high = 10 ** np.array(figure.layout.yaxis.range)
+    assert low < 1.0
+    assert high > 4.5
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [sampled("sam"), sampled(values=(9.0, 7.0)), replace(sampled(), settings={"operator": "fisher", "split": "train"})],
+)
+def test_what_was_measured_at_other_eigenvalues_has_no_bar(spread):
+    assert np.isnan(sample_errors(spectrum(), [spread])).all()
+    assert len(figures.eigenvalues([spectrum()], [spread]).data) == 1
+
+
+def test_a_spread_at_fewer_or_more_eigenvalues_has_the_bars_of_those_that_are_the_same():
+    np.testing.assert_array_equal(sample_errors(spectrum(), [sampled(values=(4.0,), errors=(0.5,))]), [0.5, np.nan])
+    more = sampled(values=(4.0, 1.0, -3.0), errors=(0.5, 0.2, 0.1))
+    np.testing.assert_array_equal(sample_errors(spectrum(), [more]), [0.5, 0.2])
 
 
 def test_drawing_imports_neither_torch_nor_matplotlib():
@@ -423,6 +474,21 @@ def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
     )
     told = [labels[round(x)] for x in figures.eigenvalues([one]).data[0].x]
     assert told == [str(place).replace("-", "−") for place in expected]
+
+
+@pytest.mark.parametrize(("reach", "error"), [(3.0, 0.01), (3.0, 5.0), (0.07, 0.0), (1e6, 1e-3)])
+def test_a_signed_log_scale_holds_its_ends_and_is_linear_near_zero(reach, error):
+    values = np.array([-reach, 0.0, reach / 2, np.nan, np.inf])
+    view = difference_view(values, np.full(5, error), scale="log")
+    assert view.reach >= reach
+    assert list(view.ticks) == sorted(view.ticks)
+    assert 3 <= len(view.ticks) <= 9
+    assert max(view.ticks) <= view.reach
+    assert view.linear < max(view.ticks)
+    small = 1e-4 * view.linear
+    np.testing.assert_allclose(view.at(np.array([-small, small])) * np.log(10) / 1e-4, [-1, 1], rtol=1e-3)
+    assert (difference_view(values, np.full(5, error)).linear is None) == (error in (5.0, 0.0))
+    assert difference_view(values, np.full(5, error), scale="linear").linear is None
 
 
 def test_differences_that_span_decades_are_read_raw_on_a_signed_log_scale():

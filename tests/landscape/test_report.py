@@ -245,11 +245,11 @@ def test_the_ratio_of_eigenvalues_has_the_error_of_the_examples_where_it_is_know
     results = [
         spectrum("a", (4.0,)),
         spectrum("b", (8.0,)),
-        *(sample(name, se) for name, se in (("a", 0.3), ("b", 0.8))),
+        *(sample(*of) for of in (("a", 0.3, 4.0), ("b", 0.8, 8.0))),
     ]
     relative = np.hypot(0.3 / 4, 0.8 / 8)
     assert f"a ratio of 0.500 ± {0.5 * relative:.3f} (±: standard errors of the examples)" in heading(page(*results))
-    wide = [spectrum("a", (4.0,)), spectrum("b", (8.0,)), *(sample(name, 2.0) for name in "ab")]
+    wide = [spectrum("a", (4.0,)), spectrum("b", (8.0,)), *(sample(*of) for of in (("a", 2.0, 4.0), ("b", 2.0, 8.0)))]
     assert "is not told apart" in heading(page(*wide))
     assert "within two standard errors of the examples" in heading(page(*wide))
 
@@ -366,7 +366,7 @@ def test_different_planes_are_shown_apart(page):
 
 def test_different_data_never_share_a_range(page):
     found = data(page(bowl("a"), bowl("b", labels="clean", centre=100.0), bowl("a", split="test")))
-    assert [split["id"] for split in found["splits"]] == ["train", "train-2", "test"]
+    assert [*found["splits"]] == ["train", "train-2", "test"]
     assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
@@ -585,6 +585,15 @@ def test_blocks_of_layers_are_a_table_and_never_the_largest_eigenvalue(page):
     assert "λmax is 4.00 at a" in heading(text)
     assert "The layer of most curvature by itself: fc at a (50.0)" in visible(text)
     assert "conv 9 40.000 ± 0.040 yes" in visible(text)
+    (drawn,) = data(text)["layers"]["data"]
+    assert drawn["text"] == ["conv<br>λ 40.000 ± 0.040", "fc<br>λ 50.000 ± 0.050"]
+    assert 'id="layers" style="--height: 170px"' in text
+
+
+def test_a_broad_bar_is_explained_where_there_is_one(page):
+    explained = "A broad bar is ± one standard error over new draws"
+    assert explained in visible(page(bowl("a"), spectrum("a"), sample("a", 0.5)))
+    assert explained not in visible(page(bowl("a"), spectrum("a"), sample("b", 0.5)))
 
 
 def test_the_traces_of_tensors_are_a_table(page):
@@ -649,6 +658,62 @@ def interval(a, b):
     return found.low, np.mean(a) - np.mean(b), found.high
 
 
+def rank(value, loss=0.5, **settings):
+    """The trace over the largest eigenvalue."""
+    numbers = {"value": value, "standard_error": 0.1, "num_samples": 4, "num_matvecs": 9, "loss": loss}
+    settings = {"operator": "hessian", "split": "train", **settings}
+    return Estimate(quantity="effective_rank", **numbers, checkpoint=spectrum().checkpoint, settings=settings)
+
+
+def of_seeds(make, numbers, **more):
+    """A result for each seed of each method."""
+    return [of_seed(make(x), method, n, **more) for method, xs in numbers.items() for n, x in enumerate(xs)]
+
+
+def test_the_title_of_the_densities_is_of_methods_where_there_are_seeds(page):
+    numbers = {"sgd": [7.0, 8.0, 9.0], "sam": [2.0, 2.1, 2.2]}
+    low, middle, high = (np.exp(value) for value in interval(*(np.log(numbers[name]) for name in ("sam", "sgd"))))
+    told = visible(page(*of_seeds(rank, numbers)))
+    assert (
+        f"Trace / λmax of sam (rho 0.4) is {middle:.3f} (95 %: {low:.3f} to {high:.3f}) times that of sgd, more than "
+        "the seeds explain, at train losses 0.500 and 0.500"
+    ) in told
+    other = [*of_seeds(rank, {"sgd": numbers["sgd"]}), *of_seeds(lambda x: rank(x, data="x"), {"sam": numbers["sam"]})]
+    assert "Trace / λmax is of different train data, so methods are not compared" in visible(page(*other))
+    lacking = visible(page(*SGD, *SAM, *of_seeds(rank, numbers)[:4]))
+    assert "Trace / λmax of 1 of 3 seeds of sam (rho 0.4): methods not compared" in lacking
+
+
+def test_densities_of_different_data_are_not_held_against_each_other_in_the_title(page):
+    a, b = (changed(rank(x), checkpoint=spectrum(name).checkpoint) for name, x in (("a", 7.0), ("b", 2.0)))
+    assert "Trace / λmax: a 7.00 ± 0.10, b 2.00 ± 0.10" in visible(page(a, b))
+    elsewhere = changed(b, settings={**b.settings, "data_hash": "another"})
+    assert "Trace / λmax of these 2 checkpoints is of different train data and not compared" in visible(
+        page(a, elsewhere)
+    )
+
+
+def probed(change, radius=0.05):
+    """A trace whose change is the same at both of its epochs."""
+    names = ("cosine_b", "cosine_a", "change", "learning_rate")
+    values = {name: np.full(2, change) for name in names}
+    errors = {f"{name}_standard_error": np.full(2, 0.01) for name in names[:3]}
+    counts = {"epoch": np.array([1, 2]), "num_probes": np.full(2, 3)}
+    return CongruenceTrace(**values, **errors, **counts, settings={"radius": radius})
+
+
+def test_the_title_of_the_congruence_is_of_methods_where_there_are_seeds(page):
+    numbers = {"sgd": [0.10, 0.11, 0.12], "sam": [-0.02, -0.01, 0.0]}
+    low, middle, high = interval(numbers["sam"], numbers["sgd"])
+    text = visible(page(*of_seeds(probed, numbers)))
+    assert "over the probed epochs, by sgd +0.110 ± 0.010, sam (rho 0.4) −0.010 ± 0.010 (± over seeds); " in text
+    verdict = f"sam − sgd {middle:.3f} (95 %: {low:.3f} to {high:.3f}), more than the seeds explain"
+    assert verdict.replace("-", "−") in text
+    apart = [*of_seeds(probed, {"sgd": numbers["sgd"]}), *of_seeds(lambda x: probed(x, 0.1), {"sam": numbers["sam"]})]
+    assert "of different data or probe radii, so methods are not compared" in visible(page(*apart))
+    assert "by +0.1000 ± 0.0071 (sgd-0)" in visible(page(*of_seeds(probed, {"sgd": [0.1]})))
+
+
 def test_seeds_that_were_not_measured_are_counted(page):
     more = of_seed(bowl(centre=9.0), "sgd", 7)
     text = page(*SGD, *SAM, more)
@@ -656,17 +721,6 @@ def test_seeds_that_were_not_measured_are_counted(page):
     row = visible(text)[visible(text).index("Over seeds: mean") :]
     assert "sgd 3 to 4 of 4 " in row
     assert f"{np.mean([0.5, 0.6, 0.7, 9.0]):.1f} ± {np.std([0.5, 0.6, 0.7, 9.0], ddof=1):.1f}" in row
-
-
-def test_the_effective_rank_of_methods_is_told_over_their_seeds(page):
-    def rank(one, value):
-        numbers = {"value": value, "standard_error": 0.1, "num_samples": 4, "num_matvecs": 9}
-        return Estimate(quantity="effective_rank", **numbers, checkpoint=one.checkpoint, settings=one.settings)
-
-    ranks = [rank(one, 10.0 + n) for n, one in enumerate([*SGD[2::3], *SAM[2::3]])]
-    title = "Trace / λmax, mean ± standard deviation over seeds: sgd 11.0 ± 1.0, sam (rho 0.4) 14.0 ± 1.0"
-    assert title in visible(page(*SGD, *SAM, *ranks))
-    assert "Trace / λmax: sgd-0 10.00 ± 0.10" in visible(page(*SGD, *SAM, *ranks[:4]))
 
 
 def test_two_seeds_each_are_told_as_checkpoints(page):
@@ -746,10 +800,10 @@ def test_the_seeds_of_a_method_share_a_colour_and_one_has_the_picture(page):
     assert len(re.findall(r'<article class="column">', page(*SGD))) == 3
 
 
-def sample(label, error):
+def sample(label, error, largest=4.0):
     """What the largest eigenvalue of a checkpoint owes to its examples."""
     return DataSpread(
-        values=np.array([4.0, 1.0]),
+        values=np.array([largest, 1.0]),
         standard_error=np.array([error, 0.1]),
         trace=10.0,
         trace_standard_error=0.5,
@@ -827,9 +881,11 @@ def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_t
         of_seed(bowl(split="test", labels="clean", data_hash=one), "sgd", n, data_seed=n)
         for n, one in enumerate(hashes)
     ]
-    assert [one["name"] for one in data(page(*seeds))["splits"]] == [f"test, clean, data seed {n}" for n in range(2)]
+    assert [one["name"] for one in data(page(*seeds))["splits"].values()] == [
+        f"test, clean, data seed {n}" for n in range(2)
+    ]
     unknown = [bowl(f"run {n}", split="test", data_hash=one) for n, one in enumerate(hashes)]
-    assert [one["name"] for one in data(page(*unknown))["splits"]] == ["test, 00000000", "test, 11111111"]
+    assert [one["name"] for one in data(page(*unknown))["splits"].values()] == ["test, 00000000", "test, 11111111"]
 
 
 def test_play_goes_through_both_of_two_checkpoints(page):

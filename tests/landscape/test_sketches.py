@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from curvature_results import along_run, density
+from curvature_results import along_run, density, hundred_tensors
+from plain_results import blocks
 
 from landscape.ink import ASCII, BLOCKS, columns, shaded
 from landscape.results import CongruenceTrace, Eigenpairs, Estimate, Line, Surface, status_of
@@ -229,6 +230,29 @@ def test_a_density_is_columns_on_a_log_scale_with_a_stick_where_each_outlier_is(
     assert places == [int(np.searchsorted(edges, 20.0)) - 1, 60]
     assert rows[0][1:3] != "  "  # the bulk, at 0
     assert "  1.00" in rows[0]
+
+
+def test_layers_are_bars_as_long_as_their_largest_eigenvalue():
+    both = blocks(layers={"conv": (4.0, 1.0), "fc": (10.0,)}) + blocks("sam", {"conv": (-5.0,), "fc": (np.nan,)})
+    for ink in (BLOCKS, ASCII):
+        title, *rows = sketch(both, width=100, ink=ink).splitlines()
+        assert title == "Largest eigenvalue of each layer's own block; a bar is its size"
+        full = ink.parts[-1]
+        assert rows == [
+            f"conv  sgd  {32 * full} 4.00",
+            f"      sam  {40 * full} -5.00",
+            f"fc    sgd  {79 * full} 10.0",
+            f"      sam  {ink.left_out} nan",
+        ]
+
+
+def test_tensors_are_bars_as_long_as_their_traces_and_of_many_the_largest_are_shown():
+    title, *rows = sketch([hundred_tensors()], width=100).splitlines()
+    assert title == "Trace of each tensor, the 23 largest of 100; a bar is its size"
+    assert len(rows) == 23
+    lengths = [row.count("█") for row in rows]
+    assert lengths[0] == max(lengths)  # the trace of -50
+    assert rows[0].endswith(" -50.0")
 
 
 def test_what_is_one_number_has_no_picture():
