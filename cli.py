@@ -39,8 +39,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 import click
 from click.shell_completion import CompletionItem
 
+from landscape import outputs
 from landscape.naming import common_folder, labels_of, nearest_path
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
+from landscape.results import Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,11 +73,9 @@ _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
-_EARLY = "early"  # in the plan of a results file: points are missing that are to come
-_FAILED = "failed"  # the same: checkpoints without a number, and why
+_INSIDE_DEMO = "inside demo"
 
 Command = Callable[..., object]
-_INSIDE_DEMO = "inside demo"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -542,7 +541,7 @@ def surface(
 
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
-    folder = work.journal(output, shard_of)
+    folder = survey.begin(work.out, work.plan, shard_of, force=output.force, resume=output.resume)
     started = time.perf_counter()
     seen = functools.partial(_objective, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
     measured = [
@@ -659,7 +658,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         raise _CommandError(
             2, f"{folder} is not there{nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
+    if out.exists() and not force and not load_file(out).plan.get(outputs.EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
@@ -908,7 +907,7 @@ def report(
 
     files = _results_files(paths)
     out = out or common_folder(paths) / "report.html"
-    _refuse_to_replace(out, force)
+    outputs.refuse_to_replace(out, force=force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -1140,10 +1139,8 @@ class _Work:
         """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
         from landscape import journal
 
-        results = _already_measured(self.out, self.plan, output)
-        if results is None:
-            _writable(self.out)
-        else:
+        results = outputs.finished(self.out, self.plan, force=output.force, resume=output.resume)
+        if results is not None:
             journal.forget(journal.folder_of(self.out), self.plan)
         return results
 
@@ -1165,21 +1162,6 @@ class _Work:
                 if place()[0] == 0:
                     ledger.remove(folder)
                 raise
-
-    def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
-        """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal, survey
-
-        folder = journal.folder_of(self.out)
-        begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
-        others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force:
-            survey.start_anew(folder, self.plan, shard)
-        elif others:
-            raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
-        elif begun.exists() and not output.resume:
-            raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
-        return folder
 
 
 def _measure_all(
@@ -1231,7 +1213,7 @@ def _measure_all(
 
 def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+    plan = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
     save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
     console.say(f"wrote {_shown(work.out)}")
 
@@ -1268,7 +1250,7 @@ def _merged(
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    early: Record = {_EARLY: True} if partial else {}
+    early: Record = {outputs.EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
     try:
         save(results, out, plan={**plan, **early}, run=run)
@@ -1283,11 +1265,14 @@ def _merged(
 
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
     """One process for each device, each a shard; then all of it merged."""
+    from landscape import survey
+
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
-        work.journal(output, (index + 1, 1 if output.force else len(names)))
+        shard = (index + 1, 1 if output.force else len(names))
+        survey.begin(work.out, work.plan, shard, force=output.force, resume=output.resume)
     words = _without(_words(), {"--devices": 1})
     started = time.perf_counter()
     running = []
@@ -1563,25 +1548,6 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
     )
 
 
-def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
-    """The results of an equal plan, where they are there and `--resume` was given."""
-    from landscape.journal import differences
-
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or output.force:
-        return None
-    if not output.resume:
-        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
-    file = load_file(out)
-    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    failed = file.plan.pop(_FAILED, False)
-    if told := differences(plan, file.plan):
-        hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
-    return None if early or failed else file.results
-
-
 def _trace(one: _Opened) -> Result:
     from landscape.alignment import congruence_trace
 
@@ -1751,19 +1717,6 @@ def _results_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _refuse_to_replace(out: Path, force: bool) -> None:
-    """A page of ours is made anew whenever there is more to show; anything else stays, unless forced."""
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or (force and out.is_file()):
-        return
-    if not out.is_file():
-        raise _CommandError(2, f"{out} is not a regular file; give --out another name")
-    with out.open("rb") as file:
-        if PAGE_MARK.encode() not in file.read(1000):
-            raise _CommandError(6, f"{_shown(out)} exists, and is not a page of ours", "--force replaces it")
-
-
 def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
     """The commands that lead to these results: training first, then measuring, in the order in which they were run."""
     from train.config import words_of
@@ -1776,12 +1729,6 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
             trained[shlex.join(["landscape", "train", *words_of(config), "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
-
-
-def _writable(out: Path) -> None:
-    there = next(folder for folder in out.absolute().parents if folder.exists())  # the others are made later
-    if not os.access(there, os.W_OK):
-        raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
 def _device(name: str) -> str:
@@ -1941,6 +1888,7 @@ _CODES = {  # by name, for their modules import torch
     "SettingsError": (2, "See: landscape train --help"),
     **dict.fromkeys(("CheckpointError", "ResultsError", "JournalError", "DataError", "AbsentDataError"), (3, "")),
     **dict.fromkeys(("SettingsDifferError", "ParametersDifferError", "NotTwiceDifferentiableError"), (3, "")),
+    **{"NotAFileError": (2, ""), "OtherSettingsError": (3, ""), "UnwritableError": (5, "")},
     **dict.fromkeys(("NotRepeatableError", "NotConvergedError"), (NUMBER_FAILED, "")),
     **dict.fromkeys(("LibraryError", "ToldError"), (5, "")),
     "CompilerError": (5, "Install a C++ compiler (CXX names it), or go on where the plan was made"),
@@ -1964,6 +1912,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 143, "terminated", ""
     if kind in _CODES:
         code, hint = _CODES[kind]
+        hint = getattr(error, "hint", hint)
         return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
     if isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
