@@ -28,6 +28,7 @@ from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, te
 from landscape.results import Record
 
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
+_MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
 _CUTS = (
     *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
@@ -35,7 +36,7 @@ _CUTS = (
 )
 _HIDDEN = "None of the inputs have requires_grad"  # a warning of torch's
 
-STEP = 1e-5  # on each side, of a finite difference along a vector of length 1
+STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
 
 def checked_against_gradients(objective: Objective) -> Record:
@@ -47,9 +48,9 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
     """How far products are from finite differences, relative, where the graph may lack something.
 
     That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
-    four examples in float64, along three random vectors, of which the nearest counts: a kink may lie in the way of one.
-    NaN where the model takes no float64. One forward pass over these examples; where there is anything to be checked,
-    `difference` three times, on a copy of the model.
+    four examples in float64, near theta, along three random vectors, of which the nearest counts: a kink may lie in the
+    way of one. NaN where the model takes no float64. One forward pass over these examples; where there is anything to
+    be checked, `difference` three times, on a copy of the model.
     """
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
@@ -88,10 +89,25 @@ class _Cuts(TorchFunctionMode):
 
 
 def _doubled(few: Objective) -> Objective:
-    """The same in float64, of a copy of the model and of the loss."""
-    loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
+    """The same in float64, of a copy of the model, its parameters moved off what may be a kink, and of the loss.
+
+    Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
+    and may be so small that differences of it are rounding, gives way to the sum of squares.
+    """
+    model = copy.deepcopy(few.model).double()
+    moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
+    with torch.no_grad():
+        for name, view in few.named(moved).items():
+            model.get_parameter(name).copy_(view)
     batches = [converted(few.first_batch, torch.float64)]
-    return replace(few, model=copy.deepcopy(few.model).double(), loss=loss, batches=batches)
+    if few.per_example:
+        return replace(few, model=model, loss=_squares, reduction="sum", batches=batches)
+    loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
+    return replace(few, model=model, loss=loss, batches=batches)
+
+
+def _squares(output: Tensor, _target: Tensor) -> Tensor:
+    return output.square().sum() / 2
 
 
 def _direction(few: Objective, seed: int) -> Tensor:

@@ -98,10 +98,10 @@ class Linearised:
 
 
 def checked_against_outputs(objective: Objective) -> Record:
-    """How far J v is from the change of the outputs, as `landscape.differentiable.checked` has it.
+    """How far B J v is from the change of the loss's gradient at the outputs, as `landscape.differentiable` has it.
 
-    For a loss that is none of torch's own, how far B J v is from the change of its gradient at the outputs. Along each
-    of the three vectors two forward passes, and a graph with a product of J.
+    Along each of three vectors two forward passes, and a graph with a product of J; B is the identity where the loss is
+    one of torch's own.
     """
     return checked(objective, _difference)
 
@@ -112,12 +112,10 @@ def _difference(few: Objective, v: Tensor) -> float:
     graph = rule.graph(Piece(few.first_batch, 0))
     with torch.no_grad():
         ends = [output_at(few, few.named(few.theta + step * v), inputs) for step in (STEP, -STEP)]
+    slopes = [_slope(few, output, target).detach() for output in ends]
     tangent = rule.tangent(graph, few.named(v))
-    product = torch.zeros_like(ends[0]) if tangent is None else tangent
-    if known(_loss_of(few)) is None:
-        product = product if graph is None else graph[3](product)
-        ends = [_slope(few, output, target) for output in ends]
-    return distance(product, (ends[0] - ends[1]) / (2 * STEP))
+    product = torch.zeros_like(ends[0]) if graph is None or tangent is None else graph[3](tangent)
+    return distance(product, (slopes[0] - slopes[1]) / (2 * STEP))
 
 
 def _slope(objective: Objective, output: Tensor, target: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def congruence_picture(
     panels = picture.subplots(1, 3) if width == "double" else picture.subplots(3, 1, sharex=True)
     titles = {"cosine_b": "(a) cosine before a step", "cosine_a": "(b) cosine after it"}
     titles |= {"change": "(c) change, after − before"}
+    panels[0].sharey(panels[1])  # before anything is drawn: the limits are to hold both
     for ax, (name, title) in zip(panels, titles.items(), strict=True):
         for trace in traces:
             value, error = getattr(trace, name), getattr(trace, f"{name}_standard_error")
@@ -107,7 +108,6 @@ def congruence_picture(
         labelled(ax, "epoch" if width == "double" or name == "change" else "", title)
         epoch_axis(ax)
     panels[2].axhline(0, color="#888888", linewidth=0.6, zorder=0)
-    panels[0].sharey(panels[1])
     legend(picture, panels[0])
     return picture
 

@@ -501,7 +501,8 @@ def problem_of(result: Result) -> str:
     if not result.checks.get("gradient_change_ok", True):
         return (
             f"{label}: products are not what finite differences see (off by {result.checks['gradient_change']:.1g}): "
-            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph"
+            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph; "
+            "requires_grad_(False) is for what is not to move"
         )
     if isinstance(result, Eigenpairs):
         if not result.converged.all():

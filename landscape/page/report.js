@@ -85,8 +85,7 @@ async function draw(all = true) {
 }
 
 function showEpoch(p) {
-  const run = besides(p).map(runOf).find(Boolean);
-  if (run) readEpoch(run.epoch[Number(state[`epoch${p}`])]);
+  if (besides(p).some(runOf)) readEpoch(epochOf(p));
 }
 
 // ---- play: the first picture goes through the checkpoints, or a mark through the epochs of a run ----
@@ -106,6 +105,7 @@ async function redraw(column) {
   await drawContour(column);
   await drawScene(column);
   tellReading(column.p);
+  tellSliders();
   await drawSlices(column.p);
 }
 async function play(p) {

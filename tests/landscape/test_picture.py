@@ -60,6 +60,28 @@ def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
     assert [text.get_text() for text in made.legends[0].get_texts()] == ["sgd", "sam"]
 
 
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_the_twin_of_figure_1_holds_every_value_and_its_error(width):
+    one = replace(trace(), cosine_b=np.full(3, 0.8), cosine_a=np.full(3, 0.4))
+    for ax, value in zip(picture.congruence_picture([one], width=width).axes[:2], (0.8, 0.4), strict=True):
+        low, high = ax.get_ylim()
+        assert low <= 0.4 - 0.01
+        assert high >= 0.8 + 0.01
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), [value] * 3)
+
+
+@pytest.mark.parametrize("width", ["single", "double", None])
+@pytest.mark.parametrize("draw", [picture.overview_picture, picture.relief_picture])
+def test_no_number_in_a_title_is_cut(draw, width):
+    made = draw([bowl(f"{n} a much longer name than there is room for", num_examples=363) for n in "ab"], width=width)
+    for ax in made.axes[:2]:
+        _, *told = ax.get_title().split("\n")  # a long name may be cut
+        assert " ".join(told).replace(",", "").replace("acc.", "accuracy") == "loss 0.500 accuracy 90.0 ± 1.6 %"
+    frame = made.bbox
+    for text, _, box in letters(made):
+        assert max(frame.x0 - box.x0, box.x1 - frame.x1) < 1, text
+
+
 def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
     (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
     done, open_mark = ax.lines[-2:]
@@ -267,6 +289,30 @@ def test_differences_that_span_decades_are_drawn_on_a_signed_log_scale_that_is_s
     assert plain.get_ylabel() == "difference of mean losses"
     with pytest.raises(ValueError, match="kept the losses of equal examples: landscape surface CKPT CKPT --paired"):
         picture.difference_picture([bowl(), bowl("sam")])
+
+
+def test_differences_are_drawn_on_each_data_on_which_they_were_measured():
+    results = [
+        replace(one, settings={**one.settings, "split": split, "paired_hash": split})
+        for split in ("test", "train")
+        for one in (paired("sgd", [0.0, 0.0]), paired("sam", [0.1, 0.3]), paired("asam", [0.5, 0.7]))
+    ]
+    made = picture.difference_picture(results)
+    maps = [ax for ax in made.axes if ax.get_title()]
+    assert [ax.get_title() for ax in maps] == ["sam\nless sgd", "asam\nless sgd"] * 2
+    assert [ax.get_ylabel() for ax in maps] == ["train: y", "", "test: y", ""]
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_a_picture_of_one_panel_is_no_higher_than_a_column_is_wide(width):
+    for made in (
+        picture.overview_picture([bowl()], width=width),
+        picture.difference_picture([paired("sgd", [0.0, 0.1]), paired("sam", [0.3, 50.0])], width=width),
+    ):
+        assert made.get_figheight() < 4.5
+        boxes = letters(made)
+        for text, _, box in boxes:
+            assert max(made.bbox.x0 - box.x0, box.x1 - made.bbox.x1, box.y1 - made.bbox.y1) < 1, text
 
 
 def test_epochs_have_ticks_at_whole_numbers():

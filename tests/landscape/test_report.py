@@ -366,7 +366,7 @@ def test_different_planes_are_shown_apart(page):
 
 def test_different_data_never_share_a_range(page):
     found = data(page(bowl("a"), bowl("b", labels="clean", centre=100.0), bowl("a", split="test")))
-    assert [split["id"] for split in found["splits"]] == ["train", "train-2", "test"]
+    assert [*found["splits"]] == ["train", "train-2", "test"]
     assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
@@ -881,9 +881,11 @@ def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_t
         of_seed(bowl(split="test", labels="clean", data_hash=one), "sgd", n, data_seed=n)
         for n, one in enumerate(hashes)
     ]
-    assert [one["name"] for one in data(page(*seeds))["splits"]] == [f"test, clean, data seed {n}" for n in range(2)]
+    assert [one["name"] for one in data(page(*seeds))["splits"].values()] == [
+        f"test, clean, data seed {n}" for n in range(2)
+    ]
     unknown = [bowl(f"run {n}", split="test", data_hash=one) for n, one in enumerate(hashes)]
-    assert [one["name"] for one in data(page(*unknown))["splits"]] == ["test, 00000000", "test, 11111111"]
+    assert [one["name"] for one in data(page(*unknown))["splits"].values()] == ["test, 00000000", "test, 11111111"]
 
 
 def test_play_goes_through_both_of_two_checkpoints(page):
