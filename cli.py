@@ -15,6 +15,7 @@ import errno
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -30,17 +31,18 @@ import time
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from landscape import outputs
 from landscape.naming import common_folder, labels_of, nearest_path
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
+from landscape.results import Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,11 +74,9 @@ _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
-_EARLY = "early"  # in the plan of a results file: points are missing that are to come
-_FAILED = "failed"  # the same: checkpoints without a number, and why
+_INSIDE_DEMO = "inside demo"
 
 Command = Callable[..., object]
-_INSIDE_DEMO = "inside demo"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -219,6 +219,7 @@ _examples_option = click.option(
 _device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
+_data_options = _together(_split_option, _examples_option, _device_option)
 _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0)
 
 
@@ -428,9 +429,7 @@ def _look_options(command: Command) -> Command:
 @click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
 @_look_options
 @click.option("--explain", is_flag=True, help="Print how the parameters are cut into filters; measure nothing.")
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @click.option(
     "--batch-norm",
     type=click.Choice(["frozen", "recalibrated", "train"]),
@@ -542,7 +541,7 @@ def surface(
 
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
-    folder = work.journal(output, shard_of)
+    folder = survey.begin(work.out, work.plan, shard_of, force=output.force, resume=output.resume)
     started = time.perf_counter()
     seen = functools.partial(_objective, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
     measured = [
@@ -628,7 +627,7 @@ def export(
             raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, functools.partial(_write, content))
+        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
     captions = [f": {one.caption}" for one in drawn] or [""] * len(written)
     for path, told in zip(written, captions, strict=True):
         console.say(f"wrote {_shown(path)}{told}")
@@ -659,7 +658,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         raise _CommandError(
             2, f"{folder} is not there{nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
+    if out.exists() and not force and not load_file(out).plan.get(outputs.EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
@@ -740,9 +739,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @_output_options("hessian.npz beside the checkpoints")
 @_show_option
 def hessian(
@@ -908,7 +905,7 @@ def report(
 
     files = _results_files(paths)
     out = out or common_folder(paths) / "report.html"
-    _refuse_to_replace(out, force)
+    outputs.refuse_to_replace(out, force=force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -999,15 +996,6 @@ def _download(config: TrainConfig) -> None:
         download(config.data, data_root(config.data_root))
 
 
-DEMO_NOISE = 0.4
-# Chosen once by benchmarks/methods.py: the best mean accuracy on clean validation labels.
-DEMO_METHODS = {
-    "sgd": ["--method", "sgd"],
-    "sam": ["--method", "sam", "--rho", "0.8"],
-    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.6", "--rho2", "0.3"],
-}
-
-
 @app.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
 @click.option("--epochs", type=click.IntRange(1), default=40)
@@ -1025,20 +1013,18 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo --out /tmp/demo --open
     """
     from landscape.tables import summary_table
+    from train.demo import NOISE, STORY
 
     _check_grid(steps, 1.0)
-    flags = [
-        "--force" if force else "--resume",
-        *(["--json"] if console.as_json else []),
-        *(["--quiet"] if console.quiet else []),
-    ]
-    console.table(_DEMO_STORY)
+    told = {"--json": console.as_json, "--quiet": console.quiet}
+    flags = ["--force" if force else "--resume", *(flag for flag, given in told.items() if given)]
+    console.table(STORY)
     found: Record = {}
     for command in _demo_commands(out, epochs, steps):
         console.table(f"\n{_prompt(command, console.width)}")
         found[shlex.join(command)] = _inside_demo([*command, *flags])
     page, picture = out / "report.html", out / "demo.png"
-    title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
+    title = f"Digits with {100 * NOISE:g} % wrong labels"
     _inside_demo(["report", str(out), "--out", str(page), "--title", title, "--quiet"])
     files = [out / f"{name}.npz" for name in ("surface-train", "surface-test", "hessian")]
     results = [result for file in files for result in load_file(file).results]
@@ -1072,29 +1058,21 @@ def _inside_demo(command: list[str]) -> Json:
 
 
 def _demo_commands(out: Path, epochs: int, steps: int) -> list[list[str]]:
-    runs = {name: str(out / name) for name in DEMO_METHODS}
-    noise = ["--label-noise", str(DEMO_NOISE), "--epochs", str(epochs)]
-    commands = [["train", *options, *noise, "--out", runs[name]] for name, options in DEMO_METHODS.items()]
-    checkpoints = [f"{run}/last.pt" for run in runs.values()]
+    from train.demo import train_commands
+
+    runs = train_commands(out, epochs)
+    commands, checkpoints = [*runs.values()], [f"{run}/last.pt" for run in runs]
     for split in ("train", "test"):
         to = str(out / f"surface-{split}.npz")
         commands.append(["surface", *checkpoints, "--steps", str(steps), "--split", split, "--out", to])
     commands.append(["hessian", *checkpoints, "--out", str(out / "hessian.npz")])
-    commands.append(["alignment", *runs.values(), "--out", str(out / "alignment.npz")])
+    commands.append(["alignment", *runs, "--out", str(out / "alignment.npz")])
     return commands
-
-
-_DEMO_STORY = """\
-Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one
-seed. Each method has the radius that did best after 40 epochs on clean validation labels
-(benchmarks/methods.md, 5 seeds). There, on test data, SAM has 95.4 ± 0.8 %, SAM on 70 % of each
-batch 94.3 ± 0.3 %, Agnostic-SAM 95.3 ± 0.5 % and SGD 70.8 ± 2.0 %. The demo shows what a pit of
-memorised labels looks like, not which SAM is better."""
 
 
 def _draw_picture(results: Sequence[Result], path: Path) -> None:
     from landscape.figures import overview_picture
-    from landscape.results import Surface, write_atomically
+    from landscape.results import Surface
 
     figure = overview_picture([result for result in results if isinstance(result, Surface)])
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
@@ -1140,10 +1118,8 @@ class _Work:
         """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
         from landscape import journal
 
-        results = _already_measured(self.out, self.plan, output)
-        if results is None:
-            _writable(self.out)
-        else:
+        results = outputs.finished(self.out, self.plan, force=output.force, resume=output.resume)
+        if results is not None:
             journal.forget(journal.folder_of(self.out), self.plan)
         return results
 
@@ -1165,21 +1141,6 @@ class _Work:
                 if place()[0] == 0:
                     ledger.remove(folder)
                 raise
-
-    def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
-        """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal, survey
-
-        folder = journal.folder_of(self.out)
-        begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
-        others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force:
-            survey.start_anew(folder, self.plan, shard)
-        elif others:
-            raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
-        elif begun.exists() and not output.resume:
-            raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
-        return folder
 
 
 def _measure_all(
@@ -1231,7 +1192,7 @@ def _measure_all(
 
 def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+    plan = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
     save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
     console.say(f"wrote {_shown(work.out)}")
 
@@ -1268,7 +1229,7 @@ def _merged(
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    early: Record = {_EARLY: True} if partial else {}
+    early: Record = {outputs.EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
     try:
         save(results, out, plan={**plan, **early}, run=run)
@@ -1283,12 +1244,16 @@ def _merged(
 
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
     """One process for each device, each a shard; then all of it merged."""
+    from landscape import survey
+
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
-        work.journal(output, (index + 1, 1 if output.force else len(names)))
-    words = _without(_words(), {"--devices": 1})
+        shard = (index + 1, 1 if output.force else len(names))
+        survey.begin(work.out, work.plan, shard, force=output.force, resume=output.resume)
+    given = itertools.pairwise(["", *_words()])
+    words = [word for before, word in given if "--devices" not in (before, word.partition("=")[0])]
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
@@ -1308,21 +1273,6 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
             reason = lines[-1].removeprefix("landscape: ") if lines else f"ended with {process.returncode}"
             raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}", "--resume goes on")
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
-
-
-def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """A command line without some of its options, each with so many values."""
-    kept: list[str] = []
-    skip = 0
-    for word in words:
-        name, _, value = word.partition("=")
-        if skip:
-            skip -= 1
-        elif name in options:
-            skip = 0 if value else options[name]
-        else:
-            kept.append(word)
-    return kept
 
 
 def _followed(
@@ -1367,17 +1317,11 @@ def _followed(
 
 def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
     from landscape.analysis import product_cost
+    from landscape.typesetting import listed
 
     told = product_cost(objective, asked)
-    for name, value in told.items():
-        console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
+    console.table(listed(told))
     return told
-
-
-def _plainly(value: Json) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plainly(inner)}" for name, inner in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _subjects(
@@ -1421,8 +1365,7 @@ def _subjects(
             else:
                 plane = _given_plane(objective, Path(look.directions), look)
             if look.save_directions and not known:
-                file = _directions_file(work.out, len(found) + 1, look, [other.path for other in work.opened])
-                _save_directions(plane, objective, file, output)
+                _save_directions(plane, objective, len(found) + 1, look, work, output)
             found.append(
                 Subject(
                     label=one.label if num_planes == 1 else f"{one.label} plane {index + 1} of {num_planes}",
@@ -1508,18 +1451,16 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _directions_file(out: Path, number: int, look: PlaneOptions, checkpoints: Sequence[Path]) -> Path:
-    from landscape.plane_options import OF_EACH
-
-    own = len(checkpoints) > 1 and look.directions in OF_EACH
-    return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
-
-
-def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Output) -> None:
+def _save_directions(
+    plane: Plane, objective: Objective, number: int, look: PlaneOptions, work: _Work, output: _Output
+) -> None:
+    """Beside the results, one file for all checkpoints, or numbered where each has directions of its own."""
     import torch
 
-    from landscape.results import write_atomically
+    from landscape.plane_options import OF_EACH
 
+    own = f"-{number}" if len(work.opened) > 1 and look.directions in OF_EACH else ""
+    path = work.out.with_name(f"{work.out.stem}.directions{own}.pt")
     if path.exists() and not (output.force or output.resume):
         raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     content = {
@@ -1561,25 +1502,6 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
     return dataclasses.replace(
         result, checkpoint={**one.record(), **own}, settings={**result.settings, **_described(one, split)}
     )
-
-
-def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
-    """The results of an equal plan, where they are there and `--resume` was given."""
-    from landscape.journal import differences
-
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or output.force:
-        return None
-    if not output.resume:
-        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
-    file = load_file(out)
-    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    failed = file.plan.pop(_FAILED, False)
-    if told := differences(plan, file.plan):
-        hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
-    return None if early or failed else file.results
 
 
 def _trace(one: _Opened) -> Result:
@@ -1736,10 +1658,6 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
 # Small things
 
 
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
 def _results_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
@@ -1749,19 +1667,6 @@ def _results_files(paths: Sequence[Path]) -> list[Path]:
     if not files:
         raise _CommandError(3, f"no results in {', '.join(map(str, paths))}", "landscape surface CKPT makes some")
     return list(dict.fromkeys(files))
-
-
-def _refuse_to_replace(out: Path, force: bool) -> None:
-    """A page of ours is made anew whenever there is more to show; anything else stays, unless forced."""
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or (force and out.is_file()):
-        return
-    if not out.is_file():
-        raise _CommandError(2, f"{out} is not a regular file; give --out another name")
-    with out.open("rb") as file:
-        if PAGE_MARK.encode() not in file.read(1000):
-            raise _CommandError(6, f"{_shown(out)} exists, and is not a page of ours", "--force replaces it")
 
 
 def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
@@ -1776,12 +1681,6 @@ def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
             trained[shlex.join(["landscape", "train", *words_of(config), "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
-
-
-def _writable(out: Path) -> None:
-    there = next(folder for folder in out.absolute().parents if folder.exists())  # the others are made later
-    if not os.access(there, os.W_OK):
-        raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
 def _device(name: str) -> str:
@@ -1941,6 +1840,7 @@ _CODES = {  # by name, for their modules import torch
     "SettingsError": (2, "See: landscape train --help"),
     **dict.fromkeys(("CheckpointError", "ResultsError", "JournalError", "DataError", "AbsentDataError"), (3, "")),
     **dict.fromkeys(("SettingsDifferError", "ParametersDifferError", "NotTwiceDifferentiableError"), (3, "")),
+    **{"NotAFileError": (2, ""), "OtherSettingsError": (3, ""), "UnwritableError": (5, "")},
     **dict.fromkeys(("NotRepeatableError", "NotConvergedError"), (NUMBER_FAILED, "")),
     **dict.fromkeys(("LibraryError", "ToldError"), (5, "")),
     "CompilerError": (5, "Install a C++ compiler (CXX names it), or go on where the plan was made"),
@@ -1964,6 +1864,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 143, "terminated", ""
     if kind in _CODES:
         code, hint = _CODES[kind]
+        hint = getattr(error, "hint", hint)
         return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
     if isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
