@@ -2,25 +2,27 @@
 
 PyHessian (Yao et al. 2020, arXiv:1912.07145) finds the eigenvalue of largest magnitude by power iteration, which stops
 where two estimates in a row are close: that says little about the distance from the eigenvalue, so its tolerance is set
-a hundred times below ours. It runs on a copy of the model, in eval mode, over the same batches.
+a hundred times below ours. It runs on a copy of the model, in eval mode, over the same batches. What it finds is a
+function of its products, so that these can be kept, and a check that was stopped goes on (`landscape.ledger`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.batches import to_device
+from landscape.ledger import Replayed
 from landscape.losses import known
 from landscape.objective import Objective
+from landscape.operators import SymmetricOperator
+from landscape.passes import copied
 from landscape.results import Eigenpairs, Record
 
 _TOLERANCE = 1e-5  # relative, between two of its estimates
@@ -28,11 +30,13 @@ _MAX_PRODUCTS = 500
 _TRACE_PRODUCTS = 30
 
 
-def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -> Record:
+def pyhessian_check(
+    objective: Objective, pairs: Eigenpairs, *, seed: int = 0, replayed: Replayed = lambda operator: operator
+) -> Record:
     """What PyHessian finds: `eigenvalue` and its relative `difference` from ours, `trace` with `trace_standard_error`.
 
     Compared with the pair of largest magnitude among `pairs`; NaN where PyHessian found the other end of the spectrum,
-    which these pairs are not of. `num_matvecs` counts its products.
+    which these pairs are not of. `num_matvecs` counts its products, which `replayed` may keep: at most 530.
 
     Raises:
         ImportError: If PyHessian is not installed.
@@ -40,19 +44,30 @@ def pyhessian_check(objective: Objective, pairs: Eigenpairs, *, seed: int = 0) -
     """
     require_comparable(objective)
     import pyhessian
+    from pyhessian.utils import group_product
 
     count = 0
-    model = copy.deepcopy(objective.model).eval()
+    model = copied(objective.model).eval()
     batches = [to_device(batch, objective.theta.device) for batch in objective.read()]
     with objective.undisturbed(seed), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of its backward(create_graph=True)
         found = pyhessian.hessian(model, objective.loss, dataloader=batches, cuda=objective.theta.is_cuda)
         product = found.dataloader_hv_product
 
-        def counted(v: list[Tensor]) -> Any:  # noqa: ANN401
+        def parts(v: Tensor) -> list[Tensor]:
+            return list(objective.named(v).values())
+
+        def matvec(v: Tensor) -> Tensor:
+            return torch.cat([part.reshape(-1) for part in product(parts(v))[1]])
+
+        size, device = objective.theta.numel(), objective.theta.device
+        kept = replayed(SymmetricOperator(matvec, size, device=device, settings={"engine": "pyhessian"}))
+
+        def counted(v: list[Tensor]) -> tuple[float, list[Tensor]]:
             nonlocal count
             count += 1
-            return product(v)
+            hv = parts(kept.matvec(torch.cat([part.reshape(-1) for part in v])))
+            return group_product(hv, v).item(), hv
 
         found.dataloader_hv_product = counted
         values, _ = found.eigenvalues(maxIter=_MAX_PRODUCTS, tol=_TOLERANCE, top_n=1)

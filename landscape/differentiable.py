@@ -1,8 +1,9 @@
 """Whether the network and its loss have a second derivative, and which of their functions is to blame where not.
 
 Autograd's own functions are differentiable or say so. A function of the model's own (torch.autograd.Function) may have
-a backward that gives numbers without a graph, or takes what its forward kept: then a product lacks, silently, what
-comes through there. The first is seen in the graph; the second is looked for in the change of the gradient itself.
+a backward that gives numbers without a graph, or takes what its forward kept, and a forward pass may detach what it
+goes on with: then a product lacks, silently, what comes through there. The first is seen in the graph; the others are
+looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs.
 """
 
 from __future__ import annotations
@@ -11,60 +12,137 @@ import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
 
 from landscape.batches import converted, rows, to_device
+from landscape.kernels import SecondOrder
 from landscape.objective import Objective
+from landscape.passes import copied
 from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
 from landscape.results import Record
 
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
-_STEP = 1e-5
+_MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
+_CUTS = (
+    *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
+    torch.Tensor.data.__get__,  # type: ignore[attr-defined]
+)
+_HIDDEN = "None of the inputs have requires_grad"  # a warning of torch's
+
+STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
 
 def checked_against_gradients(objective: Objective) -> Record:
-    """How far a product is from the change of the gradient, relative, where the model has functions of its own.
+    """How far a product is from the change of the gradient, as `checked` has it: nine gradients and three products."""
+    return checked(objective, _difference)
 
-    On four examples in float64, along three random vectors, of which the nearest counts: a kink may lie in the way of
-    one. NaN where the model takes no float64. One forward pass over these examples; where there are such functions,
-    nine gradients and three products more.
+
+def checked(objective: Objective, difference: Callable[[Objective, Tensor], float]) -> Record:
+    """How far products are from finite differences, relative, where the graph may lack something.
+
+    That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
+    four examples in float64, near theta, along three random vectors, of which the nearest counts: a kink may lie in the
+    way of one. NaN where the model takes no float64. One forward pass over these examples; where there is anything to
+    be checked, `difference` three times, on a copy of the model.
     """
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
     with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
         try:
-            if not any(isinstance(node, BackwardCFunction) for node in nodes_of(_loss(few, few.theta)[0])):
+            with _Cuts() as cuts:
+                loss = _loss(few, few.theta.clone().requires_grad_())
+            if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
-            doubled = [converted(few.first_batch, torch.float64)]
-            few = replace(few, model=copy.deepcopy(few.model).double(), batches=doubled)
-            difference = min(_difference(few, seed) for seed in range(3))
-        except (RuntimeError, TypeError):  # told by the product, in its own precision
-            difference = math.nan
-    return {"gradient_change": difference, "gradient_change_ok": not difference > _TOLERANCE}
+            few = _doubled(few)
+            found = min(difference(few, _direction(few, seed)) for seed in range(3))
+        except (RuntimeError, TypeError, NotTwiceDifferentiableError):  # told by the product, in its own precision
+            found = math.nan
+    return {"gradient_change": found, "gradient_change_ok": not found > _TOLERANCE}
 
 
-def _loss(few: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = theta.detach().clone().requires_grad_()
-    return terms_at(few, few.named(leaf), few.first_batch).loss.sum(), leaf
+class _Cuts(TorchFunctionMode):
+    """Inside, sees whether numbers that need a gradient are gone on with without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        needed = any(isinstance(one, Tensor) and one.requires_grad for one in args)
+        found = func(*args, **(kwargs or {}))
+        made_without = not torch.is_grad_enabled() and isinstance(found, Tensor) and found.is_floating_point()
+        self.seen |= needed and (made_without or func in _CUTS)
+        return found
 
 
-def _difference(few: Objective, seed: int) -> float:
+def _doubled(few: Objective) -> Objective:
+    """The same in float64, of a copy of the model, its parameters moved off what may be a kink, and of the loss.
+
+    Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
+    and may be so small that differences of it are rounding, gives way to the sum of squares.
+    """
+    model = copied(few.model).double()
+    moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
+    with torch.no_grad():
+        for name, view in few.named(moved).items():
+            model.get_parameter(name).copy_(view)
+    batches = [converted(few.first_batch, torch.float64)]
+    if few.per_example:
+        return replace(few, model=model, loss=_squares, reduction="sum", batches=batches)
+    loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
+    return replace(few, model=model, loss=loss, batches=batches)
+
+
+def _squares(output: Tensor, _target: Tensor) -> Tensor:
+    return output.square().sum() / 2
+
+
+def _direction(few: Objective, seed: int) -> Tensor:
     v = torch.randn(few.theta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    v = (v / v.norm()).to(few.theta)
-    loss, leaf = _loss(few, few.theta)
-    gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
-    zero = torch.zeros_like(v)
-    product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
-    ends = [torch.autograd.grad(*_loss(few, few.theta + step * v))[0] for step in (_STEP, -_STEP)]
-    change = (ends[0] - ends[1]) / (2 * _STEP)
+    return v.div(v.norm()).to(few.theta)
+
+
+def _loss(few: Objective, leaf: Tensor) -> Tensor:
+    with SecondOrder(convolutions=False):
+        return terms_at(few, few.named(leaf), few.first_batch).loss.sum()
+
+
+def _slope(few: Objective, theta: Tensor) -> Tensor:
+    leaf = theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        return torch.autograd.grad(_loss(few, leaf), leaf)[0]
+
+
+def _difference(few: Objective, v: Tensor) -> float:
+    ahead, behind = few.theta + STEP * v, few.theta - STEP * v
+    leaf = few.theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        loss = _loss(few, leaf)
+        if not loss.requires_grad:  # all of the graph is cut
+            return distance(torch.zeros_like(loss), (_loss(few, ahead) - _loss(few, behind)) / (2 * STEP))
+        gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
+        zero = torch.zeros_like(v)
+        product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
+    return distance(product, (_slope(few, ahead) - _slope(few, behind)) / (2 * STEP))
+
+
+def distance(product: Tensor, change: Tensor) -> float:
+    """Of a product from what it is to be, relative to that where it is not zero."""
     size = float(change.norm())
     return float((product - change).norm()) / size if size else float(product.norm())
 
@@ -74,9 +152,11 @@ def refusing_hidden_parameters() -> Iterator[None]:
     """Around a forward pass: a block under reentrant checkpointing, whose input needs no gradient, has none itself."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="None of the inputs have requires_grad")
+            warnings.filterwarnings("error", message=_HIDDEN)
             yield
     except UserWarning as error:
+        if _HIDDEN not in str(error):
+            raise
         raise NotTwiceDifferentiableError(
             "reentrant checkpointing hides the parameters of its block: checkpoint(..., use_reentrant=False)"
         ) from error

@@ -1,4 +1,4 @@
-"""A curvature's products over several processes: which part of the data is mine, and the sum over all parts.
+"""Products and gradients over several processes: which part of the data is mine, and the sum over all parts.
 
     A v = sum_k D_k A_k v / sum_k D_k
 
@@ -56,7 +56,10 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         return make(objective)
     _refuse_other_work(objective)
     part = part_of(objective, rank, size)
-    operator = together(lambda: make(part))
+    weight = together(lambda: part.denominator)
+    operator = together(lambda: make(part if weight else objective))
+    if not weight:  # no target of this part counts
+        operator = replace(operator, matvec=torch.zeros_like, matvecs=torch.zeros_like, loss=0.0)
     settings = operator.settings
     if settings.get("batch_norm") == "train":
         raise ValueError("BatchNorm in train mode measures the batches as they are, which parts cut: use one process")
@@ -64,12 +67,7 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         raise ValueError("labels are drawn by their place in all of the data, not in a part: use one process")
     if "protocol" in settings:
         raise ValueError("the protocol sums the means of batches of 128, which parts cut: use one process")
-    weight = part.denominator
-
-    def own_sum(mean: Tensor) -> Tensor:
-        return mean * weight if weight else torch.zeros_like(mean)  # a part may have no valid target
-
-    own = own_sum(torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device))
+    own = weight * torch.tensor([operator.loss, 1.0], dtype=torch.float64, device=objective.theta.device)
     loss, denominator = (float(one) for one in summed(own))
 
     def several(vectors: Tensor) -> Tensor:
@@ -77,7 +75,7 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
         return torch.stack([operator.matvec(v) for v in vectors]) if many is None else many(vectors)
 
     def product(own: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-        return summed(own_sum(together(lambda: own(vectors), state=zlib.crc32(bytes_of(vectors))))) / denominator
+        return summed(weight * together(lambda: own(vectors), state=zlib.crc32(bytes_of(vectors)))) / denominator
 
     return replace(
         operator,
@@ -91,6 +89,34 @@ def shared(objective: Objective, make: Callable[[Objective], SymmetricOperator] 
             "num_processes": size,
         },
     )
+
+
+def shared_gradient(objective: Objective, theta: Tensor | None = None) -> Tensor:
+    """`objective.gradient(theta)`, of which each process makes its part; by itself in one process.
+
+    Every process calls it with the same model, data and theta.
+
+    Raises:
+        NotRepeatableError: If the processes came to different theta.
+        ToldError: If another process failed.
+        ValueError: If there are more processes than examples, or than batches that cannot be cut.
+    """
+    rank, size = place()
+    theta = objective.theta if theta is None else theta
+    if size == 1:
+        return objective.gradient(theta)
+    part = together(lambda: part_of(objective, rank, size), state=zlib.crc32(bytes_of(theta)))
+    total, denominator = together(lambda: _sums(part, theta))
+    return summed(total) / float(summed(denominator))
+
+
+def _sums(part: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the sum of losses, and the denominator."""
+    total, denominator = torch.zeros_like(theta), 0.0
+    for gradient, part_denominator in part.batch_gradients(theta):
+        total += gradient
+        denominator += part_denominator
+    return total, torch.tensor(denominator, dtype=torch.float64, device=theta.device)
 
 
 def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = None) -> Objective:

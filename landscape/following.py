@@ -24,7 +24,9 @@ from landscape.lanczos import top_eigenpairs
 from landscape.ledger import Keep, Replayed, unkept
 from landscape.objective import Objective
 from landscape.operators import OperatorOf, SymmetricOperator, hessian
-from landscape.results import CurvatureTrace, Eigenpairs, Result
+from landscape.results import CurvatureTrace, Eigenpairs, Record, Result
+
+GradientOf = Callable[[Objective, Tensor], Tensor]
 
 _BESIDE = ("overlap", "along_gradient", "along_sam")
 
@@ -41,14 +43,16 @@ def curvature_trace(
     stability_limits: Iterable[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
     operator_of: OperatorOf = hessian,
+    gradient_of: GradientOf = Objective.gradient,
     keep: Keep = unkept,
 ) -> CurvatureTrace:
     """The k largest eigenvalues of the Hessian at each (epoch, objective) of a run, in order of the epochs.
 
     `rho` is the radius of the SAM step whose direction is asked for. `learning_rates` and `stability_limits`, one for
     each checkpoint, are kept beside what is measured. `progress` gets the number of checkpoints done and the products
-    of the one that is measured. `operator_of` makes the Hessian of an objective, and `keep` the steps of a run that may
-    be stopped (landscape.ledger): of a checkpoint that is finished nothing is measured again.
+    of the one that is measured. `operator_of` makes the Hessian of an objective, `gradient_of` its gradient at a theta
+    (both shared by several processes: landscape.distributed), and `keep` the steps of a run that may be stopped
+    (landscape.ledger): of a checkpoint that is finished nothing is measured again.
 
     Raises:
         ValueError: If the run is empty or its checkpoints have different parameters, rho is negative or not finite, or
@@ -71,7 +75,7 @@ def curvature_trace(
             progress=None if progress is None else partial(progress, len(found)),
         )
         epochs.append(epoch)
-        make = partial(_measured, objective, before, operator_of, find, rho)
+        make = partial(_measured, objective, before, operator_of, gradient_of, find, rho)
         found.append(cast(Eigenpairs, keep(f"epoch-{epoch}", make)[0]))
     if not found:
         raise ValueError("a run needs at least one checkpoint")
@@ -95,8 +99,20 @@ def curvature_trace(
         checks={
             "symmetry": max(float(str(pairs.checks["symmetry"])) for pairs in found),
             "symmetric": all(bool(pairs.checks["symmetric"]) for pairs in found),
+            **_worst_change(found),
         },
     )
+
+
+def _worst_change(found: list[Eigenpairs]) -> Record:
+    """The check of the products by finite differences, at the checkpoint where they are the farthest from them."""
+    changes = [float(str(pairs.checks["gradient_change"])) for pairs in found if "gradient_change" in pairs.checks]
+    if not changes:
+        return {}
+    return {
+        "gradient_change": max(changes, key=lambda change: -1.0 if math.isnan(change) else change),
+        "gradient_change_ok": all(bool(pairs.checks.get("gradient_change_ok", True)) for pairs in found),
+    }
 
 
 def stability_limit(
@@ -121,6 +137,7 @@ def _measured(
     objective: Objective,
     before: Eigenpairs | None,
     operator_of: OperatorOf,
+    gradient_of: GradientOf,
     find: Callable[[SymmetricOperator], Eigenpairs],
     rho: float,
     replayed: Replayed,
@@ -128,7 +145,7 @@ def _measured(
     """The eigenpairs at one checkpoint; among their checks, what is told beside them."""
     operator = replayed(operator_of(objective))
     pairs = find(operator)
-    beside = [_overlap(before, pairs), *_along_steps(objective, operator, rho)]
+    beside = [_overlap(before, pairs), *_along_steps(objective, operator, gradient_of, rho)]
     return [dataclasses.replace(pairs, checks={**pairs.checks, **dict(zip(_BESIDE, beside, strict=True))})]
 
 
@@ -140,11 +157,13 @@ def _overlap(before: Eigenpairs | None, now: Eigenpairs) -> float:
     return float((cosines**2).sum() / len(now.vectors))
 
 
-def _along_steps(objective: Objective, operator: SymmetricOperator, rho: float) -> tuple[float, float]:
+def _along_steps(
+    objective: Objective, operator: SymmetricOperator, gradient_of: GradientOf, rho: float
+) -> tuple[float, float]:
     """v'Hv for v along the gradient, and along the gradient at SAM's perturbed point; NaN where there is none."""
-    gradient = objective.gradient()
+    gradient = gradient_of(objective, objective.theta)
     length = float(gradient.double().norm())
-    perturbed = objective.gradient(objective.theta + (rho / length) * gradient) if length > 0 else gradient
+    perturbed = gradient_of(objective, objective.theta + (rho / length) * gradient) if length > 0 else gradient
     return _along(operator, gradient), _along(operator, perturbed)
 
 

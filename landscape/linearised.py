@@ -26,11 +26,20 @@ from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
 from landscape.batches import Batch
-from landscape.differentiable import explaining, refuse_cut_graphs, refusing_cuts, refusing_hidden_parameters
+from landscape.differentiable import (
+    STEP,
+    checked,
+    distance,
+    explaining,
+    refuse_cut_graphs,
+    refusing_cuts,
+    refusing_hidden_parameters,
+)
 from landscape.kernels import SecondOrder
 from landscape.losses import known, terms
 from landscape.objective import Objective
-from landscape.products import Params, Piece
+from landscape.products import Params, Piece, leaves_of
+from landscape.results import Record
 
 FisherKind = Literal["mc", "empirical"]
 OutputProduct = Callable[[Tensor], Tensor]  # B u, in the shape of the output
@@ -53,7 +62,7 @@ class Linearised:
     def graph(self, piece: Piece) -> _Linearised:
         """The output and J'z, each with its graph, and B."""
         inputs, target = piece.batch
-        kernels = SecondOrder(frozen=True) if self.kernels else contextlib.nullcontext()
+        kernels = SecondOrder(frozen=True, convolutions=self.kernels)
         with refusing_hidden_parameters(), torch.enable_grad(), kernels:
             output = output_at(self.objective, self.leaves, inputs)
         if not output.requires_grad:  # no parameter is used
@@ -68,28 +77,63 @@ class Linearised:
 
     def product(self, graph: _Linearised, v: Params) -> list[Tensor | None]:
         """J' B J v for each parameter."""
-        if graph is None:
+        tangent = self.tangent(graph, v)
+        if graph is None or tangent is None:
             return [None] * len(v)
-        output, z, back, curvature = graph
-        pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None and b.requires_grad]
-        if not pairs:
-            return [None] * len(v)
-        adjoints, directions = zip(*pairs, strict=True)
-        with explaining(self.objective):
-            tangent = torch.autograd.grad(adjoints, z, directions, retain_graph=True)[0]
+        output, _, _, curvature = graph
         leaves = list(self.leaves.values())
         return list(torch.autograd.grad(output, leaves, curvature(tangent), retain_graph=True, allow_unused=True))
+
+    def tangent(self, graph: _Linearised, v: Params) -> Tensor | None:
+        """J v; None where no output depends on a parameter."""
+        if graph is None:
+            return None
+        _, z, back, _ = graph
+        pairs = [(b, along) for b, along in zip(back, v.values(), strict=True) if b is not None and b.requires_grad]
+        if not pairs:
+            return None
+        adjoints, directions = zip(*pairs, strict=True)
+        with explaining(self.objective):
+            return torch.autograd.grad(adjoints, z, directions, retain_graph=True)[0]
+
+
+def checked_against_outputs(objective: Objective) -> Record:
+    """How far B J v is from the change of the loss's gradient at the outputs, as `landscape.differentiable` has it.
+
+    Along each of three vectors two forward passes, and a graph with a product of J; B is the identity where the loss is
+    one of torch's own.
+    """
+    return checked(objective, _difference)
+
+
+def _difference(few: Objective, v: Tensor) -> float:
+    inputs, target = few.first_batch
+    rule = Linearised(few, leaves_of(few), exact(few), kernels=False)
+    with few.holding(rule.leaves):
+        graph = rule.graph(Piece(few.first_batch, 0))
+        tangent = rule.tangent(graph, few.named(v))
+    with torch.no_grad():
+        ends = [output_at(few, few.named(few.theta + step * v), inputs) for step in (STEP, -STEP)]
+    slopes = [_slope(few, output, target).detach() for output in ends]
+    product = torch.zeros_like(ends[0]) if graph is None or tangent is None else graph[3](tangent)
+    return distance(product, (slopes[0] - slopes[1]) / (2 * STEP))
+
+
+def _slope(objective: Objective, output: Tensor, target: Tensor) -> Tensor:
+    """The gradient of the sum of losses with respect to the output, with its graph."""
+    leaf = output.requires_grad_()
+    with torch.enable_grad():
+        total = terms(_loss_of(objective), leaf, target, reduction=objective.reduction).loss.sum()
+        return torch.autograd.grad(total, leaf, create_graph=True)[0]
 
 
 def exact(objective: Objective) -> OutputCurvature:
     """The Hessian of the sum of losses with respect to the output, by double backward through the loss alone."""
-    loss = _loss_of(objective)
+    _loss_of(objective)
 
     def curvature(output: Tensor, target: Tensor, start: int) -> OutputProduct:  # noqa: ARG001
         leaf = output.requires_grad_()
-        with torch.enable_grad():
-            total = terms(loss, leaf, target, reduction=objective.reduction).loss.sum()
-            gradient = torch.autograd.grad(total, leaf, create_graph=True)[0]
+        gradient = _slope(objective, leaf, target)
         if not gradient.requires_grad:  # a loss linear in the output
             return torch.zeros_like
         return lambda u: torch.autograd.grad(gradient, leaf, u, retain_graph=True)[0]
@@ -147,8 +191,7 @@ def drawn(objective: Objective, seed: int) -> OutputCurvature:
 
 def output_at(objective: Objective, params: Params, inputs: Batch) -> Tensor:
     """The model's output for a piece, differentiable in `params`; its buffers are copies."""
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
-    output: Tensor = functional_call(objective.model, (params, buffers), (inputs,))
+    output: Tensor = functional_call(objective.model, (params, objective.buffers), (inputs,))
     return output
 
 

@@ -140,7 +140,7 @@ def _class_terms(loss: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target:
     valid = target.ne(loss.ignore_index)
     weight = loss.weight if isinstance(loss.weight, Tensor) else output.new_ones(output.shape[1])
     denominator = weight[target.where(valid, 0)] * valid
-    correct = output.detach().argmax(1).eq(target) & valid
+    correct = output.argmax(1).eq(target) & valid
     grouped = _grouped(losses, denominator)
     return Terms(grouped.loss, grouped.denominator, True, grouped.num_examples, correct.sum(), valid.sum())
 
@@ -152,6 +152,8 @@ def _element_terms(loss: nn.Module, output: Tensor, target: Tensor) -> Terms:
 
 def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
     num_examples = len(losses)
+    if not num_examples:
+        raise ValueError("a batch holds no examples: leave empty batches out")
     shape = (num_examples, -1)
     return Terms(losses.reshape(shape).sum(1), denominators.detach().reshape(shape).sum(1), True, num_examples)
 

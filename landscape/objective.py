@@ -12,7 +12,6 @@ Legend: P parameters, N examples.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.stateless import _reparametrize_module
 
 from landscape.batches import Batch, Layout, bytes_of, content, count, cut, laid_out, to_device
 from landscape.generators import generators_of, global_states, restore, seeded_for_data, torch_seeded
@@ -45,15 +45,20 @@ from landscape.passes import (
     TermsOfBatch,
     as_pair,
     as_tensor,
+    copied,
     float32_products,
+    hooked_tensors_kept,
     in_float32,
     naming_batches_of_one,
+    naming_other_dtypes,
+    uncompiled,
 )
-from landscape.results import Record
+from landscape.results import Array, Record
 from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
 
+_FEW = 8  # examples that show what a pass does to the parameters
 _SEED = 0  # of every pass
 _OTHER_SEED = 1_000_003  # of passes that check it
 
@@ -84,6 +89,15 @@ class Reference:
 
     loss: float
     rounding: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """What was read of a model: theta, its buffers, and where its frozen parameters are, in which version."""
+
+    theta: Tensor
+    buffers: dict[str, Tensor]
+    frozen: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +136,8 @@ class Objective:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
         object.__setattr__(self, "model", in_float32(getattr(self.model, "_orig_mod", self.model)))  # of torch.compile
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
+            raise ValueError("a model of torch.jit takes no parameters but its own: give the model it was made from")
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
@@ -142,7 +158,38 @@ class Objective:
     @cached_property
     def theta(self) -> Tensor:
         """The parameters (P,) as they were when first asked for: the centre of every measurement."""
-        return torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
+        return self._taken.theta
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the model's buffers, by name, as they were when theta was asked for: a pass may write them."""
+        return {name: buffer.clone() for name, buffer in self._taken.buffers.items()}
+
+    @cached_property
+    def _taken(self) -> _Taken:
+        theta = torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
+        return _Taken(theta, {name: buffer.clone() for name, buffer in self.model.named_buffers()}, self._frozen())
+
+    def _frozen(self) -> dict[str, tuple[int, int]]:
+        return {
+            name: (p.data_ptr(), 0 if p.is_inference() else p._version)
+            for name, p in self.model.named_parameters()
+            if not p.requires_grad
+        }
+
+    def refuse_changed(self) -> None:
+        """Refuse a model that is no longer the one whose theta was taken.
+
+        Raises:
+            ValueError: If its parameters or buffers have changed.
+        """
+        taken = {**self.named(self.theta), **self._taken.buffers}
+        now = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
+        changed += [name for name, state in self._frozen().items() if self._taken.frozen.get(name, state) != state]
+        if changed:
+            told = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise ValueError(f"the model has changed since this objective first read it ({told}): make a new objective")
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -155,8 +202,17 @@ class Objective:
         return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
 
     def evaluate(self, theta: Tensor | None = None) -> Evaluation:
-        """Mean loss, its standard error and accuracy at theta. One forward pass over the data."""
-        sums = self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True)
+        """Mean loss, its standard error and accuracy at theta. One forward pass over the data.
+
+        Raises:
+            ValueError: If no target counts, so that there is no mean; without a theta, if the model has changed.
+        """
+        if theta is None:
+            self.refuse_changed()
+        return self._evaluation(self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True))
+
+    def _evaluation(self, sums: Array) -> Evaluation:
+        self._refuse_no_denominator(sums[1])
         loss, standard_error, accuracy = summarise(sums)
         return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
 
@@ -236,11 +292,18 @@ class Objective:
         yield from cut(to_device(batch, self.theta.device), size)
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
-        """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data."""
+        """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data.
+
+        Raises:
+            ValueError: If no target counts, so that there is no mean; without a theta, if the model has changed.
+        """
+        if theta is None:
+            self.refuse_changed()
         total, denominator = torch.zeros_like(self.theta), 0.0
         for gradient, part in self.batch_gradients(theta):
             total += gradient
             denominator += part
+        self._refuse_no_denominator(denominator)
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
@@ -249,7 +312,8 @@ class Objective:
         for index, batch in enumerate(self.read()):
             gradient, denominator = torch.zeros_like(leaf), 0.0
             for piece in self._cut(batch):
-                with self.undisturbed(_SEED + index), torch.enable_grad():
+                held = self.holding(self.named(leaf))
+                with self.undisturbed(_SEED + index), torch.enable_grad(), held:
                     found = self.terms(leaf, piece)
                     gradient += torch.autograd.grad(found.loss.sum(), leaf)[0]
                 denominator += float(found.denominator.double().sum())
@@ -257,18 +321,32 @@ class Objective:
 
     def terms(self, theta: Tensor, batch: Batch) -> Terms:
         """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
-        buffers = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
+        buffers = {f"model.{name}": buffer for name, buffer in self.buffers.items()}
         parameters = {f"model.{name}": view for name, view in self.named(theta).items()}
         found: Terms = functional_call(self.batch_terms, (parameters, buffers), (to_device(batch, theta.device),))
         return found
 
     @contextlib.contextmanager
+    def holding(self, params: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the model has these parameters, and copies of its buffers, also where a backward pass runs it again.
+
+        That is what checkpointing does, and it would see the model's own.
+        """
+        with _reparametrize_module(self.model, {**params, **self.buffers}, tie_weights=True):
+            yield
+
+    @contextlib.contextmanager
     def undisturbed(self, seed: int = _SEED) -> Iterator[None]:
-        """Eval mode and whole float32 inside; afterwards modes and random state are as they were, also on an error."""
+        """Eval mode and whole float32 inside, and nothing compiled that the model compiles.
+
+        Afterwards modes, random state, and what hooks left in their modules are as they were, also on an error.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
         with (
             torch_seeded(seed, self.theta.device),
             float32_products("ieee") if self.theta.is_cuda else contextlib.nullcontext(),
+            uncompiled(self.model),
+            hooked_tensors_kept(self.model),
         ):
             try:
                 for module, _ in modes:
@@ -284,6 +362,7 @@ class Objective:
 
         Raises:
             NotRepeatableError: If the two differ: the model draws at random in eval mode, or the data changes.
+            ValueError: If no target counts, so that there is no mean.
         """
         sums = [self.evaluation_sums(self.theta, seed=seed).numpy(force=True) for seed in (_SEED, _OTHER_SEED)]
         first, second = (float(summarise(found)[0]) for found in sums)
@@ -294,8 +373,20 @@ class Objective:
                 f"two passes at the same weights gave {first:.9g} and {second:.9g}: the model draws at random in eval "
                 "mode (functional dropout?), or the batches change"
             )
-        loss, standard_error, accuracy = summarise(sums[0])
-        return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[0][5]))
+        return self._evaluation(sums[0])
+
+    def _refuse_no_denominator(self, denominator: float) -> None:
+        if denominator != 0:
+            return
+        if self.sums is not None:
+            reason = "the counts of all batches add up to 0"
+        else:
+            targets = torch.cat([as_pair(batch)[1].reshape(-1) for batch in self.read()])
+            index = getattr(known(self._loss), "ignore_index", None)
+            ignored = index is not None and len(targets) > 0 and bool(targets.eq(index).all())
+            reason = f"all {len(targets)} targets are ignored (ignore_index={index})"
+            reason = reason if ignored else f"the {len(targets)} targets weigh nothing (class weights of 0?)"
+        raise ValueError(f"{reason}: the mean loss has no denominator. Check the targets and the loss")
 
     @cached_property
     def denominator(self) -> float:
@@ -328,7 +419,7 @@ class Objective:
         so in a copy of the model.
         """
         with self.undisturbed(_OTHER_SEED), torch.no_grad():  # so that what draws at random does not agree with itself
-            model = copy.deepcopy(self.model)
+            model = copied(self.model)
             norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
             for norm in norms if batch_norm == "recalibrated" else []:
                 norm.reset_running_stats()
@@ -354,6 +445,7 @@ class Objective:
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
                 moved += self._moved_by_rounding(output, piece[1])
+        self._refuse_no_denominator(denominator)
         rounding = moved / abs(total) if total else 0.0
         return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
 
@@ -412,8 +504,9 @@ class Objective:
     @cached_property
     def theta_hash(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+        digest, taken = hashlib.sha256(), {**self.named(self.theta), **self._taken.buffers}
+        for name, live in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            tensor = taken.get(name, live)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(bytes_of(tensor))
         return digest.hexdigest()
@@ -430,17 +523,48 @@ class Objective:
 
     @cached_property
     def batch_terms(self) -> nn.Module:
-        """A module from a batch to its terms, whose child `model` is the model."""
+        """A module from a batch to its terms, whose child `model` is the model. Made with a pass over a few examples.
+
+        Raises:
+            ValueError: If the pass writes parameters, or the reduction of the loss is not what was stated.
+        """
         if self.sums is not None:
-            return SumsOfBatch(self.model, self.sums)
-        call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
-        if known(self._loss) is None:
-            inputs, target = as_pair(to_device(self.first_batch, self.theta.device))
-            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            with self.undisturbed(), torch.no_grad():
-                output = as_tensor(functional_call(self.model, (self.named(self.theta), buffers), (inputs,)))
-                check_reduction(self._loss, output, target, self.reduction)
+            call: nn.Module = SumsOfBatch(self.model, self.sums)
+        else:
+            call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
+        piece = next(self.pieces(micro_batch=_FEW if self.may_cut else 0))
+        params = {name: view.clone() for name, view in self.named(self.theta).items()}
+        state = {**params, **self.buffers}
+        with self.undisturbed(), torch.no_grad(), naming_other_dtypes(piece, self.theta.dtype):
+            if self.loss is not None and known(self.loss) is None:
+                inputs, target = as_pair(piece)
+                output = as_tensor(functional_call(self.model, state, (inputs,)))
+                check_reduction(self.loss, output, target, self.reduction)
+            else:
+                functional_call(call, {f"model.{name}": tensor for name, tensor in state.items()}, (piece,))
+        self._refuse_written(params)
         return call
+
+    def _refuse_written(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse parameters that a pass has written, be it with what they held."""
+        written = [
+            name
+            for name, view in self.named(self.theta).items()
+            if not _same(view, params[name]) or not (params[name].is_inference() or params[name]._version == 0)
+        ]
+        if written:
+            raise ValueError(
+                f"the forward pass writes parameters that are to be measured: {', '.join(written[:5])} "
+                "(F.embedding with max_norm, or a constraint written into the weights). Do so once, before measuring, "
+                "or give the constrained weights to the layer without writing them"
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Byte for byte: NaN is itself."""
+    if one.device != other.device:
+        return False
+    return bool(one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8)))
 
 
 def _refuse_rewritten_weights(model: nn.Module) -> None:

@@ -17,8 +17,17 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from landscape.differentiable import checked_against_gradients
 from landscape.engines import DoubleBackward, ProductEngine, hessian_sum
-from landscape.linearised import FisherKind, Linearised, OutputCurvature, drawn, empirical, exact
+from landscape.linearised import (
+    FisherKind,
+    Linearised,
+    OutputCurvature,
+    checked_against_outputs,
+    drawn,
+    empirical,
+    exact,
+)
 from landscape.objective import Objective
 from landscape.products import BatchNorm, DataSum, Kept, leaves_of, usual_cutting, usual_memory
 from landscape.results import Record
@@ -70,6 +79,9 @@ def hessian(
     found. Data goes through the model `micro_batch` examples at a time, 64 on a CPU. With batch_norm="train" the
     statistics are those of each batch, and the batches as they come are part of what is measured. `only` the parameters
     of these names: their block, as a matrix of their size, for less where they lie near the loss.
+
+    Where the model or the loss has functions of its own, or lets go of a graph (detach, no_grad), `checks` have
+    `gradient_change`: how far products on four examples are from finite differences (landscape.differentiable).
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.
@@ -158,7 +170,8 @@ def _linearised(
     loss = _checked_loss(objective)
     cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm=batch_norm)
     memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
-    found = DataSum(objective, Linearised(objective, leaves_of(objective), curvature), cutting, memory_bytes)
+    rule, checks = Linearised(objective, leaves_of(objective), curvature), checked_against_outputs(objective)
+    found = DataSum(objective, rule, cutting, memory_bytes, checks=checks)
     return _operator(name, objective, found, {"engine": "retained", **settings}, loss)
 
 
@@ -195,6 +208,7 @@ def _checked_loss(objective: Objective) -> float:
     sparse = [name for name, m in objective.model.named_modules() if getattr(m, "sparse", False) is True]
     if sparse:
         raise ValueError(f"sparse gradients have no second derivative: set .sparse = False on {', '.join(sparse)}")
+    objective.refuse_changed()
     return objective.centre.loss
 
 
@@ -216,11 +230,12 @@ def per_layer(
     loss = _checked_loss(objective)
     cutting = usual_cutting(objective, micro_batch=micro_batch, batch_norm="frozen")
     memory_bytes = usual_memory(objective) if memory_bytes is None else memory_bytes
-    leaves, kept = leaves_of(objective), Kept()
+    leaves, kept, checks = leaves_of(objective), Kept(), checked_against_gradients(objective)
     blocks = {}
     for layer in dict.fromkeys(name.rpartition(".")[0] or name for name in objective.shapes):
         names = frozenset(name for name in objective.shapes if (name.rpartition(".")[0] or name) == layer)
-        found = DataSum(objective, DoubleBackward(objective, leaves, names), cutting, memory_bytes)
+        rule = DoubleBackward(objective, leaves, names)
+        found = DataSum(objective, rule, cutting, memory_bytes, checks=dict(checks))
         found.kept = kept
         whole = _operator("hessian", objective, found, {"engine": "retained", "layer": layer}, loss)
         blocks[layer] = block(whole, _places(objective, names))

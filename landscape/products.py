@@ -112,7 +112,7 @@ class DataSum:
     """The sum over all pieces of the data of a rule's products, divided by the denominator of the mean.
 
     A device that runs out of memory gives up the graphs that are kept, then half of each piece, and goes on; `checks`
-    says so.
+    says so, and what they say is gone on with: a ledger (landscape.ledger) keeps them with each product.
     """
 
     objective: Objective = field(repr=False)
@@ -133,6 +133,7 @@ class DataSum:
             found = f"{tuple(vectors.shape[1:])} of {vectors.dtype}"
             raise ValueError(f"a product takes a vector of {len(theta):,} floating-point numbers, got {found}")
         while True:
+            self._heed_checks()
             try:
                 return self._pass(vectors) / self.objective.denominator
             except torch.OutOfMemoryError:
@@ -144,9 +145,17 @@ class DataSum:
                 continue
             self._back_off()
 
+    def _heed_checks(self) -> None:
+        """Go on as this sum had to, or the one that was stopped and whose checks these are."""
+        if "out_of_memory" in self.checks:
+            self.kept.room = 0
+        if isinstance(size := self.checks.get("micro_batch_that_fits"), int):
+            self.cutting = replace(self.cutting, micro_batch=size)
+        if "kernels" in self.checks and getattr(self.rule, "kernels", False):
+            self.rule = replace(self.rule, kernels=False)  # type: ignore[type-var]
+
     def _leave_kernels(self, error: Exception) -> None:
         """Go on with torch's own kernels, which some ways to write a model need; their error is the one to be told."""
-        self.rule = replace(self.rule, kernels=False)  # type: ignore[type-var]
         self.kept.graphs.clear()
         self.kept.room, self.kept.whole = None, False
         self.checks["kernels"] = f"torch's own: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
@@ -154,12 +163,14 @@ class DataSum:
     def _pass(self, vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)
         rows = [(self.objective.named(v), self.objective.named(row)) for v, row in zip(vectors, total, strict=True)]
-        for index, graph in enumerate(self._graphs()):
-            with quiet(self.objective, index, self.cutting.batch_norm):
-                for v, row in rows:
-                    for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
-                        if product is not None:
-                            there += product
+        leaves = getattr(self.rule, "leaves", None)
+        with contextlib.nullcontext() if leaves is None else self.objective.holding(leaves):
+            for index, graph in enumerate(self._graphs()):
+                with quiet(self.objective, index, self.cutting.batch_norm):
+                    for v, row in rows:
+                        for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
+                            if product is not None:
+                                there += product
         return total
 
     def _graphs(self) -> Iterator[Graph]:
@@ -206,7 +217,7 @@ class DataSum:
 
     def _back_off(self) -> None:
         torch.cuda.empty_cache()
-        self.kept.room, self.kept.whole = 0, False
+        self.kept.whole = False
         if self.kept.graphs:
             self.kept.graphs.clear()
             self.checks["out_of_memory"] = "no graphs are kept"
@@ -214,7 +225,7 @@ class DataSum:
         size = (self.cutting.micro_batch or count(self.objective.first_batch)) // 2
         if size < 1 or not self.objective.may_cut or self.cutting.batch_norm == "train":
             raise MemoryError("out of memory, and the batches cannot be made smaller")
-        self.cutting = replace(self.cutting, micro_batch=size)
+        self.checks["micro_batch_that_fits"] = size
         self.checks["out_of_memory"] = f"micro-batches of {size}, no graphs are kept"
 
 
@@ -233,7 +244,7 @@ def quiet(objective: Objective, index: int, batch_norm: BatchNorm) -> Iterator[N
 
 def terms_at(objective: Objective, params: Params, batch: Batch) -> Terms:
     """Losses and denominators of a piece, differentiable in `params`; its buffers are copies."""
-    buffers = {f"model.{name}": buffer.clone() for name, buffer in objective.model.named_buffers()}
+    buffers = {f"model.{name}": buffer for name, buffer in objective.buffers.items()}
     found: Terms = functional_call(
         objective.batch_terms, ({f"model.{name}": p for name, p in params.items()}, buffers), (batch,)
     )

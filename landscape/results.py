@@ -505,8 +505,9 @@ def problem_of(result: Result) -> str:
         return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
     if not result.checks.get("gradient_change_ok", True):
         return (
-            f"{label}: products are not the change of the gradient (off by {result.checks['gradient_change']:.1g}): "
-            "a function of the model's own keeps what its backward needs outside the graph"
+            f"{label}: products are not what finite differences see (off by {result.checks['gradient_change']:.1g}): "
+            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph; "
+            "requires_grad_(False) is for what is not to move"
         )
     if isinstance(result, Eigenpairs):
         if not result.converged.all():
@@ -583,6 +584,20 @@ def load_file(path: str | Path) -> ResultsFile:
     results = [_result(path, index, values, members) for index, values in enumerate(described)]
     run = _json_member(path, members, "run") if "run" in members else {}
     return ResultsFile(results, cast(Record, header.get("plan", {})), run)
+
+
+def strict_json(value: Json) -> Json:
+    """`value` as JSON can have it, without NaN and infinities: they become null, beside the status that says which.
+
+    Example:
+        >>> strict_json({"loss": [1.0, float("nan")]})
+        {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {name: strict_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [strict_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -8,11 +8,13 @@ import sys
 import time
 
 import numpy as np
+import pyhessian
 import pytest
 import torch
 
 import cli
 import landscape as ls
+from landscape import analysis
 from landscape.operators import SymmetricOperator
 from landscape.results import load_file, taken_apart
 
@@ -44,10 +46,10 @@ def assert_equal(file, other):
 @pytest.fixture
 def products(monkeypatch):
     """The number of products that this process makes, in a list."""
-    made, replayed = [0], cli._operator
+    made, chosen = [0], analysis.chosen_operator
 
-    def counting(objective, asked):
-        operator = replayed(objective, asked)
+    def counting(objective, options):
+        operator = chosen(objective, options)
 
         def matvec(v):
             made[0] += 1
@@ -59,7 +61,7 @@ def products(monkeypatch):
 
         return SymmetricOperator(**{**vars(operator), "matvec": matvec, "matvecs": matvecs})
 
-    monkeypatch.setattr(cli, "_operator", counting)
+    monkeypatch.setattr(analysis, "chosen_operator", counting)
     return made
 
 
@@ -116,7 +118,20 @@ def test_the_error_of_the_data_goes_on_as_well(landscape, runs, tmp_path, monkey
     assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
 
 
-def interrupt(*_):
+def test_a_cross_check_goes_on_as_well(landscape, runs, tmp_path, monkeypatch):
+    words = ("hessian", runs / "sgd", *SMALL, "--cross-check")
+    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    monkeypatch.setattr("pyhessian.hessian.trace", interrupt)  # after its power iteration
+    assert landscape(*words, "--out", tmp_path / "h.npz").code == 130
+    monkeypatch.undo()
+    made, product = [], pyhessian.hessian.dataloader_hv_product
+    monkeypatch.setattr(pyhessian.hessian, "dataloader_hv_product", lambda *args: made.append(0) or product(*args))
+    assert landscape(*words, "--out", tmp_path / "h.npz", "--resume").code == 0
+    assert len(made) == 30  # those of the trace
+    assert_equal(tmp_path / "h.npz", tmp_path / "whole.npz")
+
+
+def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -140,15 +155,15 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
 
 
 def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
-    measured, calls = cli._curvature, []
+    measured, calls = analysis.hessian_analysis, []
 
-    def overflowing(*args):
+    def overflowing(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
-        return measured(*args)
+        return measured(*args, **options)
 
-    monkeypatch.setattr(cli, "_curvature", overflowing)
+    monkeypatch.setattr(analysis, "hessian_analysis", overflowing)
     words = ("hessian", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL, "--out", tmp_path / "h.npz")
     done = landscape(*words)
     assert done.code == 4

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from landscape import ledger
-from landscape.distributed import ToldError, from_first, part_of, shared, together
+from landscape.distributed import ToldError, from_first, part_of, shared, shared_gradient, together
 from landscape.following import curvature_trace
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
@@ -43,7 +43,7 @@ def vectors():
 def everything(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    operator = shared(objective())
+    operator, gradient = shared(objective()), CountedGradient()
     pairs = top_eigenpairs(operator, k=2)
     found = {
         "hessian": operator.matvecs(vectors()),
@@ -57,7 +57,12 @@ def everything(rank, size, folder):
         "values": pairs.values.tolist(),
         "vectors": hashlib.sha256(pairs.vectors.tobytes()).hexdigest(),
         "own examples": part_of(objective(), rank, size).num_examples,
-        "through": through(shared),
+        "through": through(shared, gradient),
+        "examples in gradients": gradient.seen,
+        "gradient": shared_gradient(objective()),
+        "gradient elsewhere": shared_gradient(objective(), 2 * objective().theta),
+        "gradient of sums": shared_gradient(objective(sums=True)),
+        "gradient of a part without a valid target": shared_gradient(objective(num_ignored=60)),
         "from the first": from_first(lambda: f"process {rank}"),
         "stopped": goes_on(folder, limit=7 if rank == 0 else None),
         "gone on": goes_on(folder),
@@ -66,10 +71,27 @@ def everything(rank, size, folder):
     dist.destroy_process_group()
 
 
-def through(operator_of):
+class CountedGradient:
+    """The shared gradient; how many examples went through the model in this process, gradients alone."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, objective, theta):
+        def see(_, inputs):
+            self.seen += len(inputs[0]) if torch.is_grad_enabled() else 0
+
+        handle = objective.model.register_forward_pre_hook(see)
+        try:
+            return shared_gradient(objective, theta)
+        finally:
+            handle.remove()
+
+
+def through(operator_of, gradient_of=Objective.gradient):
     """Two checkpoints, followed."""
     run = [(epoch, objective(seed=epoch)) for epoch in (1, 2)]
-    trace = curvature_trace(run, k=2, tolerance=1e-8, operator_of=operator_of)
+    trace = curvature_trace(run, k=2, tolerance=1e-8, operator_of=operator_of, gradient_of=gradient_of)
     return [getattr(trace, name).tolist() for name in ("values", "overlap", "along_gradient", "along_sam", "loss")]
 
 
@@ -83,6 +105,8 @@ def refusals(rank, size, folder):
         refusal(lambda: shared(objective(), protocol)),
         refusal(lambda: shared(objective()).matvec(vectors()[rank])),
         refusal(lambda: shared(objective(), partial(failing, rank=rank)).matvec(vectors()[0])),
+        refusal(lambda: shared(objective(num_ignored=NUM_EXAMPLES))),
+        refusal(lambda: shared_gradient(objective(), vectors()[rank])),
         refusal(lambda: together(lambda: together(lambda: fail(rank)))),
     ]
     torch.save(refused, Path(folder) / f"refused-{rank}.pt")

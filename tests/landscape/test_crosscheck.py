@@ -1,11 +1,14 @@
 import copy
+import dataclasses
 
+import pyhessian
 import pytest
 import torch
 from problems import build, dense_hessian, in_batches, objective_of
 from torch import nn
 
 import landscape as ls
+from landscape import ledger
 from landscape.crosscheck import pyhessian_check
 from landscape.operators import block, hessian
 
@@ -24,6 +27,37 @@ def test_pyhessian_finds_the_largest_in_magnitude_and_the_trace():
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in objective.model.state_dict().items())
     assert all(p.grad is None for p in objective.model.parameters())
+
+
+def test_a_check_that_was_stopped_makes_no_product_twice_and_ends_with_the_bits_of_one_that_was_not(
+    tmp_path, monkeypatch
+):
+    objective = objective_of("tied", dtype=torch.float32)
+    pairs, made, product = ls.top_eigenpairs(hessian(objective), 1), [], pyhessian.hessian.dataloader_hv_product
+    expected = pyhessian_check(objective, pairs)
+
+    def counted(found, v):
+        if limits and len(made) == limits[0]:
+            raise KeyboardInterrupt
+        made.append(v)
+        return product(found, v)
+
+    def check(replayed):
+        record = pyhessian_check(objective, pairs, replayed=replayed)
+        return [dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": record})]
+
+    def run():
+        with ledger.opened(tmp_path / "journal", {"command": "hessian"}, anew=False) as kept:
+            return kept.step("one", check)[0].checks["pyhessian"]
+
+    monkeypatch.setattr(pyhessian.hessian, "dataloader_hv_product", counted)
+    limits = [7, expected["num_matvecs"] - 3]  # in the power iteration, and in the trace
+    while limits:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        limits.pop(0)
+    assert run() == expected
+    assert len(made) == expected["num_matvecs"]
 
 
 def test_what_pyhessian_cannot_measure_is_refused():

@@ -1,14 +1,16 @@
 """A measurement that is stopped goes on with the bits of one that was not, and no product is made twice."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
-from problems import a_run
+from problems import a_run, objective_of
 
 import landscape as ls
 from landscape import journal, ledger
+from landscape.engines import DoubleBackward
 from landscape.following import curvature_trace
 from landscape.journal import JournalBusyError, JournalError
 from landscape.operators import SymmetricOperator, hessian
@@ -187,6 +189,54 @@ def test_a_full_disk_ends_the_keeping_and_not_the_measurement(tmp_path, monkeypa
     with pytest.warns(ledger.LedgerWarning, match="No space left on device, so products are no longer kept"):
         found = run(tmp_path / "journal", counted()[0])
     assert_equal(found, expected)
+
+
+class Device:
+    """What a product may need: examples of a piece at once, and our kernels."""
+
+    def __init__(self, monkeypatch):
+        self.examples, self.kernels, graph = math.inf, True, DoubleBackward.graph
+
+        def limited(rule, piece):
+            if len(piece.batch[1]) > self.examples:
+                raise torch.OutOfMemoryError("no more")
+            if rule.kernels and not self.kernels:
+                raise RuntimeError("no kernel")
+            return graph(rule, piece)
+
+        monkeypatch.setattr(DoubleBackward, "graph", limited)
+
+
+def stopping(operator, limit):
+    made = []
+
+    def matvec(v):
+        if len(made) == limit:
+            raise StoppedError
+        made.append(v)
+        return operator.matvec(v)
+
+    return dataclasses.replace(operator, matvec=matvec, matvecs=None)
+
+
+@pytest.mark.parametrize("lack", [{"examples": 3}, {"kernels": False}], ids=["memory", "kernels"])
+def test_what_a_device_lacked_is_gone_on_without_when_another_has_it(tmp_path, monkeypatch, lack):
+    objective, device = objective_of("conv_net", dtype=torch.float32), Device(monkeypatch)
+    plentiful = ls.top_eigenpairs(hessian(objective), 2)
+    vars(device).update(lack)
+    expected = ls.top_eigenpairs(hessian(objective), 2)
+    assert {"micro_batch_that_fits": 2}.items() <= expected.checks.items() or "kernels" in expected.checks
+    assert not np.array_equal(expected.vectors, plentiful.vectors)
+
+    def measured(limit):
+        with ledger.opened(tmp_path / "journal", PLAN, anew=False) as kept:
+            operator = stopping(hessian(objective), limit)
+            return kept.step("one", lambda replayed: [ls.top_eigenpairs(replayed(operator), 2)])
+
+    with pytest.raises(StoppedError):
+        measured(7)
+    device.examples, device.kernels = math.inf, True
+    assert_equal(measured(10**6), [expected])
 
 
 def test_a_run_goes_on_at_the_checkpoint_where_it_was(tmp_path):

@@ -459,6 +459,204 @@ def test_no_batches_are_refused():
             measure()
 
 
+def summed_count(model, batch):
+    return model(batch[0]).square().sum(), 0
+
+
+NOTHING = {
+    "ignored": (nn.CrossEntropyLoss(ignore_index=2), r"all 21 targets are ignored \(ignore_index=2\)"),
+    "ignored by default": (nn.functional.cross_entropy, r"all 21 targets are ignored \(ignore_index=-100\)"),
+    "class weights": (nn.CrossEntropyLoss(torch.tensor([1.0, 1.0, 0.0]).double()), "21 targets weigh nothing"),
+    "sums": (None, "the counts of all batches add up to 0"),
+}
+MEASURES = {
+    "loss": lambda objective: objective.evaluate(),
+    "gradient": lambda objective: objective.gradient(),
+    "plain loop": lambda objective: objective.reference(),
+    "hessian": hessian,
+    "gauss-newton": gauss_newton,
+    "surface": lambda objective: loss_surface(objective, random_plane(objective), steps=3),
+    "congruence": lambda objective: gradient_congruence(objective, objective, radius=0.1),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("case", NOTHING)
+def test_targets_of_which_none_counts_are_named(case, measure):
+    loss, told = NOTHING[case]
+    net, inputs, targets = build("tied")
+    batches = in_batches(inputs, torch.full_like(targets, -100 if case == "ignored by default" else 2))
+    objective = Objective.from_sums(net, summed_count, batches) if loss is None else Objective(net, loss, batches)
+    if loss is None and measure is gauss_newton:
+        told = "this objective was made from sums"
+    with pytest.raises(ValueError, match=told):
+        measure(objective)
+
+
+def test_a_batch_in_which_no_target_counts_adds_nothing():
+    net, inputs, targets = build("tied")
+    targets[:8] = -100
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    rest = Objective(net, nn.CrossEntropyLoss(), [(inputs[8:], targets[8:])])
+    assert objective.evaluate().loss == pytest.approx(rest.evaluate().loss, rel=1e-12)
+    torch.testing.assert_close(hessian(objective).matvec(objective.theta), hessian(rest).matvec(rest.theta))
+
+
+class Renormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.Parameter(3 * torch.randn(7, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(nn.functional.embedding(x, self.rows, max_norm=1.0).mean(1))
+
+
+class Constrained(nn.Module):
+    """Writes its weights in one of the ways that are about; what it writes is what they hold, or not."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.body, self.head, self.write = nn.Embedding(7, 4), nn.Linear(4, 3), write
+
+    def forward(self, x):
+        self.write(self.head.weight)
+        return self.head(self.body(x).mean(1))
+
+
+@torch.no_grad()
+def clamped(weight):
+    weight.clamp_(-0.1, 0.1)
+
+
+@torch.no_grad()
+def written_anew(weight):
+    weight.copy_(weight.clone())
+
+
+def clamped_data(weight):
+    weight.data.clamp_(-0.1, 0.1)
+
+
+def other_data(weight):
+    weight.data = weight.data.renorm(2, 0, 0.1)
+
+
+WRITING = {
+    "rows": Renormed,
+    **{f.__name__: lambda f=f: Constrained(f) for f in (clamped, written_anew, clamped_data, other_data)},
+}
+
+
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "plain loop"])  # in a copy of the model
+@pytest.mark.parametrize("name", WRITING)
+def test_a_forward_pass_that_writes_weights_is_refused_and_has_written_none(name, measure):
+    model = WRITING[name]()
+    before = copy.deepcopy(model.state_dict())
+    objective = Objective(model, nn.CrossEntropyLoss(), [(torch.randint(0, 7, (6, 2)), torch.randint(0, 3, (6,)))])
+    theta = objective.theta.clone()
+    place = "rows" if name == "rows" else r"head\.weight"
+    with pytest.raises(ValueError, match=rf"the forward pass writes parameters that are to be measured: {place} \("):
+        MEASURES[measure](objective)
+    assert all(model.state_dict()[name].equal(value) for name, value in before.items())
+    assert objective.theta.equal(theta)
+
+
+def trained(model):
+    with torch.no_grad():
+        model[0].weight.add_(0.1)
+
+
+def trained_past_autograd(model):
+    model[4].bias.data += 0.1
+
+
+def run_in_train_mode(model):
+    model(torch.randn(9, 5).double())
+
+
+def trained_where_frozen(model):
+    with torch.no_grad():
+        model[0].bias.add_(0.1)
+
+
+CHANGES = {
+    r"0\.weight": trained,
+    r"4\.bias": trained_past_autograd,
+    r"1\.running_mean, 1\.running_var, 1\.num_batches_tracked": run_in_train_mode,
+    r"0\.bias": trained_where_frozen,
+}
+
+
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "plain loop"])
+@pytest.mark.parametrize("names", CHANGES)
+def test_an_objective_whose_model_has_changed_is_refused(names, measure):
+    net, inputs, targets = build("batch_norm_net")
+    net[0].bias.requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    MEASURES[measure](objective)
+    CHANGES[names](net)
+    with pytest.raises(ValueError, match=rf"the model has changed since .* read it \({names}\): make a new objective"):
+        MEASURES[measure](objective)
+    MEASURES[measure](Objective(net, nn.CrossEntropyLoss(), objective.batches))
+
+
+def test_an_operator_is_that_of_the_model_as_it_was():
+    net, inputs, targets = build("batch_norm_net")
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    operator, theta = hessian(objective, memory_bytes=0), objective.theta
+    before, loss, name = operator.matvec(theta), objective.evaluate(theta).loss, objective.theta_hash
+    run_in_train_mode(net)
+    trained(net)
+    assert operator.matvec(theta).equal(before)
+    assert objective.evaluate(theta).loss == loss
+    assert objective.theta_hash == name
+
+
+def test_parameters_that_are_not_numbers_are_not_taken_for_changed_ones():
+    net, inputs, targets = build("batch_norm_net")
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.nan
+    assert np.isnan(Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)).evaluate().loss)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_a_hook_makes_is_left_as_it_was(norm, measure):
+    net, inputs, targets = build("tied")
+    net.head = norm(net.head)
+    weight, value = net.head.weight, net.head.weight.detach().clone()
+    measure(Objective(net.double(), nn.CrossEntropyLoss(), in_batches(inputs, targets)))
+    assert net.head.weight is weight
+    assert weight.equal(value)
+
+
+def test_an_empty_batch_is_refused():
+    net, inputs, targets = build("tied")
+    batches = [(inputs, targets), (inputs[:0], targets[:0])]
+    for loss in (nn.CrossEntropyLoss(), nn.MSELoss()):
+        goals = [(x, y if isinstance(loss, nn.CrossEntropyLoss) else net(x).detach()) for x, y in batches]
+        with pytest.raises(ValueError, match="a batch holds no examples: leave empty batches out"):
+            Objective(net, loss, goals).evaluate()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_model_is_refused():
+    net, inputs, targets = build("batch_norm_net")
+    with pytest.raises(ValueError, match=r"a model of torch\.jit takes no parameters but its own"):
+        Objective(torch.jit.trace(net.eval(), inputs), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+
+
+def test_inputs_of_another_precision_than_the_weights_are_named():
+    net, inputs, targets = build("tied", torch.float32)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs.double(), targets))
+    for measure in MEASURES.values():
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            measure(objective)
+        if measure is not MEASURES["plain loop"]:
+            assert "the inputs are float64 and the model is float32" in str(caught.value)
+
+
 def test_one_example_works():
     net, inputs, targets = build("batch_norm_net")
     found = Objective(net, nn.CrossEntropyLoss(), [(inputs[:1], targets[:1])]).evaluate()
