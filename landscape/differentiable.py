@@ -23,7 +23,9 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from landscape.batches import converted, rows, to_device
+from landscape.kernels import SecondOrder
 from landscape.objective import Objective
+from landscape.passes import copied
 from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
 from landscape.results import Record
 
@@ -57,7 +59,7 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
     with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
         try:
             with _Cuts() as cuts:
-                loss, _ = _loss(few, few.theta)
+                loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
             few = _doubled(few)
@@ -94,7 +96,7 @@ def _doubled(few: Objective) -> Objective:
     Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
     and may be so small that differences of it are rounding, gives way to the sum of squares.
     """
-    model = copy.deepcopy(few.model).double()
+    model = copied(few.model).double()
     moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
     with torch.no_grad():
         for name, view in few.named(moved).items():
@@ -115,21 +117,28 @@ def _direction(few: Objective, seed: int) -> Tensor:
     return v.div(v.norm()).to(few.theta)
 
 
-def _loss(few: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = theta.detach().clone().requires_grad_()
-    return terms_at(few, few.named(leaf), few.first_batch).loss.sum(), leaf
+def _loss(few: Objective, leaf: Tensor) -> Tensor:
+    with SecondOrder(convolutions=False):
+        return terms_at(few, few.named(leaf), few.first_batch).loss.sum()
+
+
+def _slope(few: Objective, theta: Tensor) -> Tensor:
+    leaf = theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        return torch.autograd.grad(_loss(few, leaf), leaf)[0]
 
 
 def _difference(few: Objective, v: Tensor) -> float:
-    loss, leaf = _loss(few, few.theta)
-    if not loss.requires_grad:  # all of the graph is cut
-        losses = [_loss(few, few.theta + step * v)[0] for step in (STEP, -STEP)]
-        return distance(torch.zeros_like(loss), (losses[0] - losses[1]) / (2 * STEP))
-    gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
-    zero = torch.zeros_like(v)
-    product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
-    ends = [torch.autograd.grad(*_loss(few, few.theta + step * v))[0] for step in (STEP, -STEP)]
-    return distance(product, (ends[0] - ends[1]) / (2 * STEP))
+    ahead, behind = few.theta + STEP * v, few.theta - STEP * v
+    leaf = few.theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        loss = _loss(few, leaf)
+        if not loss.requires_grad:  # all of the graph is cut
+            return distance(torch.zeros_like(loss), (_loss(few, ahead) - _loss(few, behind)) / (2 * STEP))
+        gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
+        zero = torch.zeros_like(v)
+        product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
+    return distance(product, (_slope(few, ahead) - _slope(few, behind)) / (2 * STEP))
 
 
 def distance(product: Tensor, change: Tensor) -> float:

@@ -251,7 +251,7 @@ def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContou
             look: dict[str, Any] = {"colors": "white", "linewidths": 0.6, "linestyles": "solid"}
             found = ax.contour(surface.x, surface.y, loss, levels=lines, **look)
             names = tick_labels(10**line if view.log else line for line in lines)
-            _label_lines(ax, found, dict(zip(lines, names, strict=True)))
+            _label_lines(ax, found, dict(zip(lines, names, strict=True)), _noted(surface))
     if surface.trajectory is not None:
         run = surface.trajectory
         ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
@@ -275,13 +275,28 @@ def _lines(view: View, low: float, high: float) -> list[float]:
     return [level for level in round_levels(replace(view, low=low, high=min(high, view.high))) if low < level < high]
 
 
-def _label_lines(ax: Axes, found: QuadContourSet, names: Mapping[float, str]) -> None:
-    """The losses on the lines, but where a label would be cut by the edge."""
+def _noted(surface: Surface) -> list[tuple[float, float]]:
+    """Where names stand: the ends of a run, and checkpoints on the plane."""
+    run = surface.trajectory
+    ends = [(float(run.x[n]), float(run.y[n])) for n in (0, -1)] if run is not None and len(run.epoch) else []
+    return [*ends, *((at[0], at[1]) for _, at in landmarks(surface) if any(at))]
+
+
+def _label_lines(
+    ax: Axes, found: QuadContourSet, names: Mapping[float, str], noted: Sequence[tuple[float, float]]
+) -> None:
+    """The losses on the lines, but where a label would be cut by the edge or lie on a name."""
     look: dict[str, Any] = {"fmt": names, "fontsize": 6}
     first = ax.clabel(found, inline=False, **look)
     into = ax.transData + ax.transAxes.inverted()
     places = [text.get_position() for text in first]
-    inside = [place for place in places if np.all(np.abs(into.transform(place) - 0.5) < 0.44)]
+    beside = np.array([1.0, 0.35]) * 0.7 / room_of(ax)  # of the panel: as far as a name of some ten letters reaches
+    inside = [
+        place
+        for place in places
+        if np.all(np.abs(into.transform(place) - 0.5) < 0.44)
+        and not any(np.all(np.abs(into.transform(place) - into.transform(at)) < beside) for at in noted)
+    ]
     for text in first:
         text.remove()
     if inside:

@@ -163,12 +163,14 @@ class DataSum:
     def _pass(self, vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)
         rows = [(self.objective.named(v), self.objective.named(row)) for v, row in zip(vectors, total, strict=True)]
-        for index, graph in enumerate(self._graphs()):
-            with quiet(self.objective, index, self.cutting.batch_norm):
-                for v, row in rows:
-                    for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
-                        if product is not None:
-                            there += product
+        leaves = getattr(self.rule, "leaves", None)
+        with contextlib.nullcontext() if leaves is None else self.objective.holding(leaves):
+            for index, graph in enumerate(self._graphs()):
+                with quiet(self.objective, index, self.cutting.batch_norm):
+                    for v, row in rows:
+                        for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
+                            if product is not None:
+                                there += product
         return total
 
     def _graphs(self) -> Iterator[Graph]:
@@ -242,7 +244,7 @@ def quiet(objective: Objective, index: int, batch_norm: BatchNorm) -> Iterator[N
 
 def terms_at(objective: Objective, params: Params, batch: Batch) -> Terms:
     """Losses and denominators of a piece, differentiable in `params`; its buffers are copies."""
-    buffers = {f"model.{name}": buffer.clone() for name, buffer in objective.model.named_buffers()}
+    buffers = {f"model.{name}": buffer for name, buffer in objective.buffers.items()}
     found: Terms = functional_call(
         objective.batch_terms, ({f"model.{name}": p for name, p in params.items()}, buffers), (batch,)
     )

@@ -191,6 +191,22 @@ def test_a_panel_has_the_shape_of_its_plane_and_the_bar_its_height():
 
 
 @pytest.mark.parametrize("width", ["single", "double"])
+@pytest.mark.parametrize("along", [-0.9, -0.5, 0.3, 0.6])
+def test_the_name_of_an_epoch_lies_on_no_loss_of_a_contour_line(width, along):
+    one = replace(bowl(steps=21), trajectory=replace(run(), x=np.array([along, along / 2, 0.0])))
+    made = picture.trajectory_picture([one], width=width)
+    FigureCanvasAgg(made).draw()
+    left = made.axes[0]
+    losses = [text for found in left.collections for text in getattr(found, "labelTexts", []) if text.figure]
+    names = [text for text in left.texts if text.get_text().startswith("epoch")]
+    assert losses
+    assert len(names) == 2
+    for a, b in itertools.product(losses, names):
+        one, other = a.get_window_extent(), b.get_window_extent()
+        assert min(min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)) < 1
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
 def test_no_letters_are_cut_or_overlap_and_none_is_below_six_points(width):
     surfaces = [bowl("sgd", steps=9), bowl("a much longer name than there is room for", steps=9), bowl("sam", steps=9)]
     along = replace(along_run(), stability_limit=np.array([5.0, 38.0, np.inf]))

@@ -97,7 +97,7 @@ def ours(text):
 
 def visible(text):
     """What a reader sees: no scripts, no styles, no tags."""
-    text = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<(script|style).*?</\1>|<wbr>", "", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
 
 
