@@ -97,7 +97,7 @@ def ours(text):
 
 def visible(text):
     """What a reader sees: no scripts, no styles, no tags."""
-    text = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<(script|style).*?</\1>|<wbr>", "", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text)))
 
 
@@ -366,7 +366,7 @@ def test_different_planes_are_shown_apart(page):
 
 def test_different_data_never_share_a_range(page):
     found = data(page(bowl("a"), bowl("b", labels="clean", centre=100.0), bowl("a", split="test")))
-    assert [split["id"] for split in found["splits"]] == ["train", "train-2", "test"]
+    assert [*found["splits"]] == ["train", "train-2", "test"]
     assert found["planes"][0]["members"][0]["train"]["views"]["linear"]["high"] < 10
 
 
@@ -446,6 +446,11 @@ def test_a_line_alone_makes_a_page(page):
     assert [list(figure) for figure in data(text)["lines"]] == [["linear"], ["linear"]]  # a loss below zero: no log
     assert "The train loss along a line is lowest -1.00 at x = -1 of a (0 at the checkpoint)" in visible(text)
     assert "No surface yet: landscape surface CKPT" in visible(text)
+
+
+def test_a_bracket_at_the_start_of_a_row_is_no_option_of_the_row_before_in_latex(page):
+    text = data(page(bowl("a"), bowl("[b]")))["latex"]
+    assert "\n{[}b] &" in text
 
 
 def test_the_latex_of_the_table_is_escaped_and_has_a_cell_for_each_column(page):
@@ -881,9 +886,11 @@ def test_several_data_are_named_by_the_seed_of_their_split_or_eight_letters_of_t
         of_seed(bowl(split="test", labels="clean", data_hash=one), "sgd", n, data_seed=n)
         for n, one in enumerate(hashes)
     ]
-    assert [one["name"] for one in data(page(*seeds))["splits"]] == [f"test, clean, data seed {n}" for n in range(2)]
+    assert [one["name"] for one in data(page(*seeds))["splits"].values()] == [
+        f"test, clean, data seed {n}" for n in range(2)
+    ]
     unknown = [bowl(f"run {n}", split="test", data_hash=one) for n, one in enumerate(hashes)]
-    assert [one["name"] for one in data(page(*unknown))["splits"]] == ["test, 00000000", "test, 11111111"]
+    assert [one["name"] for one in data(page(*unknown))["splits"].values()] == ["test, 00000000", "test, 11111111"]
 
 
 def test_play_goes_through_both_of_two_checkpoints(page):
