@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from landscape.formatting import plus_minus, short, signed
+from landscape.formatting import plus_minus, rounded, short, signed
 from landscape.grouping import checkpoint_key, spectrum_kind
 from landscape.readings import (
     bulk_quantile,
@@ -165,8 +165,8 @@ def density_table(results: Sequence[Density]) -> Table:
                 "num_probes": len(one.nodes),
             }
         )
-        cells = ["" if math.isnan(value) else short(value) for value in (low, middle, high, one.kernel_width)]
-        rows.append([label(one), str(len(one.sticks)), *cells, str(len(one.nodes))])
+        quantiles = ["" if math.isnan(at) else rounded(at, one.kernel_width) for at in (low, middle, high)]
+        rows.append([label(one), str(len(one.sticks)), *quantiles, short(one.kernel_width), str(len(one.nodes))])
     notes = [
         "quantiles of the bulk, without the outliers, which are the converged eigenvalues; eigenvalues nearer to each "
         "other than the resolution are one"
@@ -181,6 +181,7 @@ def layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
     found = []
     for key in dict.fromkeys(checkpoint_key(r) for r in results):
         mine = [r for r in results if checkpoint_key(r) == key]
+        num = max(len(r.values) for r in mine)
         records: list[Record] = [
             {"layer": r.settings["layer"], **_eigenpairs_record(r, float(r.values[0]))} for r in mine
         ]
@@ -189,14 +190,14 @@ def layer_tables(results: Sequence[Eigenpairs]) -> list[Table]:
                 str(r.settings["layer"]),
                 f"{int(str(r.settings.get('num_kept', 0))):,}",
                 plus_minus(float(r.values[0]), float(r.residuals[0])) + _flag(bool(r.converged[0]) and r.complete),
-                short(float(r.values[-1])) + _flag(bool(r.converged[-1])),
+                short(float(r.values[-1])) + _flag(bool(r.converged[-1])) if len(r.values) == num else "",
                 str(r.num_matvecs),
             ]
             for r in mine
         ]
         subject = operator_title(mine[0].settings, whole=True)
         title = f"Each layer's own block at {label(mine[0])}: {subject}"
-        head = ["layer", "parameters", "lambda_1", f"lambda_{max(len(r.values) for r in mine)}", "products"]
+        head = ["layer", "parameters", "lambda_1", f"lambda_{num}", "products"]
         note = "what lies between layers is in none of the blocks: the whole has a lambda_1 at least as large as each"
         found.append(Table(title, head, rows, [_verdict(mine), note], records, subject))
     return found
@@ -207,17 +208,20 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
     rows: list[list[str]] = []
     records: list[Record] = []
     for one in results:
-        wanted = one.examples_for(0.05)
+        wanted, (low, high) = one.examples_for(0.05), one.examples_interval(0.05)
         records.append(
             {
                 "checkpoint": label(one),
                 "values": one.values.tolist(),
                 "standard_error": one.standard_error.tolist(),
                 "bias": one.bias,
+                "bias_standard_error": one.bias_standard_error,
                 "trace": one.trace,
                 "trace_standard_error": one.trace_standard_error,
                 "trace_standard_error_of_the_data": one.trace_data_error,
                 "examples_for_5_percent": wanted,
+                "examples_for_5_percent_interval_95": [low, high],
+                "subsets_converged": one.checks.get("subsets_converged", True),
                 "subset_sizes": one.subset_sizes.tolist(),
                 "subset_values": one.subset_values.tolist(),
                 "num_matvecs": one.num_matvecs,
@@ -227,16 +231,18 @@ def data_spread_table(results: Sequence[DataSpread]) -> Table:
             [
                 label(one),
                 plus_minus(float(one.values[0]), float(one.standard_error[0])),
-                signed(one.bias, math.nan),
-                f"{wanted:,.0f}" if math.isfinite(wanted) else "",
+                signed(one.bias, one.bias_standard_error) + _flag(bool(one.checks.get("subsets_converged", True))),
+                f"{wanted:,.0f} ({low:,.0f} to {high:,.0f})" if math.isfinite(wanted) else "",
                 str(one.num_matvecs),
             ]
         )
     notes = [
         "± is one standard error over new draws of as many examples, at fixed vectors: a lower bound. bias: by how "
         "much the lambda_1 of so few examples is too large on average, from halves and quarters of them. for 5 %: "
-        "examples that bring both below 5 % of lambda_1",
+        "examples that bring both below 5 % of lambda_1, with a 95 % interval",
     ]
+    if not all(one.checks.get("subsets_converged", True) for one in results):
+        notes.append("(!) NOT converged: the lambda_1 of a half or a quarter")
     subject = operator_title(results[0].settings)
     title = f"What these numbers owe to the sample: {subject}"
     return Table(title, ["", "lambda_1", "bias", "for 5 %", "products"], rows, notes, records, subject)

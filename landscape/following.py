@@ -145,8 +145,10 @@ def _measured(
     """The eigenpairs at one checkpoint; among their checks, what is told beside them."""
     operator = replayed(operator_of(objective))
     pairs = find(operator)
-    beside = [_overlap(before, pairs), *_along_steps(objective, operator, gradient_of, rho)]
-    return [dataclasses.replace(pairs, checks={**pairs.checks, **dict(zip(_BESIDE, beside, strict=True))})]
+    along = _along_steps(objective, operator, gradient_of, rho)
+    checks = {**pairs.checks, **dict(zip(_BESIDE, [_overlap(before, pairs), *along], strict=True))}
+    num_beside = sum(not math.isnan(one) for one in along)
+    return [dataclasses.replace(pairs, num_matvecs=pairs.num_matvecs + num_beside, checks=checks)]
 
 
 def _overlap(before: Eigenpairs | None, now: Eigenpairs) -> float:

@@ -22,6 +22,16 @@ def plus_minus(value: float, error: float) -> str:
     return f"{value:.{decimals}f} ± " + (rounded if float(rounded) else f"<{10.0**-decimals:.{decimals}f}")
 
 
+def rounded(value: float, error: float) -> str:
+    """A value in the digits that its uncertainty, which is shown elsewhere, leaves to it.
+
+    Example:
+        >>> rounded(0.00105, 4.37), rounded(20.18, 0.031)
+        ('0.0', '20.180')
+    """
+    return plus_minus(value, error).partition(" ± ")[0]
+
+
 def signed(value: float, error: float) -> str:
     """As `plus_minus`, always with a sign."""
     text = plus_minus(value, error)

@@ -247,7 +247,7 @@ class _Beyond:
     def excluded(self, last: _Last) -> bool:
         """Whether none lies beyond, within the residuals too: inside a bulk these are large."""
         above, below = self.residuals.tolist()
-        return self.largest + above <= last.highest and self.smallest - below >= last.lowest
+        return bool(self.largest + above <= last.highest and self.smallest - below >= last.lowest)
 
     def record(self, ends: _Ends) -> Record:
         above, below = self.residuals.tolist()

@@ -346,6 +346,9 @@ class Diagonal:
         return self.values[start : start + sizes[place]].reshape(self.shapes[place])
 
 
+_NUM_SLOPES = 3  # of the largest eigenvalue over 1 / N: in each half of the data, and between the halves and all of it
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DataSpread:
     """What eigenvalues and trace owe to the sample of the examples: their errors as those of all data of the kind.
@@ -354,7 +357,8 @@ class DataSpread:
     bound. That of `trace` has two parts, the sample of the data, `trace_data_error`, and the random probes it is over.
     The largest eigenvalue of a sample is too large on average: `subset_values` are those of disjoint subsets, each of
     `subset_sizes` examples (what the mean divides by), the whole sample last, and `bias` is what a + c / N through them
-    leaves at the whole sample. `num_matvecs` counts products in units of one over all data.
+    leaves at the whole sample; `bias_standard_error` is of few subsets, and of the law a + c / N it says nothing.
+    `num_matvecs` counts products in units of one over all data.
     """
 
     values: Array  # (K,)
@@ -368,6 +372,7 @@ class DataSpread:
     num_parts: int
     num_matvecs: int
     trace_data_error: float = float("nan")
+    bias_standard_error: float = float("nan")
     loss: float = float("nan")
     checkpoint: Record = field(default_factory=dict)
     settings: Record = field(default_factory=dict)
@@ -378,11 +383,24 @@ class DataSpread:
 
     def examples_for(self, relative_error: float) -> float:
         """How many examples bring standard error and bias of the largest eigenvalue below this share of it."""
+        return self._examples(relative_error, float(self.standard_error[0]), abs(self.bias))
+
+    def examples_interval(self, relative_error: float, confidence: float = 0.95) -> tuple[float, float]:
+        """Where that number lies: a squared error over B parts is spread as chi^2 with B - 1 degrees of freedom."""
+        from scipy.special import chdtri
+
+        free, tail = self.num_parts - 1, (1 - confidence) / 2
+        errors = [
+            float(self.standard_error[0]) * float(free / chdtri(free, share)) ** 0.5 for share in (tail, 1 - tail)
+        ]
+        spread = float(np.nan_to_num(t_factor(_NUM_SLOPES, confidence) * self.bias_standard_error))
+        biases = [max(abs(self.bias) - spread, 0.0), abs(self.bias) + spread]
+        low, high = (self._examples(relative_error, *both) for both in zip(errors, biases, strict=True))
+        return low, high
+
+    def _examples(self, relative_error: float, error: float, bias: float) -> float:
         wanted = relative_error * abs(float(self.values[0]))
-        if not wanted:
-            return float("nan")
-        error, bias = float(self.standard_error[0]), abs(self.bias)
-        return float(np.ceil(self.num_examples * max((error / wanted) ** 2, bias / wanted)))
+        return float(np.ceil(self.num_examples * max((error / wanted) ** 2, bias / wanted))) if wanted else float("nan")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

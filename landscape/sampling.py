@@ -9,7 +9,8 @@ the error of a ratio of sums over parts (Cochran 1977, Sampling Techniques, eq. 
 the eigenvalue in first order, and a lower bound: the eigenvector moves too. The trace is a mean over random v, whose
 spread over these is added: with T(v) = n v'Hv for V of them, Var T = E[Var(T | v)] + Var(E[T | v]). The largest
 eigenvalue is convex in H, so that E lambda_max(N) falls with N; it is shown on disjoint subsets of N/4 and N/2
-examples, and what bias remains at N is that of a + c / N through these. (A bootstrap would add the bias once more.)
+examples, and what bias remains at N is that of a + c / N through these. Its own error is from three estimates of c: in
+each half, from its quarters, and from the halves and the whole. (A bootstrap would add the bias once more.)
 
 Legend: B parts, K eigenpairs, P parameters, V probes, T sizes of subsets.
 """
@@ -82,7 +83,7 @@ def data_error(
     trace, trace_error = mean_and_error(traces[:, None], counts)
     by_probe = num_left * forms[:, len(known) :].sum(0) / counts.sum()
     probe_error = float(standard_error(by_probe)) if num_left else 0.0
-    sizes, largest, num_matvecs = _subsets(objective, known, operator_of, max_matvecs, seed)
+    sizes, largest, num_matvecs, converged = _subsets(objective, known, operator_of, max_matvecs, seed)
     sizes, largest = np.append(sizes, counts.sum()), np.append(largest, pairs.values[0])
     slope = float(np.polyfit(1 / sizes, largest, 1)[0])
     return DataSpread(
@@ -94,13 +95,14 @@ def data_error(
         subset_sizes=sizes,
         subset_values=largest,
         bias=slope / sizes[-1],
+        bias_standard_error=_slope_error(sizes, largest) / sizes[-1],
         num_examples=float(counts.sum()),
         num_parts=num_parts,
         num_matvecs=len(known) + len(probes) + num_matvecs,
         loss=whole.loss,
         checkpoint=whole.checkpoint,
         settings={**whole.settings, "num_probes": len(probes), "seed": seed, "target": "new examples of the kind"},
-        checks=whole.checks,
+        checks={**whole.checks, "subsets_converged": converged},
     )
 
 
@@ -124,9 +126,9 @@ def _forms(parts: Sequence[Objective], vectors: Tensor, operator_of: OperatorOf)
 
 def _subsets(
     objective: Objective, known: Tensor, operator_of: OperatorOf, max_matvecs: int, seed: int
-) -> tuple[Array, Array, int]:
-    """Sizes and largest eigenvalues of disjoint parts of the data, and the products, in those over all data."""
-    sizes, largest, num_matvecs = [], [], 0.0
+) -> tuple[Array, Array, int, bool]:
+    """Sizes and largest eigenvalues of disjoint parts, products, in those over all data, and if all converged."""
+    sizes, largest, num_matvecs, converged = [], [], 0.0, True
     for num in _SUBSETS:
         for first in range(num):
             part = part_of(objective, first, num, seed=seed)
@@ -136,7 +138,20 @@ def _subsets(
             sizes.append(part.denominator)
             largest.append(pairs.values[0])
             num_matvecs += pairs.num_matvecs / num
-    return np.array(sizes), np.array(largest), math.ceil(num_matvecs)
+            converged &= bool(pairs.converged[0])
+    return np.array(sizes), np.array(largest), math.ceil(num_matvecs), converged
+
+
+def _slope_error(sizes: Array, largest: Array) -> float:
+    """Of d largest / d (1 / size); NaN where a subset had no valid target."""
+    if len(sizes) != sum(_SUBSETS) + 1:
+        return math.nan
+    x, inner = 1 / sizes, ([0, 1], [2, 3], [4, 5])  # the subsets of one that is larger
+    slopes = [
+        (largest[few].mean() - largest[more]) / (x[few].mean() - x[more])
+        for few, more in zip(inner, (4, 5, 6), strict=True)
+    ]
+    return float(np.std(slopes, ddof=1) / len(slopes) ** 0.5)
 
 
 def _num_cuts(objective: Objective) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from landscape.formatting import counted, plus_minus, short
+from landscape.formatting import counted, plus_minus, rounded, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.page.sentences import rank_sentence
@@ -42,8 +42,8 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
     rows = []
     for c, one in densities:
         quantiles = [bulk_quantile(one, share) for share in (0.01, 0.5, 0.99)]
-        cells = ["—" if math.isnan(value) else short(value) for value in (*quantiles, one.kernel_width)]
-        rows.append([c.style.name, spectrum_kind(one), str(len(one.sticks)), *cells])
+        cells = ["—" if math.isnan(value) else rounded(value, one.kernel_width) for value in quantiles]
+        rows.append([c.style.name, spectrum_kind(one), str(len(one.sticks)), *cells, short(one.kernel_width)])
     if densities:
         chart = '<div class="chart" id="density" role="group" aria-label="Density of the eigenvalues"></div>'
         head = ["checkpoint", "of", "outliers", "1 %", "50 %", "99 % of the bulk below", "resolution"]
@@ -176,11 +176,11 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
         return ""
     rows = []
     for c, one in found:
-        wanted = one.examples_for(0.05)
+        wanted, (low, high) = one.examples_for(0.05), one.examples_interval(0.05)
         cells = [
             plus_minus(float(one.values[0]), float(one.standard_error[0])),
-            short(one.bias),
-            f"{wanted:,.0f}" if math.isfinite(wanted) else "—",
+            plus_minus(one.bias, one.bias_standard_error),
+            f"{wanted:,.0f} ({low:,.0f} to {high:,.0f})" if math.isfinite(wanted) else "—",
         ]
         rows.append([c.style.name, f"{one.num_examples:,.0f}", *cells])
     head = ["checkpoint", "examples", "λ1", "its bias", "examples for 5 %"]

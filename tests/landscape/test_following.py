@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -32,6 +33,23 @@ def test_curvature_along_the_steps_is_that_of_the_dense_hessian():
     for found, v in ((trace.along_gradient[0], gradient), (trace.along_sam[0], perturbed)):
         assert found == pytest.approx(float(v @ dense @ v / (v @ v)), rel=1e-8)
     assert trace.along_gradient[0] != trace.along_sam[0]
+
+
+def test_the_products_along_gradient_and_sam_are_counted_too():
+    run, calls = a_run(1), 0
+
+    def operator_of(one):
+        operator = ls.hessian(one)
+
+        def matvec(v):
+            nonlocal calls
+            calls += 1
+            return operator.matvec(v)
+
+        return dataclasses.replace(operator, matvec=matvec, matvecs=None)
+
+    found = ls.curvature_trace(run, k=2, operator_of=operator_of)
+    assert found.num_matvecs.tolist() == [calls]
 
 
 def test_overlap_is_one_where_nothing_changes_and_a_share_elsewhere():

@@ -79,7 +79,7 @@ def test_the_errors_are_the_spread_over_new_samples():
 
 def test_the_error_of_the_trace_holds_that_of_its_probes(monkeypatch):
     """Against the trace of the population, over samples and probes: that of the data alone would be far too small."""
-    monkeypatch.setattr("landscape.sampling._subsets", lambda *_: (np.array([200.0]), np.array([90.0]), 0))
+    monkeypatch.setattr("landscape.sampling._subsets", lambda *_: (np.array([200.0]), np.array([90.0]), 0, True))
     variances, scores, of_data = np.array([40.0, 20.0, 10.0, 5.0, *np.ones(20)]), [], []
     for seed in range(20):
         x = np.random.default_rng(seed).normal(size=(800, 24)) * variances**0.5
@@ -200,6 +200,31 @@ def test_how_many_examples_bring_error_and_bias_below_a_share():
     biased = dataclasses.replace(found, standard_error=0 * found.values)
     assert biased.examples_for(0.01) == np.ceil(400 * found.bias / (0.01 * found.values[0]))
     assert np.isnan(dataclasses.replace(found, values=0 * found.values).examples_for(0.1))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [measured(seed, num_probes=1)[0] for seed in range(10)]
+
+
+def test_the_interval_of_that_number_holds_the_one_of_the_population(samples):
+    """2 sigma^2 sqrt(2 / N) is the error of an eigenvalue of Gaussian inputs: N = 2 / 0.05^2 for 5 % of 2 sigma^2."""
+    intervals = np.array([one.examples_interval(0.05) for one in samples])
+    assert ((intervals[:, 0] < 800) & (intervals[:, 1] > 800)).sum() >= 8
+    assert all(low < one.examples_for(0.05) < high for one, (low, high) in zip(samples, intervals, strict=True))
+
+
+def test_the_error_of_the_bias_is_its_spread_over_samples(samples):
+    spread = np.std([one.bias for one in samples], ddof=1)
+    assert 0.5 < np.sqrt(np.mean([one.bias_standard_error**2 for one in samples])) / spread < 2
+
+
+def test_a_subset_that_ran_out_of_products_is_told():
+    objective = linear(draw(0), 50)
+    pairs = top_eigenpairs(hessian(objective), 1)
+    few, many = (data_error(objective, pairs, max_matvecs=num) for num in (15, 100))
+    assert few.checks["subsets_converged"] is False
+    assert many.checks["subsets_converged"] is True
 
 
 def test_it_is_saved_and_the_global_random_state_is_left_alone(tmp_path):

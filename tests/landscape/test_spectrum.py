@@ -456,3 +456,12 @@ def test_pairs_that_do_not_fit_are_refused(call):
 def test_a_product_that_is_not_finite_is_an_error(call):
     with pytest.raises(FloatingPointError, match="product 1 with the operator is not finite"):
         call(SymmetricOperator(lambda v: v * torch.nan, 100, torch.float64))
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "xtrace"])
+def test_the_trace_is_the_sum_of_the_pairs_where_these_are_all_there_are(method):
+    values = torch.arange(1.0, 13.0, dtype=torch.float64)
+    operator = SymmetricOperator(lambda v: values * v, 12, torch.float64)
+    found = trace(operator, pairs=top_eigenpairs(operator, 12), num_matvecs=5, method=method)
+    assert (found.value, found.standard_error) == (pytest.approx(78.0), 0.0)
+    assert found.num_matvecs == 0

@@ -1,7 +1,10 @@
 """What a table says of numbers that are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from curvature_results import density
 
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
 from landscape.tables import tables
@@ -32,6 +35,21 @@ def pairs(converged, *, complete=True):
 def test_the_eigenvalue_that_is_not_certified_is_marked_and_no_other(one, marked):
     (table,) = tables([one])
     assert [name for name, cell in zip(table.header, table.rows[0], strict=True) if cell.endswith(" (!)")] == marked
+
+
+def test_quantiles_of_a_bulk_have_no_digit_that_the_resolution_does_not_carry():
+    nodes = np.array([[0.00105, 0.00115], [0.00117, 0.0012]])
+    (coarse,) = tables([density(nodes=nodes, weights=np.full((2, 2), 0.5), kernel_width=4.37)])
+    (fine,) = tables([density(nodes=nodes, weights=np.full((2, 2), 0.5), kernel_width=2e-5)])
+    assert coarse.rows[0][2:6] == ["0.0", "0.0", "0.0", "4.37"]
+    assert fine.rows[0][2:5] == ["0.001050", "0.001150", "0.001200"]
+
+
+def test_the_last_eigenvalue_of_a_layer_with_fewer_is_not_shown_as_another():
+    blocks = [dataclasses.replace(pairs([True] * num), settings={"layer": f"l{num}"}) for num in (3, 2)]
+    (found,) = tables([*blocks])
+    assert found.header[3] == "lambda_3"
+    assert [row[3] for row in found.rows] == ["1.00", ""]
 
 
 def trace(label, change):
