@@ -177,9 +177,13 @@ for (const link of document.querySelectorAll(".skip a")) {
 addEventListener("beforeprint", () => {
   document.documentElement.dataset.paper = "yes";
   for (const div of document.querySelectorAll(".js-plotly-plot")) onPaper(div);
+  for (const table of document.querySelectorAll(".scroll table")) { // all columns on the sheet
+    table.style.zoom = Math.min(1, table.parentElement.clientWidth / table.offsetWidth) || 1;
+  }
 });
 addEventListener("afterprint", () => {
   delete document.documentElement.dataset.paper;
+  for (const table of document.querySelectorAll(".scroll table")) table.style.zoom = "";
   draw();
 });
 

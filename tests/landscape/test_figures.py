@@ -139,7 +139,7 @@ def test_a_negative_eigenvalue_makes_the_axis_linear():
 def test_spectra_of_different_operators_are_named_apart():
     other = Eigenpairs(**{**vars(spectrum()), "settings": {"operator": "fisher", "split": "train"}})
     names = [one.name for one in figures.eigenvalues([spectrum(), other]).data]
-    assert names == ["sgd, hessian, train", "sgd, fisher, train"]
+    assert names == ["sgd, hessian", "sgd, fisher"]
 
 
 def test_congruence_joins_the_probed_epochs_and_bands_only_what_has_an_error():

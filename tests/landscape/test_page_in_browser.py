@@ -407,6 +407,7 @@ def test_paper_has_light_figures_and_no_controls(seen):
     )
     assert seen.page.pdf().startswith(b"%PDF")
     assert seen.get("window.paper") == ["#000000", "#cccccc", True]
+    assert seen.get("[...document.querySelectorAll('table')].every((one) => !Number(one.style.zoom))")
     seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
     seen.page.emulate_media(media="print", color_scheme="light")
     assert not [one for one in seen.page.locator(".controls, .actions, .play, .skip").all() if one.is_visible()]
@@ -414,6 +415,20 @@ def test_paper_has_light_figures_and_no_controls(seen):
     seen.page.emulate_media(media="screen", color_scheme="light")
     seen.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
     seen.drawn()
+
+
+def test_every_table_fits_on_paper(browser, address):
+    watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
+    watched.get("document.querySelector('[aria-label=\"All measures\"] td').textContent = 'x'.repeat(150)")
+    watched.get("dispatchEvent(new Event('beforeprint'))")
+    right = "getBoundingClientRect().right"
+    beyond = f"(one) => one.{right} > document.querySelector('main').{right} + 0.5"
+    assert not watched.get(f"[...document.querySelectorAll('table')].some({beyond})")
+    assert watched.get("[...document.querySelectorAll('table')].some((one) => Number(one.style.zoom) < 1)")
+    watched.get("dispatchEvent(new Event('afterprint'))")
+    watched.drawn()
+    assert watched.get("[...document.querySelectorAll('table')].every((one) => !one.style.zoom)")
+    watched.context.close()
 
 
 def test_controls_are_labelled_and_reachable_by_keyboard(seen):

@@ -367,6 +367,46 @@ def test_a_pdf_has_its_fonts_within_it_and_each_file_the_same_bytes_twice(tmp_pa
         picture.save_picture(made, tmp_path / "a.jpg")
 
 
+@pytest.fixture
+def with_a_font(tmp_path):
+    """A font that has 模 and little else, known to matplotlib for a while."""
+    import fontTools.ttLib
+    from matplotlib import font_manager
+
+    font = fontTools.ttLib.TTFont(font_manager.findfont("DejaVu Sans"))
+    for table in font["cmap"].tables:
+        table.cmap = {ord("模"): table.cmap[ord("A")]} if ord("A") in table.cmap else table.cmap
+    for record in font["name"].names:
+        record.string = "Lone Letter"
+    font.save(tmp_path / "lone.ttf")
+    before = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "lone.ttf")
+    yield
+    font_manager.fontManager.ttflist[:] = before
+    font_manager.fontManager._findfont_cached.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_letter_that_the_usual_font_lacks_is_taken_from_one_that_has_it(with_a_font, recwarn, kind):
+    made = [picture.picture_bytes(picture.spectrum_picture([spectrum(name)]), kind) for name in ("模", "模", "A")]
+    assert made[0] == made[1]
+    assert not [str(one.message) for one in recwarn]
+    if kind == "png":
+        assert made[0] == made[2]  # its glyph is that of an A
+    else:
+        assert b"Lone" in made[0]
+
+
+def test_letters_that_no_font_has_are_named_once():
+    missing = "\U000f1234"
+    made = picture.spectrum_picture([spectrum(f"a {missing}"), spectrum(f"b {missing}")])
+    with pytest.warns(UserWarning, match="no installed font") as said:
+        picture.picture_bytes(made, "png")
+    assert [str(one.message) for one in said] == [
+        f"no installed font has {missing}: boxes stand for them in the picture"
+    ]
+
+
 def test_the_twin_of_a_diagonal_has_the_same_bars():
     made = picture.diagonal_picture([entries(), entries("sam")])
     (ax,) = made.axes

@@ -448,6 +448,11 @@ def test_a_line_alone_makes_a_page(page):
     assert "No surface yet: landscape surface CKPT" in visible(text)
 
 
+def test_a_bracket_at_the_start_of_a_row_is_no_option_of_the_row_before_in_latex(page):
+    text = data(page(bowl("a"), bowl("[b]")))["latex"]
+    assert "\n{[}b] &" in text
+
+
 def test_the_latex_of_the_table_is_escaped_and_has_a_cell_for_each_column(page):
     text = data(page(bowl("a_1 & $b$ \\ 100 %"), spectrum("a_1 & $b$ \\ 100 %")))["latex"]
     assert r"a\_1 \& \$b\$ \textbackslash{} 100 \%" in text
