@@ -123,7 +123,7 @@ _MEANINGS: dict[str, Json] = {
     "values": "eigenvalues of the operator, which is of the mean loss",
     "residuals": "||Hv - lambda v||: an eigenvalue lies within it",
     "converged": "the residual met the tolerance",
-    "complete": "a fresh start found nothing above the last eigenvalue",
+    "complete": "a fresh start saw nothing beyond the last eigenvalue",
     "num_matvecs": "products with the operator, checks included",
     "overlap": "share of the top space that was there at the checkpoint before",
     "along_gradient": "curvature v'Hv along the unit gradient",

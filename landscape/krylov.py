@@ -214,16 +214,22 @@ def run_beside(vectors: Tensor, matvec: Counted, steps: int, random: torch.Gener
     start, _ = orthogonalised(random_like(vectors.new_empty(size), random), vectors)
     basis = started(matvec.rows(min(steps + 1, size)), start)
 
+    go_on_beside(basis, vectors, matvec, min(steps, size - len(vectors)), random)
+    return basis
+
+
+def go_on_beside(basis: Basis, vectors: Tensor, matvec: Counted, steps: int, random: torch.Generator) -> None:
+    """So many products more of `run_beside`, fewer where nothing is new."""
+
     def deflated(v: Tensor) -> Tensor:
         return orthogonalised(matvec(v), vectors)[0]
 
-    for _ in range(min(steps, size - len(vectors))):
+    for _ in range(steps):
         if not extend(basis, deflated, random):
             break
         # rounding leaks the found vectors in, on which the deflated operator is 0: above any negative eigenvalue
         w, _ = orthogonalised(basis.vectors[basis.num], vectors)
         basis.vectors[basis.num] = w / length(w)
-    return basis
 
 
 def symmetry_checks(asymmetry: float, scale: float, dtype: torch.dtype) -> Record:

@@ -178,7 +178,7 @@ class Eigenpairs:
     """The K algebraically largest eigenvalues, descending, each with its true residual ||Hv - lam v||.
 
     An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
-    tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
+    tolerance; `complete`, that a fresh random start saw nothing beyond the last one. `num_matvecs` counts
     every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec). With settings["which"]
     "smallest" they are the smallest ones, still descending; with "both" settings["k"] at each end.
     """
@@ -513,14 +513,14 @@ def problem_of(result: Result) -> str:
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete:
-            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+            return f"{label}: one beyond the last eigenvalue is not excluded; allow more products, or ask for fewer"
     if isinstance(result, CurvatureTrace):
         if not result.checks.get("symmetric", True):
             return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete.all():
-            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+            return f"{label}: one beyond the last eigenvalue is not excluded; allow more products, or ask for fewer"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""

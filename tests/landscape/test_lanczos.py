@@ -8,8 +8,10 @@ from landscape.lanczos import COMPLETENESS_MATVECS, top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 
+d64 = torch.float64
 
-def operator_with(values, seed=0, dtype=torch.float64):
+
+def operator_with(values, seed=0, dtype=d64):
     """A dense symmetric operator with the given eigenvalues and random eigenvectors."""
     values = torch.as_tensor(np.array(values), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
@@ -179,6 +181,29 @@ def test_the_rows_that_wait_keep_the_projection_exact_after_one_joined():
     for place, residual in enumerate(basis.residual_estimates(range(6))):
         y, value = basis.ritz_vectors([place])[0], basis.ritz_values()[place]
         assert float((product(y) - value * y).norm()) == pytest.approx(residual, abs=1e-12)
+
+
+def test_inside_a_bulk_the_look_goes_on_until_it_excludes_what_it_did_not_see():
+    """A look of 20 products alone saw nothing at all six, where four had missed one."""
+    for seed in range(210, 216):
+        values = np.sort(np.random.default_rng(seed).uniform(0, 1, 400))[::-1].copy()
+        diagonal = torch.as_tensor(values)
+        pairs = top_eigenpairs(SymmetricOperator(lambda v, d=diagonal: d * v, 400, d64), 5, seed=seed, max_matvecs=900)
+        assert pairs.complete
+        beyond = pairs.checks["largest_beyond"] + pairs.checks["largest_beyond_residual"]
+        assert beyond <= pairs.values[-1] + 1.1e-3
+        assert (values[:5] <= pairs.values + 1e-3).all()
+
+
+def test_a_look_that_ran_out_of_products_inside_a_bulk_is_reported_as_incomplete():
+    diagonal = torch.linspace(0, 1, 1000, dtype=d64)
+    operator = SymmetricOperator(lambda v: diagonal * v, 1000, d64)
+    enough = top_eigenpairs(operator, 2, seed=5, max_matvecs=900)
+    few = top_eigenpairs(operator, 2, seed=5, max_matvecs=enough.num_matvecs - 10)
+    assert enough.complete
+    assert few.converged.all()
+    assert not few.complete
+    assert few.num_matvecs <= enough.num_matvecs - 10
 
 
 def test_a_basis_without_room_for_a_missed_copy_is_reported_as_incomplete():
