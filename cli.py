@@ -922,10 +922,9 @@ def report(
 def _data_root_option(command: Command) -> Command:
     from train.meanings import MEANINGS
 
-    option = click.option(
+    return click.option(
         "--data-root", default="", show_default=False, help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"]
-    )
-    return option(command)
+    )(command)
 
 
 @app.group()

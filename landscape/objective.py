@@ -109,7 +109,8 @@ class Objective:
     `metrics` are measured along with the loss on surfaces and lines: each a callable of (output, target) with one value
     for each example, whose mean is taken. For other shapes of model and batch see `from_sums`.
 
-    A model of half precision is measured in a float32 copy of its weights, and settings say so.
+    The model is read when theta is first asked for, and is refused once it has changed: after more training make a new
+    objective. A model of half precision is measured in a float32 copy of its weights, and settings say so.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)

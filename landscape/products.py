@@ -163,8 +163,7 @@ class DataSum:
     def _pass(self, vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)
         rows = [(self.objective.named(v), self.objective.named(row)) for v, row in zip(vectors, total, strict=True)]
-        leaves = getattr(self.rule, "leaves", None)
-        with contextlib.nullcontext() if leaves is None else self.objective.holding(leaves):
+        with self._held():
             for index, graph in enumerate(self._graphs()):
                 with quiet(self.objective, index, self.cutting.batch_norm):
                     for v, row in rows:
@@ -172,6 +171,11 @@ class DataSum:
                             if product is not None:
                                 there += product
         return total
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """What a rule differentiates at stays in the model, for a backward pass that runs parts of it again."""
+        leaves = getattr(self.rule, "leaves", None)
+        return contextlib.nullcontext() if leaves is None else self.objective.holding(leaves)
 
     def _graphs(self) -> Iterator[Graph]:
         kept, index = self.kept, -1
@@ -204,7 +208,7 @@ class DataSum:
         if not self.rule.kept or not self.memory_bytes:
             return 0
         if self.kept.room is None:
-            with quiet(self.objective, 0, self.cutting.batch_norm):
+            with quiet(self.objective, 0, self.cutting.batch_norm), self._held():
                 self.kept.room = self.memory_bytes // max(_graph_bytes(self.rule, next(self.pieces())), 1)
         return self.kept.room
 

@@ -22,6 +22,7 @@ MATRICES = {
     "gauss-newton": gauss_newton,
     "fisher": fisher,
     "train": partial(hessian, batch_norm="train"),
+    "train, timed": partial(hessian, batch_norm="train", engine="timed"),
 }
 
 
