@@ -52,6 +52,7 @@ _PLANE = (
     *("output_dims", "explained_variance", "landmarks"),
 )
 _DATA = ("split", "labels", "data", "data_hash", "num_examples")
+_USUAL = {"batch_norm": "frozen", "precision": "fp32"}  # what measures the checkpoint itself
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,13 @@ class Checkpoint:
     traces: list[CongruenceTrace]
 
     def surface(self, split: str) -> Surface | None:
-        """The surface on `split`, rather with the labels as trained."""
+        """The surface that stands for the checkpoint on `split`, of which every sentence and table speaks.
+
+        Rather with the labels as trained, then with the checkpoint's own BatchNorm statistics in full precision, then
+        the one over most examples.
+        """
         mine = [one for one in self.surfaces if one.settings.get("split") == split]
-        trained = [one for one in mine if "as trained" in str(one.settings.get("labels"))]
-        return next(iter(trained or mine), None)
+        return max(mine, key=_standing, default=None)
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,22 @@ def line_groups(results: Sequence[Result]) -> list[LineGroup]:
 def data_identity(result: Result) -> str:
     """Equal for results on equal data: others do not compare."""
     return _identity(result, _DATA)
+
+
+def conditions(result: Result) -> str:
+    """Equal for results that compare: on equal data, with BatchNorm and precision alike."""
+    data = {name: result.settings.get(name) for name in _DATA}
+    return json.dumps(data | {name: result.settings.get(name) or usual for name, usual in _USUAL.items()})
+
+
+def own(surface: Surface) -> bool:
+    """Whether its centre is the checkpoint itself, with its own BatchNorm statistics and in full precision."""
+    return all(surface.settings.get(name) in (None, usual) for name, usual in _USUAL.items())
+
+
+def _standing(surface: Surface) -> tuple[bool, bool, int]:
+    trained, count = "as trained" in str(surface.settings.get("labels")), surface.settings.get("num_examples")
+    return trained, own(surface), count if isinstance(count, int) else 0
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
