@@ -5,30 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from plain_results import bowl, sampled, spectrum
+from plain_results import pairs, sampled, seeds_of, surface
 
 from landscape.grouping import checkpoints
 from landscape.page.captions import badge
 from landscape.page.sentences import caveat, headline
-
-
-def surface(label="sgd", *, accuracy=0.9, loss=0.5, checks=None, **settings):
-    one = bowl(label, centre=loss, **settings)
-    return replace(one, accuracy=np.full_like(one.loss, accuracy), checks=checks or {})
-
-
-def pairs(label="sgd", values=(4.0, 1.0), **settings):
-    one = spectrum(label, values)
-    return replace(one, settings={**one.settings, **settings})
-
-
-def seeds_of(method, make, count=3):
-    """`make(seed)` for each seed of a method."""
-    found = []
-    for seed in range(count):
-        label, config = f"{method}-{seed}", {"method": method, "seed": seed}
-        found.append(replace(make(seed), checkpoint={"label": label, "hash": label, "epoch": 4, "config": config}))
-    return found
 
 
 def told(*results):
