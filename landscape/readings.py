@@ -239,7 +239,7 @@ def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
 
 
 def rise_distance(surface: Surface, rise: float) -> float:
-    """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, linear between the points."""
+    """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, as `crossing` has it."""
     cell = centre_cell(surface)
     if cell is None or not math.isfinite(surface.loss[cell]):
         return math.nan
@@ -371,14 +371,27 @@ def _binomial_error(p: float, n: int) -> float:
 
 
 def crossing(at: Array, loss: Array, level: float) -> float:
-    """Where the loss first reaches a level, linear between the points; inf if it never does, NaN if that is unknown."""
+    """Where the loss first reaches a level above its first; inf if it never does, NaN if that is unknown.
+
+    Between two points it is that of a bowl around the first: there the square root of the rise is linear. Where the
+    loss has dipped below the first one, the loss itself is taken for linear.
+    """
     above = np.flatnonzero(~(loss < level))
     if not above.size:
         return math.inf
     n = above[0]
     if n == 0 or not math.isfinite(loss[n]):  # 0: so large a loss that the level is lost in rounding
         return math.nan
-    return float(at[n - 1] + (level - loss[n - 1]) / (loss[n] - loss[n - 1]) * (at[n] - at[n - 1]))
+    low, high, wanted = (float(value - loss[0]) for value in (loss[n - 1], loss[n], level))
+    if low >= 0:
+        low, high, wanted = (math.sqrt(rise) for rise in (low, high, wanted))
+    return float(at[n - 1] + (wanted - low) / (high - low) * (at[n] - at[n - 1]))
+
+
+def first_step(surface: Surface) -> float:
+    """How far the next point is from the checkpoint along x; NaN where the grid has no such two points."""
+    cell = centre_cell(surface)
+    return math.nan if cell is None or cell[0] + 1 >= len(surface.x) else float(surface.x[cell[0] + 1])
 
 
 def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
+from landscape.flatness import RADII, RISES, Flatness, flatness, mean_and_spread
 from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import PLANES, checkpoint_key
 from landscape.paired import comparable, paired_difference, paired_rise
@@ -16,6 +16,7 @@ from landscape.readings import (
     barrier,
     centre,
     centre_cell,
+    first_step,
     quadratic_models,
     ring_rise,
 )
@@ -86,9 +87,19 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
         "risen by d nats (inf: nowhere on some axis). rise: the mean on the square ring at half and at the whole "
         "extent. curvature: the second difference over one step of the grid, mean of both axes. Lengths are those of "
         "an axis",
+        *_coarse_notes([measures for _, measures in found], first_step(surfaces[0])),
         f"the centre {'equals' if agree else 'DIFFERS from'} {what} on every plane",
     ]
     return Table(title, header, rows, notes, records)
+
+
+def _coarse_notes(found: Sequence[Flatness], step: float) -> list[str]:
+    """That a radius is less than the grid can tell, where one is."""
+    near = [rise for rise, name in RADII.items() if any((getattr(one, name) < step).any() for one in found)]
+    if not near:
+        return []
+    told = " and ".join(f"+{rise:g}" for rise in near)
+    return [f"radius {told} is below one step of the grid ({short(step)}), where the loss is taken for a bowl: --steps"]
 
 
 def paired_tables(surfaces: Sequence[Surface]) -> list[Table]:

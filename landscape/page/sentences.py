@@ -20,6 +20,7 @@ from landscape.readings import (
     centre,
     centre_measured,
     edge_median,
+    first_step,
     largest,
     loss_of_spectrum,
     mean_over_epochs,
@@ -143,29 +144,33 @@ def surface_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[S
 
 
 def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Style], split: str) -> str:
-    """How far along x the loss has risen by 0.1."""
+    """How far along x the loss has risen by 0.1, and whether that is less than the grid can tell."""
+    read = [(rise_distance(one, 0.1), columns[column].name, centre(one).loss) for column, one in members]
+    keys = {checkpoint_key(one) for (_, one), (at, *_) in zip(members, read, strict=True) if not math.isnan(at)}
+    read, step = [one for one in read if not math.isnan(one[0])], first_step(members[0][1])
+    if not read:
+        return f"The {split} loss along the two axes"
+    near = f"; below {short(step)}, one step of the grid, it is taken for a bowl" if min(read)[0] < step else ""
+    what = f"The {split} loss has risen by 0.1 along x"
     if over := _over_seeds(members):
         each = [
             f"{name} |x| = {mean_and_deviation(np.array([rise_distance(one, 0.1) for one in mine]))} (centre "
             f"{short(float(np.mean([centre(one).loss for one in mine])))})"
             for name, mine in over
         ]
-        return f"The {split} loss has risen by 0.1 along x, mean ± standard deviation over seeds: {', '.join(each)}"
-    told, keys = [], set()
-    for column, surface in members:
-        distance, at = rise_distance(surface, 0.1), centre(surface)
-        if not math.isnan(distance):
-            keys.add(checkpoint_key(surface))
-            where = f"|x| = {distance:.2f}" if math.isfinite(distance) else "no point of the slice"
-            told.append((distance, f"{columns[column].name} at {where} (centre {short(at.loss)})"))
-    if not told:
-        return f"The {split} loss along the two axes"
-    if len(told) > MOST_NAMED:
-        between = f"{min(told)[1]} and latest {max(told)[1]}"
-        if len({text.partition(" at ")[2] for _, text in told}) == 1:
-            return f"The {split} loss has risen by 0.1 along x at all {len(keys)} checkpoints alike: {told[0][1]}"
-        return f"The {split} loss has risen by 0.1 along x soonest {between}, of {len(keys)} checkpoints"
-    return f"The {split} loss has risen by 0.1 along x: " + ", ".join(text for _, text in told)
+        return f"{what}, mean ± standard deviation over seeds: {', '.join(each)}{near}"
+    told = [f"{name} at {_place(distance)} (centre {short(loss)})" for distance, name, loss in read]
+    if len(told) <= MOST_NAMED:
+        return f"{what}: {', '.join(told)}{near}"
+    soonest, latest = (end(range(len(read)), key=lambda n: read[n][0]) for end in (min, max))
+    if _place(read[soonest][0]) == _place(read[latest][0]):
+        losses = " to ".join(dict.fromkeys(short(end(loss for *_, loss in read)) for end in (min, max)))
+        return f"{what} at all {len(keys)} checkpoints alike: {_place(read[soonest][0])} (centre {losses}){near}"
+    return f"{what} soonest {told[soonest]} and latest {told[latest]}, of {len(keys)} checkpoints{near}"
+
+
+def _place(distance: float) -> str:
+    return f"|x| = {short(distance)}" if math.isfinite(distance) else "no point of the slice"
 
 
 def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[Surface]]]:

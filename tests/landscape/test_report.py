@@ -299,7 +299,7 @@ def test_the_csv_has_full_precision(page):
 def test_equal_losses_are_not_told_as_a_range(page):
     text = visible(page(*(bowl(f"run {n}") for n in range(6))))
     assert "Loss on train at the centre: 0.500 at all 6 checkpoints" in text
-    assert "has risen by 0.1 along x at all 6 checkpoints alike: run 0 at |x| = 0.10" in text
+    assert "has risen by 0.1 along x at all 6 checkpoints alike: |x| = 0.224 (centre 0.500)" in text
     for gap, tie in ((0.01, True), (1.0, False)):
         text = visible(page(*(bowl(f"run {n}", centre=1.0 + gap * n) for n in range(6))))
         assert ("(run 5), within two standard errors of each other" in text) == tie
@@ -389,10 +389,10 @@ def test_a_large_comparison_stays_small(page):
     assert len(data(text)["planes"][0]["columns"]) == 8
 
 
-def test_the_rise_is_interpolated_between_the_points(page):
-    x = np.linspace(-1, 1, 5)
-    text = visible(page(changed(bowl(), loss=np.abs(x)[:, None] + 0 * x + 0.5)))
-    assert "risen by 0.1 along x: sgd at |x| = 0.10 (centre 0.500)" in text
+def test_the_rise_is_told_with_the_step_that_it_is_less_than(page):
+    text = visible(page(bowl()))
+    assert "risen by 0.1 along x: sgd at |x| = 0.224 (centre 0.500); below 0.500, one step of the grid, it is" in text
+    assert "one step of the grid, it is" not in visible(page(bowl(steps=21)))
 
 
 def test_provenance_and_commands_are_in_the_drawers(page):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from plain_results import pairs, sampled, seeds_of, surface
 
-from landscape.grouping import checkpoints
+from landscape.grouping import checkpoints, data_sets, styles, surface_groups
 from landscape.page.captions import badge
-from landscape.page.sentences import caveat, headline
+from landscape.page.sentences import caveat, headline, slice_sentence
 
 
 def told(*results):
@@ -147,3 +147,17 @@ def test_train_losses_of_different_data_are_not_compared():
     assert "so methods are not compared" in told(*(on("A", one) for one in sgd), *(on("B", one) for one in sam))
     own = told(*(on(f"split {n % 3}", one) for n, one in enumerate([*sgd, *sam])))
     assert own == "Train loss: sgd 0.60 ± 0.10, sam 0.60 ± 0.10 (± over seeds), each on its own split."
+
+
+def told_slices(surfaces):
+    known = styles(surfaces)
+    (group,) = surface_groups(surfaces, known, data_sets(surfaces))
+    return slice_sentence(group.sets["train"], group.columns, "train")
+
+
+def test_what_is_told_of_a_slice_is_compared_as_it_is_told():
+    same = told_slices([surface(f"c{n}", steps=7, loss=0.1 * n + 0.3) for n in range(5)])
+    assert "at all 5 checkpoints alike: |x| = 0.224 (centre 0.300 to 0.700)" in same
+    steep = told_slices([surface(f"c{n}", steps=41, curvature=(4000.0 + 2000 * n, 1.0)) for n in range(5)])
+    assert "soonest c4 at |x| = 0.00408 (centre 0.500) and latest c0 at |x| = 0.00707 (centre 0.500), of 5" in steep
+    assert steep.endswith("; below 0.0500, one step of the grid, it is taken for a bowl")
