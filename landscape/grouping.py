@@ -27,6 +27,7 @@ from landscape.results import (
     Record,
     Result,
     Surface,
+    taken_apart,
 )
 
 # Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
@@ -161,23 +162,29 @@ def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
 
 
 def without_copies(results: Sequence[Result]) -> list[Result]:
-    """Without surfaces that another is equal to, in checkpoint, settings and every number."""
-    kept: dict[tuple[str, ...], list[Surface]] = {}
+    """Without those that another is equal to, in kind, checkpoint, settings and every number."""
+    kept: dict[tuple[str, ...], list[Result]] = {}
     found: list[Result] = []
     for one in results:
-        if isinstance(one, Surface):
-            alike = kept.setdefault((checkpoint_key(one), json.dumps(one.settings, sort_keys=True, default=str)), [])
-            if any(_same_numbers(one, other) for other in alike):
-                continue
+        settings = json.dumps(one.settings, sort_keys=True, default=str)
+        alike = kept.setdefault((type(one).__name__, checkpoint_key(one), settings), [])
+        if not any(_same_numbers(one, other) for other in alike):
             alike.append(one)
-        found.append(one)
+            found.append(one)
     return found
 
 
-def _same_numbers(one: Surface, other: Surface) -> bool:
-    return all(
-        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
-        for name in ("x", "y", "loss", "standard_error", "accuracy", "status")
+def _same_numbers(one: Result, other: Result) -> bool:
+    (arrays, values), (others, other_values) = taken_apart(one), taken_apart(other)
+    plain, other_plain = (
+        repr({name: value for name, value in of.items() if name != "checkpoint"}) for of in (values, other_values)
+    )
+    return (
+        plain == other_plain  # as text: NaN equals NaN
+        and arrays.keys() == others.keys()
+        and all(
+            np.array_equal(array, others[name], equal_nan=array.dtype.kind == "f") for name, array in arrays.items()
+        )
     )
 
 

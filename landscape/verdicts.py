@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.formatting import plus_minus, short
+from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import conditions
 from landscape.methods import Comparison, deviation, methods, ratio, welch
 from landscape.readings import largest, places
@@ -102,6 +102,25 @@ def accuracy_over_seeds(measured: Sequence[OverSeeds]) -> str:
         for one, comparison in zip(others, found, strict=True)
     ]
     return f"test accuracy: {means} (± over seeds); {'; '.join(told)}{where}"
+
+
+def change_over_seeds(measured: Sequence[OverSeeds]) -> str:
+    """Mean and standard deviation of what a step changes, and by how much the methods differ from the first one."""
+    first, *others = measured
+    means = ", ".join(f"{one.name} {signed(float(np.mean(one.values)), deviation(one.values))}" for one in measured)
+    means += " (± over seeds)"
+    if (where := on_which_data(measured)) is None:
+        return f"{means}; {apart(_keys(measured), 'train')}, so methods are not compared"
+    found = [welch(one.values, first.values, comparisons=len(others)) for one in others]
+    if len(others) > MOST_COMPARED:
+        return f"{means}; it {_how_many(found, first)}{where}"
+    what = _confidence(len(others))
+    told = [
+        f"{_called(one, measured)} − {_called(first, measured)} "
+        f"{with_interval(change.difference, change.low, change.high, what)}{_judged(change)}"
+        for one, change in zip(others, found, strict=True)
+    ]
+    return f"{means}; {'; '.join(told)}{where}"
 
 
 def hessian_verdict(results: Sequence[Eigenpairs]) -> str:

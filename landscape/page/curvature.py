@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import counted, plus_minus, short
-from landscape.grouping import Checkpoint, spectrum_kind
+from landscape.grouping import Checkpoint, conditions, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.page.sentences import MOST_NAMED, repeats
+from landscape.page.measures import standing_rows
+from landscape.page.sentences import MOST_NAMED, methods_among
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest, shown_tensors
 from landscape.results import Diagonal, Estimate, t_factor
 from landscape.spectra import layers_height
-from landscape.verdicts import mean_and_deviation
+from landscape.subjects import matrix_words
+from landscape.verdicts import OverSeeds, apart, mean_and_deviation, on_which_data
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -200,16 +202,37 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    ranks = [(c, one) for c in checkpoints for one in c.estimates if one.quantity == "effective_rank"]
-    found = repeats([c for c, _ in ranks]) if len({spectrum_kind(one) for _, one in ranks}) == 1 else []
-    if 1 < len(found) <= MOST_NAMED:
-        over = [(method.name, np.array([ranks[n][1].value for n in method.members])) for method in found]
-        each = ", ".join(f"{name} {mean_and_deviation(values)}" for name, values in over)
-        return f"trace / λmax, mean ± standard deviation over seeds: {each}"
-    told = [f"{c.style.name} {_value(one)}" for c, one in ranks]
-    if not told:
+    """Of one matrix, and only of one data a comparison; of methods, over their seeds."""
+    ranks = [
+        (row.checkpoint, of[0])
+        for row in standing_rows(checkpoints)
+        if (of := [one for one in row.estimates if one.quantity == "effective_rank"])
+    ]
+    if not ranks:
         return "All eigenvalues, not only the largest"
-    return f"trace / λmax: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
+    what = f"trace / λmax{matrix_words(ranks[0][1].settings)}"
+    split = str(ranks[0][1].settings.get("split") or "measured")
+    found, lacking = methods_among(checkpoints, [c for c, _ in ranks])
+    if 1 < len(found) <= MOST_NAMED:
+        mine = [[ranks[n][1] for n in method.members] for method in found]
+        over = [
+            OverSeeds(
+                method.name,
+                np.array([one.value for one in of]),
+                np.array([one.loss for one in of]),
+                tuple(conditions(one) for one in of),
+            )
+            for method, of in zip(found, mine, strict=True)
+        ]
+        if (where := on_which_data(over)) is None:
+            return f"{what} is {apart([key for one in over for key in one.data], split)}, so methods are not compared"
+        each = ", ".join(f"{one.name} {mean_and_deviation(one.values)}" for one in over)
+        told = f"{what}, mean ± standard deviation over seeds: {each}{where}"
+        return told + (f" ({lacking})" if lacking else "")
+    if differing := apart([conditions(one) for _, one in ranks], split):
+        return f"{what} of these {len(ranks)} checkpoints is {differing} and not compared"
+    each = ", ".join(f"{c.style.name} {_value(one)}" for c, one in ranks[:3])
+    return f"{what}: {each}" + (", …" if len(ranks) > 3 else "")
 
 
 def _value(one: Estimate) -> str:

@@ -81,13 +81,20 @@ def measures(row: Row) -> dict[str, Measure]:
     return found
 
 
+def standing_rows(checkpoints: Sequence[Checkpoint]) -> list[Row]:
+    """For each checkpoint the row of the spectrum that stands for it, or of estimates of the same kind."""
+    standing = standing_spectra(checkpoints)
+    kinds = [spectrum_kind(one).replace(_SMALLEST, "") for one in standing if one is not None]
+    kinds = kinds or [row.kind for c in checkpoints for row in rows_of(c) if row.estimates]
+    kind = max(kinds, key=kinds.count, default="")
+    return [_standing_row(c, one, kind) for c, one in zip(checkpoints, standing, strict=True)]
+
+
 def over_seeds(checkpoints: Sequence[Checkpoint]) -> list[Seeds]:
     """The methods with three seeds or more; of each measure the seeds that have it, where these are three or more."""
-    standing = standing_spectra(checkpoints)
-    kind = next((spectrum_kind(one).replace(_SMALLEST, "") for one in standing if one is not None), "")
-    found = []
+    found, standing = [], standing_rows(checkpoints)
     for method in repeats(checkpoints):
-        rows = [_standing_row(checkpoints[n], standing[n], kind) for n in method.members]
+        rows = [standing[n] for n in method.members]
         values: dict[str, list[float]] = {}
         for row in rows:
             for name, (value, _) in measures(row).items():
@@ -133,7 +140,7 @@ def _standing_row(checkpoint: Checkpoint, one: Eigenpairs | None, kind: str) -> 
     """Of a checkpoint without that spectrum the estimates of its kind, or else no more than losses."""
     if one is not None:
         return _row(checkpoint, one)
-    alone = (row for row in rows_of(checkpoint) if row.pairs is None and (not kind or row.kind == kind))
+    alone = (row for row in rows_of(checkpoint) if row.pairs is None and row.kind == kind)
     return next(alone, Row(checkpoint))
 
 

@@ -36,6 +36,7 @@ from landscape.verdicts import (
     OverSeeds,
     accuracy_over_seeds,
     apart,
+    change_over_seeds,
     curvature_over_seeds,
     eigenvalues_over_seeds,
     mean_and_deviation,
@@ -192,7 +193,7 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return ""
     settings = spectra[0][1].settings
     split, symbol = str(settings.get("split") or "mean"), f"λmax{matrix_words(settings)}"
-    found, lacking = _measured(checkpoints, [c for c, _, _ in spectra])
+    found, lacking = methods_among(checkpoints, [c for c, _, _ in spectra])
     if len(found) > 1:
         mine = [[spectra[n] for n in method.members] for method in found]
         over = [
@@ -232,7 +233,7 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if not known:
         return ""
     mode = mode_words(surfaces[0][1].settings)
-    found, lacking = _measured(checkpoints, [c for c, _, _ in known])
+    found, lacking = methods_among(checkpoints, [c for c, _, _ in known])
     if len(found) > 1:
         nothing = np.full(1, np.nan)
         over = [
@@ -256,20 +257,31 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    """What one step does to gradient congruence, on average."""
-    told = []
-    for checkpoint in checkpoints:
-        for trace in checkpoint.traces:
-            mean, error = mean_over_epochs(trace, "change")
-            if math.isfinite(mean):
-                told.append((mean, f"{signed(mean, error)} ({checkpoint.style.name})"))
-    if not told:
+    """What one step does to gradient congruence, on average; of methods, over their seeds."""
+    probed = [(c, one, *mean_over_epochs(one, "change")) for c in checkpoints for one in c.traces]
+    probed = [item for item in probed if math.isfinite(item[2])]
+    if not probed:
         return "Gradient congruence along training: no epoch was probed"
+    if len({str(one.settings.get("radius")) for _, one, *_ in probed}) > 1:
+        return "Gradient congruence was probed at different radii and is not compared"
+    what = "One step changes the congruence, on average over the probed epochs, by"
+    found, lacking = methods_among(checkpoints, [c for c, *_ in probed])
+    if len(found) > 1 and len({id(c) for c, *_ in probed}) == len(probed):
+        mine = [[probed[n] for n in method.members] for method in found]
+        over = [
+            OverSeeds(
+                method.name,
+                np.array([mean for _, _, mean, _ in of]),
+                np.full(1, np.nan),
+                tuple(conditions(one) for _, one, *_ in of),
+            )
+            for method, of in zip(found, mine, strict=True)
+        ]
+        return f"{what} {change_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
+    told = [(mean, f"{signed(mean, error)} ({c.style.name})") for c, _, mean, error in probed]
     if len(told) > MOST_NAMED:
-        told = [min(told), max(told)]
-        return f"One step changes the congruence, on average over the probed epochs, by {told[0][1]} to {told[1][1]}"
-    each = ", ".join(text for _, text in told)
-    return f"One step changes the congruence, on average over the probed epochs, by {each}"
+        return f"{what} {min(told)[1]} to {max(told)[1]}"
+    return f"{what} {', '.join(text for _, text in told)}"
 
 
 def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
@@ -281,7 +293,7 @@ def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:
     return f"{what} ranges from {told[order[0]]} to {told[order[-1]]}"
 
 
-def _measured(checkpoints: Sequence[Checkpoint], some: Sequence[Checkpoint]) -> tuple[list[Method], str]:
+def methods_among(checkpoints: Sequence[Checkpoint], some: Sequence[Checkpoint]) -> tuple[list[Method], str]:
     """The methods that have enough seeds among `some`, by their places there, and of which seeds one was not measured.
 
     Fewer than two methods among all checkpoints, or no seed of any among `some`: none, and nothing is lacking.
@@ -342,7 +354,7 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     if not tested:
         return ""
     mode = mode_words(tested[0][1].settings)
-    found, lacking = _measured(checkpoints, [c for c, _, _ in tested])
+    found, lacking = methods_among(checkpoints, [c for c, _, _ in tested])
     if len(found) > 1:
         nothing = np.full(1, np.nan)
         over = [

@@ -1,15 +1,21 @@
 """What the page may claim: which measurement stands for a checkpoint, and what is compared with what."""
 
 import math
+import re
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from plain_results import pairs, sampled, seeds_of, surface
+from curvature_results import along_run, density, entries
+from plain_results import pairs, sampled, seeds_of, surface, trace, valley
+from scipy.stats import ttest_ind
 
-from landscape.grouping import checkpoints, data_sets, styles, surface_groups
+from landscape.grouping import checkpoints, data_sets, styles, surface_groups, without_copies
 from landscape.page.captions import badge
-from landscape.page.sentences import caveat, headline, slice_sentence
+from landscape.page.curvature import density_section
+from landscape.page.sentences import caveat, change_sentence, headline, slice_sentence
+from landscape.results import Estimate
 
 
 def told(*results):
@@ -161,3 +167,54 @@ def test_what_is_told_of_a_slice_is_compared_as_it_is_told():
     steep = told_slices([surface(f"c{n}", steps=41, curvature=(4000.0 + 2000 * n, 1.0)) for n in range(5)])
     assert "soonest c4 at |x| = 0.00408 (centre 0.500) and latest c0 at |x| = 0.00707 (centre 0.500), of 5" in steep
     assert steep.endswith("; below 0.0500, one step of the grid, it is taken for a bowl")
+
+
+def test_a_copy_of_any_result_counts_once():
+    trace_of = Estimate(quantity="trace", value=9.0, standard_error=math.nan, num_samples=3, num_matvecs=3)
+    every = [surface(), valley(), pairs(), sampled(), trace("sgd"), density(), entries(), along_run(), trace_of]
+    again = [deepcopy(one) for one in every]
+    assert without_copies([*every, *again]) == every
+    checked = replace(pairs(), checks={"pyhessian": {"eigenvalue": 4.0}})
+    other = replace(pairs(), residuals=np.array([0.1, 0.1]))
+    assert without_copies([pairs(), checked, other, replace(trace_of, value=8.0), trace_of])[1:3] == [checked, other]
+    assert len(without_copies([pairs(), pairs("sam"), pairs(seed=1)])) == 3
+
+
+def changes(method, values):
+    return seeds_of(method, lambda n: trace(change=(values[n], np.nan, values[n])))
+
+
+def test_congruence_of_methods_is_told_over_their_seeds():
+    sgd, sam = (-0.10, -0.11, -0.12), (0.20, 0.21, 0.22)
+    found = ttest_ind(sam, sgd, equal_var=False).confidence_interval(0.95)
+    told = change_sentence(checkpoints([*changes("sam", sam), *changes("sgd", sgd)]))
+    assert told.endswith(
+        "by sgd −0.110 ± 0.010, sam +0.210 ± 0.010 (± over seeds); sam − sgd "
+        f"0.320 (95 %: {found.low:.3f} to {found.high:.3f}), more than the seeds explain"
+    )
+    few = change_sentence(checkpoints([*changes("sam", sam)[:2], *changes("sgd", sgd)[:2]]))
+    assert "over seeds" not in few
+    assert "(sgd-0)" in few
+    other = [replace(one, settings={**one.settings, "radius": 0.4}) for one in changes("sam", sam)]
+    assert "at different radii and is not compared" in change_sentence(checkpoints([*other, *changes("sgd", sgd)]))
+
+
+def rank(one, value):
+    number = {"value": value, "standard_error": 0.1, "num_samples": 4, "num_matvecs": 9}
+    return Estimate(quantity="effective_rank", **number, checkpoint=one.checkpoint, settings=one.settings)
+
+
+def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared():
+    def title(*ones):
+        results = [*ones, *(rank(one, 10.0 + n) for n, one in enumerate(ones))]
+        return re.search(r"<h2>(.*?)</h2>", density_section(checkpoints(results)))[1]
+
+    assert title(pairs("a"), pairs("b")) == "Trace / λmax: a 10.00 ± 0.10, b 11.00 ± 0.10"
+    assert title(pairs("a", operator="fisher")) == "Trace / λmax of the Fisher matrix: a 10.00 ± 0.10"
+    apart = title(pairs("a", data_hash="A"), pairs("b", data_hash="B"))
+    assert apart == "Trace / λmax of these 2 checkpoints is of different train data and not compared"
+    seeds = [
+        *seeds_of("sgd", lambda n: pairs(values=(n + 2.0,), data_hash="A")),
+        *seeds_of("sam", lambda n: pairs(values=(n + 3.0,), data_hash="B")),
+    ]
+    assert title(*seeds) == "Trace / λmax is of different train data, so methods are not compared"
