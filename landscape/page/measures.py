@@ -91,7 +91,10 @@ def standing_rows(checkpoints: Sequence[Checkpoint]) -> list[Row]:
 
 
 def over_seeds(checkpoints: Sequence[Checkpoint]) -> list[Seeds]:
-    """The methods with three seeds or more; of each measure the seeds that have it, where these are three or more."""
+    """The methods with three seeds or more; of each measure the seeds that have it, where these are three or more.
+
+    None where no measure has so many.
+    """
     found, standing = [], standing_rows(checkpoints)
     for method in repeats(checkpoints):
         rows = [standing[n] for n in method.members]
@@ -101,7 +104,7 @@ def over_seeds(checkpoints: Sequence[Checkpoint]) -> list[Seeds]:
                 values.setdefault(name, []).append(value)
         enough = {name: np.array(of) for name, of in values.items() if len(of) >= FEWEST_SEEDS}
         found.append(Seeds(method.name, rows, enough))
-    return found
+    return found if any(one.values for one in found) else []
 
 
 def ratios(seeds: Sequence[Seeds]) -> dict[str, tuple[str, Comparison]]:

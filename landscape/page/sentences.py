@@ -151,9 +151,11 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
     read, step = [one for one in read if not math.isnan(one[0])], first_step(members[0][1])
     if not read:
         return f"The {split} loss along the two axes"
-    near = f"; below {short(step)}, one step of the grid, it is taken for a bowl" if min(read)[0] < step else ""
     what = f"The {split} loss has risen by 0.1 along x"
-    if over := _over_seeds(members):
+    over = _over_seeds(members)
+    nearest = min(rise_distance(one, 0.1) for _, mine in over for one in mine) if over else min(read)[0]
+    near = f"; below {short(step)}, one step of the grid, it is taken for a bowl" if nearest < step else ""
+    if over:
         each = [
             f"{name} |x| = {mean_and_deviation(np.array([rise_distance(one, 0.1) for one in mine]))} (centre "
             f"{short(float(np.mean([centre(one).loss for one in mine])))})"
@@ -264,7 +266,7 @@ def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return "Gradient congruence along training: no epoch was probed"
     if len({str(one.settings.get("radius")) for _, one, *_ in probed}) > 1:
         return "Gradient congruence was probed at different radii and is not compared"
-    what = "One step changes the congruence, on average over the probed epochs, by"
+    what = "One step changes the congruence, on average over the probed epochs"
     found, lacking = methods_among(checkpoints, [c for c, *_ in probed])
     if len(found) > 1 and len({id(c) for c, *_ in probed}) == len(probed):
         mine = [[probed[n] for n in method.members] for method in found]
@@ -277,11 +279,11 @@ def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
             )
             for method, of in zip(found, mine, strict=True)
         ]
-        return f"{what} {change_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
+        return f"{what}: {change_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
     told = [(mean, f"{signed(mean, error)} ({c.style.name})") for c, _, mean, error in probed]
     if len(told) > MOST_NAMED:
-        return f"{what} {min(told)[1]} to {max(told)[1]}"
-    return f"{what} {', '.join(text for _, text in told)}"
+        return f"{what}, by {min(told)[1]} to {max(told)[1]}"
+    return f"{what}, by {', '.join(text for _, text in told)}"
 
 
 def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:

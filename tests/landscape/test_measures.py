@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from plain_results import bowl, pairs, seeds_of, surface
+from plain_results import bowl, pairs, seeds_of, surface, trace
 
 from landscape.grouping import checkpoints
 from landscape.page.measures import measures, over_seeds, rows_of
@@ -119,3 +119,8 @@ def test_a_loss_that_is_not_finite_is_no_seed_of_the_mean():
     sgd = {row["row"]: row for row in written(*results) if row["checkpoint"] == "sgd"}
     assert (sgd["mean over seeds"]["train_loss"], sgd["number of seeds"]["train_loss"]) == ("2.0", "2")
     assert "(2 of 3 finite)" in table_section(checkpoints(results))
+
+
+def test_methods_of_which_the_table_knows_nothing_have_no_rows():
+    traces = [*seeds_of("sgd", lambda n: trace()), *seeds_of("sam", lambda n: trace())]
+    assert "Over seeds" not in table_section(checkpoints(traces))

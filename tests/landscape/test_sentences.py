@@ -189,7 +189,7 @@ def test_congruence_of_methods_is_told_over_their_seeds():
     found = ttest_ind(sam, sgd, equal_var=False).confidence_interval(0.95)
     told = change_sentence(checkpoints([*changes("sam", sam), *changes("sgd", sgd)]))
     assert told.endswith(
-        "by sgd −0.110 ± 0.010, sam +0.210 ± 0.010 (± over seeds); sam − sgd "
+        "epochs: sgd −0.110 ± 0.010, sam +0.210 ± 0.010 (± over seeds); sam − sgd "
         f"0.320 (95 %: {found.low:.3f} to {found.high:.3f}), more than the seeds explain"
     )
     few = change_sentence(checkpoints([*changes("sam", sam)[:2], *changes("sgd", sgd)[:2]]))
