@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import errno
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import math
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -32,64 +31,52 @@ import time
 import traceback
 import warnings
 import webbrowser
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 from click.shell_completion import CompletionItem
 
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
+from landscape import outputs
+from landscape.naming import common_folder, labels_of, nearest_path
+from landscape.results import Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from landscape.engines import ProductEngine
+    from landscape.analysis import HessianOptions
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
-    from landscape.filters import Normalization
     from landscape.ledger import Keep, Replayed
     from landscape.objective import Objective
-    from landscape.operators import SymmetricOperator
     from landscape.picture import Width
     from landscape.plane import Plane
+    from landscape.plane_options import PlaneOptions
+    from landscape.progress import Count
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from landscape.view import Scale
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
-    from train.data import Images, Part, Splits
+    from train.data import Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
-    from train.plan import Plan
     from train.recipes import Preset
 
 BATCH_SIZE = 256  # of a measurement: stays in cache; decides the last bits of a result
 SURFACE_BATCH_SIZE = 4096  # at most: cut into micro-batches
 RESIDENT_NUMBERS = 2**28  # inputs up to this (1 GiB) are made once, larger ones on each pass
-DATA_PARTS = 16  # random parts of the data, for the spread between them
 NUMBER_FAILED = 4
 _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
-_EARLY = "early"  # in the plan of a results file: points are missing that are to come
-_FAILED = "failed"  # the same: checkpoints without a number, and why
+_INSIDE_DEMO = "inside demo"
 
 Command = Callable[..., object]
-Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
-_INSIDE_DEMO = "inside demo"
-_CONTENT_ERRORS = (
-    *("CheckpointError", "ResultsError", "JournalError", "SettingsDifferError", "DataError", "AbsentDataError"),
-)
-_ALONG_A_RUN: dict[str, Any] = {
-    **{"which": "largest", "budget": None, "density": False, "trace": False, "operator": "hessian"},
-    **{"engine": "retained", "layers": (), "batch_norm": "frozen", "cross_check": False, "save_vectors": False},
-    **{"data_error": False, "per_layer": False, "diagonal": False, "protocol": "clean", "basis_memory": None},
-}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -99,10 +86,6 @@ class _CommandError(Exception):
     def __init__(self, code: int, message: str, hint: str = "", *, results: Record | None = None) -> None:
         super().__init__(message)
         self.code, self.hint, self.results = code, hint, results
-
-
-class _Terminated(BaseException):
-    pass
 
 
 @dataclass(frozen=True)
@@ -131,12 +114,11 @@ class _Console:
         """What --show adds to a table: pictures as wide as the terminal, in characters that it can show."""
         if not self.show or self.as_json:
             return
-        from landscape.ink import ASCII, BLOCKS
+        from landscape.ink import ink_for
         from landscape.sketches import sketch
 
-        ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
         height = max(shutil.get_terminal_size((WIDTH, 24)).lines - 1, 12)
-        drawn = sketch(results, width=self.width, height=height, ink=ink)
+        drawn = sketch(results, width=self.width, height=height, ink=ink_for(sys.stdout.encoding))
         if drawn:
             self.table(f"\n{drawn}")
         else:
@@ -180,114 +162,6 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Where surface looks: the options that decide its line or plane."""
-
-    directions: str
-    line: bool
-    normalization: Normalization
-    seed: int
-    rho: float | None
-    layers: tuple[str, ...]
-    output_dims: tuple[str, ...]
-    normalize_by: Path | None
-    trajectory: Path | None
-    save_directions: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What hessian measures: the options that decide its numbers."""
-
-    top: int
-    which: Literal["largest", "smallest", "both"]
-    tolerance: float
-    max_matvecs: int
-    basis_memory: float | None
-    budget: int | None
-    density: bool
-    trace: bool
-    operator: str
-    protocol: Literal["clean", "paper"]
-    engine: ProductEngine
-    layers: tuple[str, ...]
-    batch_norm: Literal["frozen", "train"]
-    data_error: bool
-    per_layer: bool
-    diagonal: bool
-    cross_check: bool
-    save_vectors: bool
-    seed: int
-
-    def check_run(self) -> None:
-        """Refuse what is not measured along a run."""
-        one = _Asked(**{**dataclasses.asdict(self), **_ALONG_A_RUN})
-        if self != one:
-            raise click.UsageError(
-                "a run is followed by the largest eigenvalues of its Hessian: give single checkpoints for other options"
-            )
-
-    def check_shared(self) -> None:
-        """Refuse what several processes cannot share."""
-        alone = {
-            "--per-layer": self.per_layer,
-            "--cross-check": self.cross_check,
-            "--engine timed": self.engine == "timed",
-            "--protocol paper": self.protocol == "paper",
-            "--batch-norm train": self.batch_norm == "train",
-            "--operator fisher": self.operator == "fisher",
-        }
-        if found := [option for option, given in alone.items() if given]:
-            raise click.UsageError(f"{found[0]} is measured by one process: leave out torchrun")
-
-    def record(self, examples: int | None) -> Record:
-        return {**dataclasses.asdict(self), "layers": list(self.layers), "examples": examples}
-
-    def check(self) -> None:
-        """Refuse options that do not go together."""
-        if self.budget is not None and (self.density or self.trace):
-            raise click.UsageError("--budget answers density and trace too: leave out --density and --trace")
-        if self.budget is not None and self.diagonal:
-            raise click.UsageError("--budget has no products for a diagonal: use --max-matvecs, --trace and --density")
-        if self.which == "smallest" and (self.budget is not None or self.trace):
-            raise click.UsageError("--budget and --trace need the largest eigenvalues: use --which both")
-        if self.engine != "retained" and self.operator != "hessian":
-            raise click.UsageError(f"--engine is of the Hessian, not of {self.operator}")
-        if self.protocol == "paper":
-            usual = {**_ALONG_A_RUN, "which": self.which, "save_vectors": self.save_vectors}
-            usual |= {"budget": self.budget, "density": self.density, "trace": self.trace, "protocol": "paper"}
-            usual |= {"diagonal": self.diagonal}
-            if self != dataclasses.replace(self, **usual):
-                raise click.UsageError("--protocol paper is of the Hessian, its own parameters, in eval mode")
-        if self.per_layer and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
-            raise click.UsageError("--per-layer is of the whole Hessian, in eval mode")
-        if self.data_error and (self.batch_norm != "frozen" or self.which == "smallest"):
-            raise click.UsageError("--data-error is of the largest eigenvalues, in eval mode")
-        if self.data_error and self.operator == "fisher":
-            raise click.UsageError("--data-error draws no labels: use --operator empirical-fisher")
-        if self.cross_check and self.which == "smallest":
-            raise click.UsageError("--cross-check is of the eigenvalue of largest magnitude: use --which both")
-        if self.cross_check and importlib.util.find_spec("pyhessian") is None:
-            raise click.UsageError("--cross-check needs PyHessian: pip install pyhessian")
-        if self.cross_check and (self.operator != "hessian" or self.layers or self.batch_norm != "frozen"):
-            raise click.UsageError("--cross-check is of the whole Hessian, in eval mode")
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """A part of the data in batches, made anew on each pass."""
-
-    inputs: Images
-    targets: Tensor
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.targets), self.size):
-            rows = slice(start, start + self.size)
-            yield self.inputs[rows], self.targets[rows]
 
 
 # Options that several commands share
@@ -338,69 +212,23 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 _checkpoints_argument = click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
-_split_option = click.option(
-    "--split",
-    type=click.Choice(list(_SPLITS)),
-    default="train",
-    show_default=True,
-    help="Data to measure on.",
-)
+_split_option = click.option("--split", type=click.Choice(list(_SPLITS)), default="train", help="Data to measure on.")
 _examples_option = click.option(
     "--examples", type=click.IntRange(2), help="Measure on so many examples, drawn by --seed.  [default: all]"
 )
 _device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
-_seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-
-_TRAIN_HELP = {
-    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
-    "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
-    "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
-    "val_fraction": "Of the training part, held out where the data has no validation part; 0: none (then no best.pt).",
-    "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
-    "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
-    "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
-    "epochs": "Passes over the training data.",
-    "batch_size": "Examples per step.",
-    "lr": "Learning rate at its highest.",
-    "schedule": "Of the learning rate: cosine to zero, step (x 0.2 at 30, 60, 80 % of the epochs), or constant.",
-    "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
-    "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
-    "momentum": "Of SGD underneath every method.",
-    "nesterov": "Take that momentum as Nesterov does.",
-    "weight_decay": "Of SGD underneath every method.",
-    "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
-    "rho1": "Ascent radius of agnostic-sam.",
-    "rho2": "Validation radius of agnostic-sam.",
-    "split_ratio": "Share of a batch that agnostic-sam trains on.",
-    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch. "
-    "BatchNorm's running statistics move with each chunk of a process.",
-    "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
-    "same_rng": "The same dropout masks in all passes of a step.",
-    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
-    "label_noise": "Fraction of training labels changed to another class.",
-    "seed": "Decides initial weights and order of the data.",
-    "data_seed": "Decides the split and the label noise.",
-    "device": "auto, cpu or cuda.",
-    "eta": "What ASAM adds to the size of a weight.",
-    "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
-    "channels_last": "Lay images and weights out with the channels innermost.",
-    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
-    "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
-    "probe_radius": "Radius of the congruence probe, the same for every method.",
-    "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
-}
+_data_options = _together(_split_option, _examples_option, _device_option)
+_seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0)
 
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import AUGMENTATIONS, DATA, DEVICES, METHODS, MODELS, PRECISIONS, SCHEDULES, SYNCS, TrainConfig
+    from train.config import CHOICES, DATA, MODELS, TrainConfig
+    from train.meanings import MEANINGS
 
-    known = {
-        **{"method": METHODS, "data": DATA, "model": MODELS, "device": DEVICES, "augment": AUGMENTATIONS},
-        **{"precision": PRECISIONS, "schedule": SCHEDULES, "sam_sync": SYNCS},
-    }
+    known = {**CHOICES, "data": DATA, "model": MODELS}
 
     def spelled(name: str, kind: str) -> str:
         option = name.replace("_", "-")
@@ -412,7 +240,7 @@ def _train_options(command: Command) -> Command:
             type={"str": str, "int": int, "float": float, "bool": bool}[str(item.type)],
             default=item.default,
             show_default=item.default != "",
-            help=_TRAIN_HELP[item.name],
+            help=MEANINGS[item.name],
             shell_complete=_one_of(known[item.name]) if item.name in known else _PATHS.get(item.name),
         )
         for item in dataclasses.fields(TrainConfig)
@@ -445,7 +273,9 @@ def _data_names(context: click.Context, parameter: click.Parameter, begun: str) 
 
 
 def _direction_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    kinds = _one_of(_DIRECTIONS)(context, parameter, begun)
+    from landscape.plane_options import KINDS
+
+    kinds = _one_of(KINDS)(context, parameter, begun)
     return [CompletionItem(kind) for kind in kinds] or _a_path("file")(context, parameter, begun)
 
 
@@ -468,7 +298,9 @@ class _App(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+)
 @click.version_option(package_name="agnostic-landscape", prog_name="landscape")
 @click.pass_context
 def app(context: click.Context) -> None:
@@ -525,12 +357,14 @@ def train(
     out = output.path or Path("runs") / (recipe or "") / f"{config.method}-seed{config.seed}"
     if dry_run:
         return _dry_run(config, out, console)
+    from train.telling import outcome_record, outcome_text, start_text
+
     started = time.perf_counter()
-    console.say("\n".join(part for line in _plan_text(config).splitlines() for part in console.wrapped(line)))
+    console.say("\n".join(part for line in start_text(config).splitlines() for part in console.wrapped(line)))
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
-    console.table(_outcome_text(outcome))
-    told = _outcome_record(outcome, time.perf_counter() - started)
+    console.table(outcome_text(outcome))
+    told: Record = {**outcome_record(outcome), "seconds": time.perf_counter() - started}
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
@@ -539,45 +373,20 @@ def train(
     return told
 
 
-_DIRECTIONS = ("random", "pca", "eigenvectors", "between", "gradient", "sam")
-_OF_EACH = ("random", "gradient", "sam")  # each checkpoint has its own; all others are one displacement
-
-
 def _look_options(command: Command) -> Command:
     @functools.wraps(command)
-    def packed(
-        *args: object,
-        directions: str,
-        line: bool,
-        normalization: Normalization,
-        seed: int,
-        rho: float | None,
-        layers: tuple[str, ...],
-        output_dims: tuple[str, ...],
-        normalize_by: Path | None,
-        trajectory: Path | None,
-        save_directions: bool,
-        **others: object,
-    ) -> object:
-        look = _Look(
-            directions,
-            line or (directions == "between" and len(cast(tuple[Path, ...], others["checkpoints"])) == 2),
-            normalization,
-            seed,
-            rho,
-            layers,
-            output_dims,
-            normalize_by,
-            trajectory,
-            save_directions,
-        )
-        return command(*args, look=look, **others)
+    def packed(*args: object, **options: Any) -> object:  # noqa: ANN401 (those of PlaneOptions, and others)
+        from landscape.plane_options import PlaneOptions
+
+        asked = {item.name: options.pop(item.name) for item in dataclasses.fields(PlaneOptions)}
+        if asked["directions"] == "between" and len(options["checkpoints"]) == 2:
+            asked["line"] = True
+        return command(*args, look=PlaneOptions(**asked), **options)
 
     return _together(
         click.option(
             "--directions",
             default="random",
-            show_default=True,
             metavar="KIND|FILE",
             shell_complete=_direction_names,
             help="random; pca of the run's checkpoints; eigenvectors of the Hessian; between two checkpoints (a line) "
@@ -589,7 +398,6 @@ def _look_options(command: Command) -> Command:
             "--normalization",
             type=click.Choice(["filter", "layer", "none"]),
             default="filter",
-            show_default=True,
             help="Of random directions: what gets the norm of the model's own weights.",
         ),
         _seed_option,
@@ -615,29 +423,23 @@ def _look_options(command: Command) -> Command:
 @app.command()
 @_checkpoints_argument
 @click.option(
-    "--steps",
-    type=int,
-    help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]",
+    "--steps", type=int, help="Points along each axis; odd, so that the centre is one.  [default: 51, of a line 61]"
 )
 @click.option("--extent", type=float, help="Reach to both sides.  [default: 1.0, or what holds all checkpoints]")
 @click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
 @_look_options
 @click.option("--explain", is_flag=True, help="Print how the parameters are cut into filters; measure nothing.")
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @click.option(
     "--batch-norm",
     type=click.Choice(["frozen", "recalibrated", "train"]),
     default="frozen",
-    show_default=True,
     help="Running statistics as they are, recomputed at each point, or those of each batch.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default="fp32",
-    show_default=True,
     help="Of the forward pass; the error at the centre is stored.",
 )
 @click.option("--micro-batch", type=click.IntRange(1), help="Examples of a forward pass.  [default: 64, on a GPU 1024]")
@@ -649,14 +451,12 @@ def _look_options(command: Command) -> Command:
     "--planes",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
     help="Random planes for each checkpoint, of seeds from --seed on: flatness as mean and spread over them.",
 )
 @click.option(
     "--paired",
     type=click.IntRange(0, 1024),
     default=0,
-    show_default=True,
     help="Keep the losses of so many examples at each point: then checkpoints are compared example by example.",
 )
 @click.option("--shard", help="i/n: measure every n-th point, from the i-th; slurm: by the job array's variables.")
@@ -664,7 +464,6 @@ def _look_options(command: Command) -> Command:
     "--max-nonfinite",
     type=click.FloatRange(0, 1),
     default=0.1,
-    show_default=True,
     help="Share of the points that may be not finite; with more the exit code is 4, and the file is written.",
 )
 @click.option("--devices", help="Share the points among devices, one process each: 0,1,2,3 (GPUs) or cpu,cpu.")
@@ -676,7 +475,7 @@ def surface(
     steps: int | None,
     extent: float | None,
     interval: tuple[float, float] | None,
-    look: _Look,
+    look: PlaneOptions,
     explain: bool,
     split: str,
     examples: int | None,
@@ -704,28 +503,28 @@ def surface(
     landscape surface runs/sam/last.pt --directions pca --show
     landscape surface runs/sam/last.pt --shard 1/3        and 2/3, 3/3 elsewhere; then landscape merge
     """
+    from train.checkpoint import content_hash
+
     steps = (61 if look.line else 51) if steps is None else steps
     checkpoints = tuple(dict.fromkeys(checkpoints))
-    _check_look(look, checkpoints)
+    with _as_usage_error():
+        look.check(len(checkpoints))
     if planes > 1 and (look.directions != "random" or look.line or look.trajectory is not None):
         raise click.UsageError("--planes is of random planes: leave out --directions, --line and --trajectory")
     if interval is None:
         _check_grid(steps, 1.0 if extent is None else extent)
     if explain:
-        return _explain(_open(checkpoints[0], _labels(checkpoints)[0], "cpu"), look, console)
+        return _explain(_open(checkpoints[0], labels_of(checkpoints)[0], "cpu"), look, console)
     normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
     run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
     run = [] if run_folder is None else _run_states(run_folder)
+    how: dict[str, Any] = {"batch_norm": batch_norm, "precision": precision}
+    how |= {"micro_batch": micro_batch, "layout": layout, "tune": tune}
     options: Record = {
         **{"steps": steps, "extent": extent, "interval": None if interval is None else list(interval)},
-        **_look_record(look, normalize_by, run),
-        **{
-            "batch_norm": batch_norm,
-            "precision": precision,
-            "micro_batch": micro_batch,
-            "layout": layout,
-            "tune": tune,
-        },
+        **{**look.record(), "normalize_by": None if normalize_by is None else normalize_by.hash},
+        "run": [content_hash(state) for _, state in run],
+        **how,
         **{"planes": planes, "examples": examples, "paired": paired, "max_nonfinite": max_nonfinite},
     }
     if devices is not None and shard is not None:
@@ -738,22 +537,23 @@ def surface(
     if devices is not None:
         return _on_devices(work, devices, output, console)
     from landscape import journal, survey
+    from landscape.progress import counting
 
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
-    folder = work.journal(output, shard_of)
+    folder = survey.begin(work.out, work.plan, shard_of, force=output.force, resume=output.resume)
     started = time.perf_counter()
     seen = functools.partial(_objective, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
     measured = [
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with _counting(console) as count, _as_usage_error():
+    with counting(quiet=console.quiet) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
         ]
-        engine = functools.partial(_engine, subjects, batch_norm, precision, micro_batch, layout, tune, steps)
+        engine = functools.partial(survey.one_engine, subjects, steps=steps, **how)
         plans = survey.plan_all(
             folder, work.plan, subjects, steps=steps, extent=extent, interval=interval, engine=engine, paired=paired
         )
@@ -780,9 +580,7 @@ def surface(
 @click.option(
     "--width", type=click.Choice(["single", "double"]), help="Pictures as wide as a column, or two.  [default: its own]"
 )
-@click.option(
-    "--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", show_default=True, help="Of surfaces."
-)
+@click.option("--scale", type=click.Choice(["auto", "linear", "log"]), default="auto", help="Of surfaces.")
 @click.option("--clip", type=float, metavar="LOSS", help="Surfaces up to this loss; the bar says so.")
 @click.option("--out", type=click.Path(), help="File or folder to write.  [default: FILE with the other suffix]")
 @click.option("--force", is_flag=True, help="Replace what is there.")
@@ -812,7 +610,7 @@ def export(
         if given:
             raise click.UsageError(f"--{name} is of pictures ({', '.join(PICTURES)}), not of {kind}")
     if not file.exists():
-        raise _CommandError(2, f"{file} is not there{_nearest_path(file)}")
+        raise _CommandError(2, f"{file} is not there{nearest_path(file)}")
     results = load_file(file).results
     stem = file if out is None else Path(out)
     if out is not None and (out.endswith(os.sep) or stem.is_dir()):
@@ -829,7 +627,7 @@ def export(
             raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, functools.partial(_write, content))
+        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
     captions = [f": {one.caption}" for one in drawn] or [""] * len(written)
     for path, told in zip(written, captions, strict=True):
         console.say(f"wrote {_shown(path)}{told}")
@@ -858,35 +656,29 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     folder = journal.folder_of(out)
     if not folder.is_dir():
         raise _CommandError(
-            2, f"{folder} is not there{_nearest_path(folder)}", "shards make it: landscape surface --shard"
+            2, f"{folder} is not there{nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
+    if out.exists() and not force and not load_file(out).plan.get(outputs.EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
 
 @app.command()
 @_checkpoints_argument
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many eigenvalues, at each end.")
+@click.option("--top", type=click.IntRange(1), default=5, help="How many eigenvalues, at each end.")
 @click.option(
     "--which",
     type=click.Choice(["largest", "smallest", "both"]),
     default="largest",
-    show_default=True,
     help="The end of the spectrum: the largest eigenvalues, the most negative ones, or both.",
 )
 @click.option(
-    "--tolerance",
-    type=float,
-    default=1e-3,
-    show_default=True,
-    help="Residual over the largest |lambda|; float32 resolves 1e-6.",
+    "--tolerance", type=float, default=1e-3, help="Residual over the largest |lambda|; float32 resolves 1e-6."
 )
 @click.option(
     "--max-matvecs",
     type=click.IntRange(1),
     default=200,
-    show_default=True,
     help="Products at most for the eigenvalues of each checkpoint.",
 )
 @click.option(
@@ -901,23 +693,17 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     is_flag=True,
     help="The density of all eigenvalues, with a band over 4 random probes of 80 products each.",
 )
-@click.option(
-    "--trace",
-    is_flag=True,
-    help="The trace, with a standard error, and the effective rank; 60 products.",
-)
+@click.option("--trace", is_flag=True, help="The trace, with a standard error, and the effective rank; 60 products.")
 @click.option(
     "--operator",
     type=click.Choice(["hessian", "gauss-newton", "fisher", "empirical-fisher"]),
     default="hessian",
-    show_default=True,
     help="The matrix; the labels of fisher are drawn from the model, by --seed.",
 )
 @click.option(
     "--protocol",
     type=click.Choice(["clean", "paper"]),
     default="clean",
-    show_default=True,
     help="paper: what its numbers on a log scale most likely are, sums over batches of 128 without biases and norms.",
 )
 @click.option(
@@ -929,7 +715,6 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         ]
     ),
     default="retained",
-    show_default=True,
     metavar="NAME",
     help="How a product of the Hessian is made: retained, recomputed, forward-over-reverse, compiled, "
     "finite-differences, finite-differences-across-kinks; timed takes the fastest.",
@@ -939,7 +724,6 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     "--batch-norm",
     type=click.Choice(["frozen", "train"]),
     default="frozen",
-    show_default=True,
     help="Running statistics as they are, or those of each batch.",
 )
 @click.option(
@@ -948,18 +732,14 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
     help="What eigenvalues and trace owe to the sample of examples, from random parts of it; some 60 products.",
 )
 @click.option(
-    "--per-layer",
-    is_flag=True,
-    help="The eigenvalues of each layer's own block as well; some 40 products for each.",
+    "--per-layer", is_flag=True, help="The eigenvalues of each layer's own block as well; some 40 products for each."
 )
 @click.option("--diagonal", is_flag=True, help="The diagonal, and the trace of each tensor, with standard errors.")
 @click.option("--explain", is_flag=True, help="Print how a product is made, and its time; measure nothing.")
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @_output_options("hessian.npz beside the checkpoints")
 @_show_option
 def hessian(
@@ -971,7 +751,7 @@ def hessian(
     device: str,
     output: _Output,
     console: _Console,
-    **asked: Any,  # noqa: ANN401 (the options of _Asked)
+    **asked: Any,  # noqa: ANN401 (those of HessianOptions)
 ) -> Record:
     """Measure the largest eigenvalues of the Hessian of the mean loss, each with its true residual.
 
@@ -984,15 +764,18 @@ def hessian(
     landscape hessian runs/sam                 a run with several checkpoints: through training
     torchrun --no-python --nproc-per-node 4 -- landscape hessian runs/sam/last.pt
     """
-    wanted = _Asked(**asked, seed=seed)
-    wanted.check()
+    from landscape.analysis import HessianOptions
+
+    with _as_usage_error():
+        wanted = HessianOptions(**asked, seed=seed)
     given = click.get_current_context().get_parameter_source("max_matvecs")
     if wanted.budget is not None and given is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--budget bounds all products, and --max-matvecs those of the eigenvalues: give one")
     measure = functools.partial(_hessian, checkpoints, wanted, explain, split, examples, device, output, console)
     if _processes()[1] == 1:
         return measure()
-    wanted.check_shared()
+    with _as_usage_error():
+        wanted.check_shared()
     from landscape.distributed import together
     from train.distributed import joined
 
@@ -1002,7 +785,7 @@ def hessian(
 
 def _hessian(
     checkpoints: tuple[Path, ...],
-    wanted: _Asked,
+    wanted: HessianOptions,
     explain: bool,
     split: str,
     examples: int | None,
@@ -1013,15 +796,16 @@ def _hessian(
     """What hessian measures, in each of the processes that share it."""
     seed = wanted.seed
     if explain:
-        one = _open(checkpoints[0], _labels(checkpoints)[0], _device(device))
+        one = _open(checkpoints[0], labels_of(checkpoints)[0], _device(device))
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         with _as_usage_error():
             return _explain_products(objective, wanted, console)
-    folders = {label: path for label, path in zip(_labels(checkpoints), checkpoints, strict=True) if path.is_dir()}
+    folders = {label: path for label, path in zip(labels_of(checkpoints), checkpoints, strict=True) if path.is_dir()}
     read = {label: _run_states(path) for label, path in folders.items()}
     runs = {label: run for label, run in read.items() if len(run) > 1}
     if runs:
-        wanted.check_run()
+        with _as_usage_error():
+            wanted.check_run()
 
     def measure(one: _Opened, count: Count, keep: Keep) -> list[Result]:
         with _as_usage_error():
@@ -1032,11 +816,14 @@ def _hessian(
     def measure_one(one: _Opened, count: Count, replayed: Replayed) -> list[Result]:
         objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
         told = f"hessian {one.label}"
-        return _curvature(objective, wanted, replayed, lambda done: count(told, "products", done, None))
+        return hessian_analysis(
+            objective, wanted, replayed=replayed, progress=lambda done: count(told, "products", done, None)
+        )
 
+    from landscape.analysis import hessian_analysis
     from train.checkpoint import content_hash
 
-    options = wanted.record(examples)
+    options: Record = {**wanted.record(), "examples": examples}
     if _processes()[1] > 1:
         options["processes"] = _processes()[1]
     if runs:
@@ -1054,9 +841,7 @@ def _hessian(
 
 @app.command()
 @click.argument("paths", metavar="CKPT|RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--radius", type=float, default=0.05, show_default=True, help="Of the validation ascent, where it is measured now."
-)
+@click.option("--radius", type=float, default=0.05, help="Of the validation ascent, where it is measured now.")
 @_device_option
 @_output_options("alignment.npz beside the runs")
 @_show_option
@@ -1090,13 +875,12 @@ def alignment(paths: tuple[Path, ...], radius: float, device: str, output: _Outp
 @app.command()
 @click.argument("paths", metavar="RUN|FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: report.html beside them]")
-@click.option("--title", default="Loss landscape", show_default=True, help="Of the page.")
+@click.option("--title", default="Loss landscape", help="Of the page.")
 @click.option("--force", is_flag=True, help="Replace a file that is not a page of ours.")
 @click.option(
     "--plotlyjs",
     type=click.Choice(["embedded", "directory"]),
     default="embedded",
-    show_default=True,
     help="In the page, or as one file beside it that all pages of the folder share.",
 )
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
@@ -1120,8 +904,8 @@ def report(
     from landscape.report import write_report
 
     files = _results_files(paths)
-    out = out or _common_folder(paths) / "report.html"
-    _refuse_to_replace(out, force)
+    out = out or common_folder(paths) / "report.html"
+    outputs.refuse_to_replace(out, force=force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -1135,9 +919,12 @@ def report(
     return {"report": str(out), "num_results": len(results), "files": [str(file) for file in files]}
 
 
-_data_root_option = click.option(
-    "--data-root", default="", help=_TRAIN_HELP["data_root"], shell_complete=_PATHS["data_root"]
-)
+def _data_root_option(command: Command) -> Command:
+    from train.meanings import MEANINGS
+
+    return click.option(
+        "--data-root", default="", show_default=False, help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"]
+    )(command)
 
 
 @app.group()
@@ -1157,10 +944,10 @@ def data() -> None:
 def data_list(data_root: str, console: _Console) -> Record:
     """List every data set: present or absent, its sizes, its licence. Nothing is opened."""
     from train.data import data_root as root_of
-    from train.data import records
+    from train.data import records, records_text
 
     found = records(root_of(data_root))
-    console.table(_data_table(found))
+    console.table(records_text(found))
     console.say(f"data root: {root_of(data_root)}   also: imagefolder:PATH, npz:PATH")
     return {"data_root": str(root_of(data_root)), "data": [_data_record(one) for one in found]}
 
@@ -1197,21 +984,6 @@ def data_check(name: str, data_root: str, console: _Console) -> Record:
     return _data_record(found)
 
 
-def _data_table(found: Sequence[DataRecord]) -> str:
-    rows: list[tuple[str, ...]] = [("data", "state", "train", "validation", "test", "classes", "licence")]
-    for one in found:
-        sizes = [f"{size:,}" for size in one.sizes] if one.sizes else ["?"] * 3
-        rows.append((one.name, one.state, *sizes, str(one.num_classes), one.licence))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = (0, 1, 6)
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{w}}" if n in left else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
 def _data_record(one: DataRecord) -> Record:
     return {**vars(one), "sizes": list(one.sizes) if one.sizes else None}
 
@@ -1223,19 +995,10 @@ def _download(config: TrainConfig) -> None:
         download(config.data, data_root(config.data_root))
 
 
-DEMO_NOISE = 0.4
-# Chosen once by benchmarks/methods.py: the best mean accuracy on clean validation labels.
-DEMO_METHODS = {
-    "sgd": ["--method", "sgd"],
-    "sam": ["--method", "sam", "--rho", "0.8"],
-    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.6", "--rho2", "0.3"],
-}
-
-
 @app.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--steps", type=int, default=21, show_default=True, help="Points along each axis of the surfaces.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
+@click.option("--epochs", type=click.IntRange(1), default=40)
+@click.option("--steps", type=int, default=21, help="Points along each axis of the surfaces.")
 @click.option("--force", is_flag=True, help="Make it all anew.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @_console_options
@@ -1249,20 +1012,18 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo --out /tmp/demo --open
     """
     from landscape.tables import summary_table
+    from train.demo import NOISE, STORY
 
     _check_grid(steps, 1.0)
-    flags = [
-        "--force" if force else "--resume",
-        *(["--json"] if console.as_json else []),
-        *(["--quiet"] if console.quiet else []),
-    ]
-    console.table(_DEMO_STORY)
+    told = {"--json": console.as_json, "--quiet": console.quiet}
+    flags = ["--force" if force else "--resume", *(flag for flag, given in told.items() if given)]
+    console.table(STORY)
     found: Record = {}
     for command in _demo_commands(out, epochs, steps):
         console.table(f"\n{_prompt(command, console.width)}")
         found[shlex.join(command)] = _inside_demo([*command, *flags])
     page, picture = out / "report.html", out / "demo.png"
-    title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
+    title = f"Digits with {100 * NOISE:g} % wrong labels"
     _inside_demo(["report", str(out), "--out", str(page), "--title", title, "--quiet"])
     files = [out / f"{name}.npz" for name in ("surface-train", "surface-test", "hessian")]
     results = [result for file in files for result in load_file(file).results]
@@ -1296,29 +1057,21 @@ def _inside_demo(command: list[str]) -> Json:
 
 
 def _demo_commands(out: Path, epochs: int, steps: int) -> list[list[str]]:
-    runs = {name: str(out / name) for name in DEMO_METHODS}
-    noise = ["--label-noise", str(DEMO_NOISE), "--epochs", str(epochs)]
-    commands = [["train", *options, *noise, "--out", runs[name]] for name, options in DEMO_METHODS.items()]
-    checkpoints = [f"{run}/last.pt" for run in runs.values()]
+    from train.demo import train_commands
+
+    runs = train_commands(out, epochs)
+    commands, checkpoints = [*runs.values()], [f"{run}/last.pt" for run in runs]
     for split in ("train", "test"):
         to = str(out / f"surface-{split}.npz")
         commands.append(["surface", *checkpoints, "--steps", str(steps), "--split", split, "--out", to])
     commands.append(["hessian", *checkpoints, "--out", str(out / "hessian.npz")])
-    commands.append(["alignment", *runs.values(), "--out", str(out / "alignment.npz")])
+    commands.append(["alignment", *runs, "--out", str(out / "alignment.npz")])
     return commands
-
-
-_DEMO_STORY = """\
-Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one
-seed. Each method has the radius that did best after 40 epochs on clean validation labels
-(benchmarks/methods.md, 5 seeds). There, on test data, SAM has 95.4 ± 0.8 %, SAM on 70 % of each
-batch 94.3 ± 0.3 %, Agnostic-SAM 95.3 ± 0.5 % and SGD 70.8 ± 2.0 %. The demo shows what a pit of
-memorised labels looks like, not which SAM is better."""
 
 
 def _draw_picture(results: Sequence[Result], path: Path) -> None:
     from landscape.figures import overview_picture
-    from landscape.results import Surface, write_atomically
+    from landscape.results import Surface
 
     figure = overview_picture([result for result in results if isinstance(result, Surface)])
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
@@ -1339,9 +1092,11 @@ class _Work:
     def of(
         cls, command: str, paths: Sequence[Path], split: str, device: str, options: Record, output: _Output
     ) -> _Work:
+        from landscape.machine import versions
+
         device = _device(device)
         paths = list(dict.fromkeys(paths))
-        opened = [_open(path, label, device) for path, label in zip(paths, _labels(paths), strict=True)]
+        opened = [_open(path, label, device) for path, label in zip(paths, labels_of(paths), strict=True)]
         plan: Record = {
             "command": command,
             "checkpoints": [one.hash for one in opened],
@@ -1350,31 +1105,22 @@ class _Work:
             "split": split,
             "device": device,
             "batch_size": BATCH_SIZE,
-            "versions": _versions(),
+            "versions": versions(),
             **options,
         }
-        return cls(opened, output.path or _common_folder(paths) / f"{command}.npz", plan)
+        return cls(opened, output.path or common_folder(paths) / f"{command}.npz", plan)
 
     def places(self) -> Record:
         return {one.hash: str(one.path) for one in self.opened}
 
     def done(self, output: _Output) -> list[Result] | None:
         """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
-        results = _already_measured(self.out, self.plan, output)
-        if results is None:
-            _writable(self.out)
-        else:
-            self._forget_journal()
-        return results
-
-    def _forget_journal(self) -> None:
-        """What a process that was killed after it had saved the results left there."""
         from landscape import journal
 
-        folder = journal.folder_of(self.out)
-        with contextlib.suppress(journal.JournalError, journal.JournalBusyError):
-            if (folder / "plan.json").exists() and journal.read_plan(folder).get("decided") == self.plan:
-                journal.remove(folder)
+        results = outputs.finished(self.out, self.plan, force=output.force, resume=output.resume)
+        if results is not None:
+            journal.forget(journal.folder_of(self.out), self.plan)
+        return results
 
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
@@ -1394,21 +1140,6 @@ class _Work:
                 if place()[0] == 0:
                     ledger.remove(folder)
                 raise
-
-    def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
-        """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal, survey
-
-        folder = journal.folder_of(self.out)
-        begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
-        others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force:
-            survey.start_anew(folder, self.plan, shard)
-        elif others:
-            raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
-        elif begun.exists() and not output.resume:
-            raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
-        return folder
 
 
 def _measure_all(
@@ -1431,6 +1162,7 @@ def _measure_all(
     """
     from landscape.distributed import from_first, place
     from landscape.ledger import unkept
+    from landscape.progress import counting
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1441,7 +1173,7 @@ def _measure_all(
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(unkept) as keep:
         results, failed = [], list[str]()
-        with _counting(console) as count:
+        with counting(quiet=console.quiet) as count:
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
@@ -1459,7 +1191,7 @@ def _measure_all(
 
 def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
     work.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+    plan = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
     save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
     console.say(f"wrote {_shown(work.out)}")
 
@@ -1496,7 +1228,7 @@ def _merged(
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    early: Record = {_EARLY: True} if partial else {}
+    early: Record = {outputs.EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
     try:
         save(results, out, plan={**plan, **early}, run=run)
@@ -1509,36 +1241,18 @@ def _merged(
     return _told(out, results, console)
 
 
-def _engine(
-    subjects: Sequence[Subject],
-    batch_norm: BatchNorm,
-    precision: Precision,
-    micro_batch: int | None,
-    layout: Layout | None,
-    tune: bool,
-    steps: int,
-) -> Engine:
-    """One engine for all checkpoints: the usual one or, with `tune`, the fastest, but for what was given."""
-    from landscape.evaluator import Engine, choose, compiled_for, usual
-
-    objective, num_points = subjects[0].objective, sum(steps ** len(one.plane.axes) for one in subjects)
-    given = usual(objective, Engine(batch_norm=batch_norm, precision=precision))
-    if tune:
-        given, _ = choose(objective, given, num_points=num_points)
-    given = dataclasses.replace(
-        given, micro_batch=micro_batch or given.micro_batch, layout=layout if layout is not None else given.layout
-    )
-    return given if tune else compiled_for(objective, given, num_points=num_points)
-
-
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
     """One process for each device, each a shard; then all of it merged."""
+    from landscape import survey
+
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
-        work.journal(output, (index + 1, 1 if output.force else len(names)))
-    words = _without(_words(), {"--devices": 1})
+        shard = (index + 1, 1 if output.force else len(names))
+        survey.begin(work.out, work.plan, shard, force=output.force, resume=output.resume)
+    given = itertools.pairwise(["", *_words()])
+    words = [word for before, word in given if "--devices" not in (before, word.partition("=")[0])]
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
@@ -1560,116 +1274,27 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
-def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """A command line without some of its options, each with so many values."""
-    kept: list[str] = []
-    skip = 0
-    for word in words:
-        name, _, value = word.partition("=")
-        if skip:
-            skip -= 1
-        elif name in options:
-            skip = 0 if value else options[name]
-        else:
-            kept.append(word)
-    return kept
-
-
-def _curvature(
-    objective: Objective, asked: _Asked, replayed: Replayed, progress: Callable[[int], None]
-) -> list[Result]:
-    """Eigenvalues, and what else was asked for."""
-    from landscape.budget import curvature
-    from landscape.distributed import place
-    from landscape.entries import diagonal
-    from landscape.lanczos import top_eigenpairs
-    from landscape.operators import per_layer
-    from landscape.sampling import data_error
-    from landscape.spectrum import effective_rank, spectral_density, trace
-
-    least = 4 if place()[1] == 1 else DATA_PARTS * place()[1]
-    if asked.data_error and objective.num_examples < least:
-        raise click.UsageError(f"--data-error takes parts of the data: {objective.num_examples} examples are too few")
-    if asked.cross_check:
-        from landscape.crosscheck import require_comparable
-
-        require_comparable(objective)
-    operator = replayed(_operator(objective, asked))
-    if asked.budget is not None and asked.which != "smallest":
-        found = curvature(
-            operator,
-            k=asked.top,
-            which=asked.which,
-            budget=asked.budget,
-            tolerance=asked.tolerance,
-            seed=asked.seed,
-            basis_size=_basis_size(operator, asked),
-            progress=progress,
-        )
-        pairs, others = found.pairs, found.results[1:]
-    else:
-        pairs = top_eigenpairs(
-            operator,
-            asked.top,
-            which=asked.which,
-            tolerance=asked.tolerance,
-            seed=asked.seed,
-            max_matvecs=asked.max_matvecs,
-            basis_size=_basis_size(operator, asked),
-            progress=progress,
-        )
-        others = []
-        if asked.density:
-            others.append(spectral_density(operator, seed=asked.seed, pairs=pairs, progress=progress))
-        if asked.trace:
-            estimate = trace(operator, seed=asked.seed, pairs=pairs, progress=progress)
-            others += [estimate, effective_rank(estimate, pairs)]
-        if asked.diagonal:
-            others.append(diagonal(operator, seed=asked.seed, pairs=pairs, progress=progress))
-    if asked.data_error:
-        plain = dataclasses.replace(asked, engine="retained")  # parts are many, and small
-
-        def of_part(part: Objective) -> SymmetricOperator:
-            return replayed(_operator(part, plain))
-
-        spread = data_error(objective, pairs, operator_of=of_part, num_parts=DATA_PARTS, seed=asked.seed)
-        others.append(spread)
-    if asked.per_layer:
-        for block in per_layer(objective).values():
-            most = min(asked.top, block.size)
-            found_in = top_eigenpairs(replayed(block), most, tolerance=asked.tolerance, seed=asked.seed)
-            others.append(dataclasses.replace(found_in, vectors=None))
-    if asked.cross_check:
-        from landscape.crosscheck import pyhessian_check
-
-        check = pyhessian_check(objective, pairs, seed=asked.seed, replayed=replayed)
-        pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
-    kept = pairs if asked.save_vectors else dataclasses.replace(pairs, vectors=None)
-    return [kept, *others]
-
-
 def _followed(
     one: _Opened,
     run: Sequence[tuple[int, State]],
-    asked: _Asked,
+    asked: HessianOptions,
     split: str,
     examples: int | None,
     count: Count,
     keep: Keep,
 ) -> Result:
     """The curvature of each checkpoint of a run, with the learning rates it was trained with."""
+    from landscape.analysis import chosen_operator
     from landscape.distributed import shared_gradient
     from landscape.following import curvature_trace, stability_limit
     from train.schedule import learning_rate
 
     part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
     rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
-    limits = [
-        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-        if config.method == "sgd"
-        else math.nan
-        for rate in rates
-    ]
+    stable = functools.partial(
+        stability_limit, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+    )
+    limits = [stable(rate) if config.method == "sgd" else math.nan for rate in rates]
     points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
     return curvature_trace(
         points,
@@ -1683,96 +1308,25 @@ def _followed(
         progress=lambda done, products: count(
             f"hessian {one.label}, {products} products", "checkpoints", done, len(run)
         ),
-        operator_of=lambda objective: _operator(objective, asked),
+        operator_of=lambda objective: chosen_operator(objective, asked),
         gradient_of=shared_gradient,
         keep=keep,
     )
 
 
-def _operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
-    """The matrix that was asked for, of which each of several processes has a part of the data."""
-    from landscape.distributed import shared
+def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
+    from landscape.analysis import product_cost
+    from landscape.typesetting import listed
 
-    return shared(objective, lambda part: _own_operator(part, asked))
-
-
-def _own_operator(objective: Objective, asked: _Asked) -> SymmetricOperator:
-    from landscape import operators
-    from landscape.plane import layer_mask, layers_of
-
-    if asked.protocol == "paper":
-        from landscape.protocols import paper_hessian
-
-        return paper_hessian(objective)
-    if asked.operator == "hessian":
-        names = layers_of(objective, asked.layers) if asked.layers else None
-        found = operators.hessian(objective, engine=asked.engine, batch_norm=asked.batch_norm, only=names)
-        return dataclasses.replace(found, settings={**found.settings, **_layers_record(asked.layers)})
-    if asked.operator == "gauss-newton":
-        found = operators.gauss_newton(objective, batch_norm=asked.batch_norm)
-    else:
-        kind: Literal["mc", "empirical"] = "mc" if asked.operator == "fisher" else "empirical"
-        found = operators.fisher(objective, kind=kind, seed=asked.seed, batch_norm=asked.batch_norm)
-    if not asked.layers:
-        return found
-    chosen = operators.block(found, layer_mask(objective, asked.layers))
-    return dataclasses.replace(chosen, settings={**chosen.settings, **_layers_record(asked.layers)})
-
-
-def _basis_size(operator: SymmetricOperator, asked: _Asked) -> int | None:
-    """How many vectors of the operator's size fit into the memory that was given."""
-    if asked.basis_memory is None:
-        return None
-    fitting = int(asked.basis_memory * 1e9 / (operator.size * operator.dtype.itemsize))
-    needed = (2 if asked.which == "both" else 1) * asked.top + 2
-    if fitting < min(needed, operator.size):
-        size = needed * operator.size * operator.dtype.itemsize / 1e9
-        raise click.UsageError(
-            f"--basis-memory holds {fitting} vectors, --top {asked.top} needs {needed}: {size:.2g} GB"
-        )
-    return min(fitting, operator.size)
-
-
-def _explain_products(objective: Objective, asked: _Asked, console: _Console) -> Record:
-    """How a product of the operator is made, and how long it takes."""
-    import torch
-
-    operator = _operator(objective, asked)
-    v = torch.ones(operator.size, dtype=operator.dtype, device=operator.device)
-    for _ in range(2):  # the first builds what is kept
-        started = time.perf_counter()
-        float(operator.matvec(v)[0])  # waits for the device
-    seconds = time.perf_counter() - started
-    names = ("operator", "engine", "engine_reason", "micro_batch", "layout", "batch_norm", "dtype", "num_examples")
-    told: Record = {name: operator.settings[name] for name in names if name in operator.settings}
-    told |= {"size": operator.size, "seconds_per_product": seconds, **operator.checks}
-    for name, value in told.items():
-        console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
+    told = product_cost(objective, asked)
+    console.table(listed(told))
     return told
-
-
-def _can_show(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _plainly(value: Json) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plainly(inner)}" for name, inner in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _layers_record(layers: Sequence[str]) -> Record:
-    return {"layers": list(layers)} if layers else {}
 
 
 def _subjects(
     work: _Work,
     measured: Sequence[tuple[_Opened, Objective]],
-    look: _Look,
+    look: PlaneOptions,
     normalize_by: _Opened | None,
     run: Sequence[tuple[int, State]],
     num_planes: int,
@@ -1782,25 +1336,35 @@ def _subjects(
 ) -> list[Subject]:
     """What is to be measured: for each checkpoint its line or plane, or several planes."""
     from landscape.plane import moved
+    from landscape.plane_options import KINDS, OF_EACH, plane_of
     from landscape.survey import Subject
 
     others = [_objective(other, _chosen(other, split)) for other in work.opened[len(measured) :]]
     by = None if normalize_by is None else _objective(normalize_by, _chosen(normalize_by, split))
     names, states = [other.label for other in work.opened], [state for _, state in run]
     run_name = "" if not run or look.line else (look.trajectory or _folder_of(work.opened[0].path)).name
+    if look.directions == "pca":
+        _refuse_misfits(measured[0][1].model, states)
     found: list[Subject] = []
     for one, objective in measured:
         for index in range(num_planes):
-            seeded = dataclasses.replace(look, seed=look.seed + index)
-            known = bool(found) and look.directions not in _OF_EACH
-            plane = (
-                moved(found[0].plane, objective)
-                if known
-                else _plane(seeded, objective, by, others, names, states, count)
-            )
+            known = bool(found) and look.directions not in OF_EACH
+            if known:
+                plane = moved(found[0].plane, objective)
+            elif look.directions in KINDS:
+                plane = plane_of(
+                    objective,
+                    dataclasses.replace(look, seed=look.seed + index),
+                    normalize_by=by,
+                    others=others,
+                    names=names,
+                    run=states,
+                    progress=lambda done: count("eigenvectors", "products", done, None),
+                )
+            else:
+                plane = _given_plane(objective, Path(look.directions), look)
             if look.save_directions and not known:
-                file = _directions_file(work.out, len(found) + 1, look, [other.path for other in work.opened])
-                _save_directions(plane, objective, file, output)
+                _save_directions(plane, objective, len(found) + 1, look, work, output)
             found.append(
                 Subject(
                     label=one.label if num_planes == 1 else f"{one.label} plane {index + 1} of {num_planes}",
@@ -1816,110 +1380,8 @@ def _subjects(
     return found
 
 
-def _check_look(look: _Look, checkpoints: Sequence[Path]) -> None:
-    """Refuse options that do not go together."""
-    kind = look.directions
-    if kind not in _DIRECTIONS and not Path(kind).is_file():
-        near = difflib.get_close_matches(kind, _DIRECTIONS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_DIRECTIONS)}"
-        raise click.UsageError(f"--directions: there is no kind and no file {kind!r}; {hint}")
-    if kind == "between" and len(checkpoints) not in (2, 3):
-        raise click.UsageError(f"--directions between takes two checkpoints or three, got {len(checkpoints)}")
-    if kind == "between" and look.line and len(checkpoints) == 3:
-        raise click.UsageError("a line between checkpoints takes two, got 3")
-    if look.rho is not None and kind != "sam":
-        raise click.UsageError("--rho is of --directions sam")
-    if kind != "random" and (look.normalize_by or look.output_dims or look.normalization != "filter"):
-        raise click.UsageError("--normalization, --normalize-by and --output-dim are of random directions")
-    if look.line and look.trajectory is not None:
-        raise click.UsageError("--trajectory is drawn on a plane: leave out --line")
-
-
-def _look_record(look: _Look, normalize_by: _Opened | None, run: Sequence[tuple[int, State]]) -> Record:
-    """The options of a look by their content, not by the names of files."""
-    from train.checkpoint import content_hash
-
-    kind = look.directions
-    return {
-        "directions": kind if kind in _DIRECTIONS else _content_hash(Path(kind)),
-        "line": look.line,
-        "normalization": look.normalization,
-        "seed": look.seed,
-        "rho": look.rho,
-        "layers": list(look.layers),
-        "output_dims": list(look.output_dims),
-        "normalize_by": None if normalize_by is None else normalize_by.hash,
-        "run": [content_hash(state) for _, state in run],
-    }
-
-
-def _plane(
-    look: _Look,
-    objective: Objective,
-    normalize_by: Objective | None,
-    others: Sequence[Objective],
-    names: Sequence[str],
-    run: Sequence[State],
-    count: Count,
-) -> Plane:
-    """The line or plane that the options ask for, around one checkpoint."""
-    from landscape import directions
-
-    kind, layers = look.directions, look.layers
-    if kind == "between":
-        between = directions.line_between if len(others) == 1 else directions.plane_through
-        return between(objective, *others, names=names, layers=layers)
-    if kind == "random":
-        plane = directions.random_plane(
-            objective,
-            seed=look.seed,
-            normalization=look.normalization,
-            layers=layers,
-            normalize_by=normalize_by,
-            output_dims=_output_dims(look.output_dims),
-        )
-    elif kind == "pca":
-        plane = _pca_plane(objective, run, layers)
-    elif kind == "eigenvectors":
-        plane = _eigenvector_plane(objective, look, count)
-    elif kind in ("gradient", "sam"):
-        rho = None if kind == "gradient" else 0.05 if look.rho is None else look.rho
-        plane = directions.ascent_plane(objective, rho=rho, seed=look.seed, layers=layers)
-    else:
-        plane = _given_plane(objective, Path(kind), look)
-    return directions.axis_line(plane) if look.line else plane
-
-
-def _pca_plane(objective: Objective, run: Sequence[State], layers: Sequence[str]) -> Plane:
-    import torch
-
-    from landscape.trajectory import pca_plane
-
-    _refuse_misfits(objective.model, run)
-    rows = [torch.cat([state[name].reshape(-1) for name in objective.shapes]) for state in run]
-    return pca_plane(objective, torch.stack(rows).to(objective.theta), layers=layers)
-
-
-def _eigenvector_plane(objective: Objective, look: _Look, count: Count) -> Plane:
-    from landscape import operators
-    from landscape.directions import eigenvector_plane
-    from landscape.lanczos import top_eigenpairs
-    from landscape.plane import layer_mask
-
-    on_gpu = objective.theta.is_cuda and objective.may_cut  # elsewhere 64, or whole batches
-    operator = operators.hessian(objective, micro_batch=BATCH_SIZE if on_gpu else None)
-    if look.layers:
-        operator = operators.restricted(operator, layer_mask(objective, look.layers))
-    pairs = top_eigenpairs(
-        operator, 2, seed=look.seed, progress=lambda done: count("eigenvectors", "products", done, None)
-    )
-    if not pairs.converged.all():
-        raise _CommandError(NUMBER_FAILED, "the eigenvectors did not converge, so no plane is drawn along them")
-    return eigenvector_plane(objective, pairs, layers=look.layers)
-
-
-def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
-    from landscape.directions import along
+def _given_plane(objective: Objective, path: Path, look: PlaneOptions) -> Plane:
+    from landscape.directions import along, axis_line
     from train import checkpoint as checkpoints
 
     checkpoints.check_archive(path)
@@ -1931,19 +1393,10 @@ def _given_plane(objective: Objective, path: Path, look: _Look) -> Plane:
     if len(axes) == 1 and not look.line:
         raise click.UsageError(f"{path} holds one direction: it makes a line, --line")
     try:
-        return along(objective, *axes, layers=look.layers)
+        plane = along(objective, *axes, layers=look.layers)
     except ValueError as error:
         raise _CommandError(3, f"{path}: {error}") from error
-
-
-def _output_dims(words: Sequence[str]) -> dict[str, int]:
-    found = {}
-    for word in words:
-        name, _, dim = word.rpartition("=")
-        if not name or not dim.isdigit():
-            raise click.UsageError(f"--output-dim takes NAME=DIM, such as Conv1D=1, got {word!r}")
-        found[name] = int(dim)
-    return found
+    return axis_line(plane) if look.line else plane
 
 
 def _run_states(folder: Path) -> list[tuple[int, State]]:
@@ -1952,7 +1405,7 @@ def _run_states(folder: Path) -> list[tuple[int, State]]:
     from train.folder import kept_checkpoints
 
     if not folder.is_dir():
-        raise _CommandError(2, f"{folder} is not the folder of a run{_nearest_path(folder)}")
+        raise _CommandError(2, f"{folder} is not the folder of a run{nearest_path(folder)}")
     read = [checkpoints.read(path) for path in kept_checkpoints(folder)]
     return sorted({one.epoch: one.model for one in read}.items())  # last.pt is often an epoch that was kept as well
 
@@ -1997,16 +1450,16 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _directions_file(out: Path, number: int, look: _Look, checkpoints: Sequence[Path]) -> Path:
-    own = len(checkpoints) > 1 and look.directions in _OF_EACH
-    return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
-
-
-def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Output) -> None:
+def _save_directions(
+    plane: Plane, objective: Objective, number: int, look: PlaneOptions, work: _Work, output: _Output
+) -> None:
+    """Beside the results, one file for all checkpoints, or numbered where each has directions of its own."""
     import torch
 
-    from landscape.results import write_atomically
+    from landscape.plane_options import OF_EACH
 
+    own = f"-{number}" if len(work.opened) > 1 and look.directions in OF_EACH else ""
+    path = work.out.with_name(f"{work.out.stem}.directions{own}.pt")
     if path.exists() and not (output.force or output.resume):
         raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     content = {
@@ -2017,25 +1470,20 @@ def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Ou
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def _explain(one: _Opened, look: _Look, console: _Console) -> Record:
+def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
     """The filters of a model, as a table."""
-    from landscape.filters import filter_groups
+    from landscape.filters import filter_groups, groups_text
     from landscape.plane import layers_of
+    from landscape.plane_options import parsed_output_dims
 
     objective = _objective(one, _chosen(one, "train"))
     with _as_usage_error():
-        groups = filter_groups(objective, output_dims=_output_dims(look.output_dims))
+        groups = filter_groups(objective, output_dims=parsed_output_dims(look.output_dims))
         moving = layers_of(objective, look.layers)
     for group in groups:
         if group["name"] not in moving:
             group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
-    rows = [
-        [str(g["name"]), "x".join(map(str, cast(list[int], g["shape"]))) or "1", str(g["num_filters"]), str(g["rule"])]
-        for g in groups
-    ]
-    widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
-    for row in [["parameter", "shape", "filters", "rule"], *rows]:
-        console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    console.table(groups_text(groups))
     return {"checkpoint": one.label, "groups": cast(Json, groups)}
 
 
@@ -2055,25 +1503,6 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
     )
 
 
-def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
-    """The results of an equal plan, where they are there and `--resume` was given."""
-    from landscape.journal import differences
-
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or output.force:
-        return None
-    if not output.resume:
-        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
-    file = load_file(out)
-    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    failed = file.plan.pop(_FAILED, False)
-    if told := differences(plan, file.plan):
-        hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
-    return None if early or failed else file.results
-
-
 def _trace(one: _Opened) -> Result:
     from landscape.alignment import congruence_trace
 
@@ -2087,7 +1516,7 @@ def _trace(one: _Opened) -> Result:
 
 def _open(path: Path, label: str, device: str) -> _Opened:
     if not path.exists():
-        raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+        raise _CommandError(2, f"{path} is not there{nearest_path(path)}")
     from train import checkpoint as checkpoints
 
     file = path / "last.pt" if path.is_dir() else path
@@ -2100,24 +1529,20 @@ def _open(path: Path, label: str, device: str) -> _Opened:
 
 def _chosen(one: _Opened, split: str, examples: int | None = None, seed: int = 0) -> Part:
     """A part of the data, or so many examples of it, drawn by the seed and in the order of the part."""
-    import torch
+    from train.data import sample
 
-    from train.data import selected
-    from train.streams import generator
-
-    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
-    if not len(targets):
+    part = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(part[1]):
         raise _CommandError(
             2,
             f"{one.path} was trained without a validation part (val_fraction 0)",
             "Training and test part can be measured on",
         )
     if examples is None:
-        return inputs, targets
-    if examples > len(targets):
-        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(targets)}")
-    rows = torch.randperm(len(targets), generator=generator(seed, "measured examples"))[:examples].sort().values
-    return selected(inputs, rows), targets[rows]
+        return part
+    if examples > len(part[1]):
+        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(part[1])}")
+    return sample(part, examples, seed=seed)
 
 
 def _objective(
@@ -2128,10 +1553,11 @@ def _objective(
     from torch import nn
 
     from landscape.objective import Objective
+    from train.data import Batches
 
     inputs, targets = part
     size = one.checkpoint.config.batch_size if batch_norm == "train" else batch_size
-    batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
+    batches = Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
@@ -2148,23 +1574,22 @@ def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Cal
 def _train(
     config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None], *, download: bool
 ) -> Outcome:
+    from landscape.progress import counting
     from train import loop
     from train.distributed import joined
+    from train.stopping import signals_noted
+    from train.telling import processes_text, progress_text
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, _signals_noted() as stop, joined(config.device) as workers:
+    with counting(quiet=console.quiet) as count, signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
-            console.say(_processes_text(config, workers.size))
+            console.say(processes_text(config, workers.size))
         if download:
             workers.from_first(lambda: _download(config))
 
         def progress(at: Progress) -> None:
-            loss, accuracy = at.metrics["train_loss"], at.metrics["val_accuracy"]
-            told = f"loss {math.nan if loss is None else loss:.3f}"
-            told += "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
-            told += f", {at.images_per_second:,.0f} images/s"
-            count(f"train {config.method}, {told}", "epochs", at.epoch, at.epochs)
+            count(f"train {config.method}, {progress_text(at)}", "epochs", at.epoch, at.epochs)
             update()
 
         outcome = loop.train(config, out, resume=output.resume, force=output.force, progress=progress, stop=stop)
@@ -2214,207 +1639,47 @@ def _list_recipes(console: _Console) -> Record:
 
 def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
     from train.plan import plan
+    from train.telling import estimated, plan_lines
 
     with _as_usage_error():
         found = plan(config)
-    timing, told = _timing(config, found)
-    lines = [
-        f"{found.num_parameters:,} parameters, {found.num_train:,} training examples of {found.num_classes} classes",
-        f"{found.num_steps:,} steps: {config.epochs} epochs of {found.steps_per_epoch:,}",
-        f"{found.num_gradients:.4g} gradients of a whole batch per step",
-        *([_scaled_text(found.scaled_names, config.eta)] if found.scaled_names else []),
-        told,
-        *([f"warning: {found.warning}"] if found.warning else []),
-        f"would write {_shown(out)}",
-    ]
+    timing, told = estimated(config, found)
+    lines = [*plan_lines(config, found, told), f"would write {_shown(out)}"]
     console.table("\n".join([config.to_toml(), *(part for line in lines for part in console.wrapped(line))]))
-    return {"settings": cast(Json, config.to_dict()), **cast("Record", vars(found)), "timing": timing, "out": str(out)}
-
-
-def _timing(config: TrainConfig, plan: Plan) -> tuple[Record | None, str]:
-    """What the steps of a run would take, as a record and as a line; without the device, none and why."""
-    from train.run import SettingsError, device_of
-    from train.timing import time_steps
-
-    try:
-        device_of(config.device)
-    except SettingsError as error:
-        return None, f"time not estimated: {error}"
-    found = time_steps(config, image_shape=plan.image_shape, num_classes=plan.num_classes)
-    seconds = plan.num_steps * found.seconds_per_step
-    times = found.batch_size / found.timed_batch_size
-    scaled = f", times {times:.3g}" if times > 1 else ""
-    unfit = f" ({found.too_large} did not fit into memory)" if found.too_large else ""
-    told = (
-        f"about {_duration(seconds)} of steps on {found.device}, {found.seconds_per_step:.3g} s each: an estimate from "
-        f"{found.num_timed} on {found.timed_batch_size} random images{scaled}{unfit}; reading images, probes and "
-        "evaluation come on top"
-    )
-    return {**vars(found), "seconds": seconds}, told
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def _scaled_text(names: Sequence[str], eta: float) -> str:
-    """How many parameters ASAM scales and which, those that differ in their numbers alone as one."""
-    kinds = Counter(re.sub(r"\d+", "*", name) for name in names)
-    listed = ", ".join(f"{num} {kind}" if num > 1 else kind for kind, num in kinds.items())
-    return f"asam scales {len(names)} parameters by |theta| + {eta:g}: {listed} (* is a number; --json names each)"
-
-
-def _plan_text(config: TrainConfig) -> str:
-    from train.plan import published_shape, size_warning
-
-    settings = config.to_dict()
-    radii = {
-        "sgd": [],
-        "sam": ["rho"],
-        "sam-subset": ["rho", "split_ratio"],
-        "asam": ["rho", "eta"],
-    }.get(config.method, ["rho1", "rho2", "split_ratio"])
-    method = " ".join([config.method, *(f"{name}={settings[name]:g}" for name in radii)])
-    over = "" if config.method == "sgd" else " over sgd"
-    noise = f", {100 * config.label_noise:g} % of the training labels wrong" if config.label_noise else ""
-    shape = published_shape(config.data)
-    warning = size_warning(config.model, shape) if shape else ""
-    return (
-        f"{config.model} on {config.data}{noise}: {method}{over} lr={config.lr:g} momentum={config.momentum:g}, "
-        f"{config.epochs} epochs, seed {config.seed}, {config.device}" + (f"\nwarning: {warning}" if warning else "")
-    )
-
-
-def _processes_text(config: TrainConfig, size: int) -> str:
-    climbing = {"global": "perturbing together", "local": "each perturbing by itself"}[config.sam_sync]
-    if config.method == "sgd":
-        climbing = "taking the mean gradient"
-    elif config.m:
-        climbing = f"perturbing each chunk of {config.m} by itself"
-    return f"{size} processes, {climbing}; on CPUs BatchNorm takes its statistics from the examples of each process"
-
-
-def _outcome_text(outcome: Outcome) -> str:
-    metrics = outcome.metrics
-    there = " (there already)" if outcome.already_finished else ""
-    line = f"saved {_shown(outcome.folder / 'last.pt')}{there}   "
-    if outcome.test_accuracy is None:
-        return f"{line}epoch {outcome.epoch}, before it diverged"
-    loss = metrics["train_loss"]
-    line += (
-        f"test accuracy {100 * outcome.test_accuracy:.1f} % (last epoch), "
-        f"train loss {math.nan if loss is None else loss:.3g}\n"
-    )
-    average = metrics.get("ema_test_accuracy")
-    if average is not None:
-        line += (
-            f"saved {_shown(outcome.folder / 'ema.pt')}   test accuracy of the averaged weights {100 * average:.1f} %\n"
-        )
-    if metrics["best_epoch"] is None:
-        return f"{line}no best.pt: nothing was held out for validation, so there is nothing to choose an epoch by"
-    best = 100 * (metrics["best_val_accuracy"] or 0)
-    at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
-    return f"{line}saved {_shown(outcome.folder / 'best.pt')}   {at}"
-
-
-def _outcome_record(outcome: Outcome, seconds: float) -> Record:
     return {
-        "status": outcome.status,
-        "checkpoint": str(outcome.folder / "last.pt"),
-        "epoch": outcome.epoch,
-        "metrics": dict(outcome.metrics),
-        "already_finished": outcome.already_finished,
-        "seconds": seconds,
+        "settings": cast(Json, config.to_dict()),
+        **cast("Record", vars(found)),
+        "timing": cast("Json", timing),
+        "out": str(out),
     }
 
 
 # Small things
 
 
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """A short name for each checkpoint: runs/sgd/last.pt is "sgd"; as much of the path as tells them apart."""
-    parts = []
-    for path in paths:
-        whole = Path(os.path.abspath(path)).parts  # noqa: PTH100 - links keep the names they were given
-        parts.append(whole[:-1] if whole[-1] == "last.pt" and len(whole) > 2 else whole)
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(p[-max(length, 1 + p[-1].endswith(".pt")) :]) for p in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [f"{'/'.join(p)} ({n})" for n, p in enumerate(parts, 1)]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    folders = [path if path.is_dir() else path.parent for path in paths]
-    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    return Path(os.path.relpath(common)) if common.is_relative_to(Path.cwd()) else common
-
-
 def _results_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise _CommandError(2, f"{path} is not there{_nearest_path(path)}")
+            raise _CommandError(2, f"{path} is not there{nearest_path(path)}")
         files += sorted(path.rglob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise _CommandError(3, f"no results in {', '.join(map(str, paths))}", "landscape surface CKPT makes some")
     return list(dict.fromkeys(files))
 
 
-def _nearest_path(path: Path) -> str:
-    known = [str(p) for p in path.parent.glob("*")] + [str(p) for p in path.parent.parent.glob("*/*.pt")]
-    found = difflib.get_close_matches(str(path), known, n=2, cutoff=0.7)
-    return f". Did you mean {' or '.join(found)}?" if found else ""
-
-
-def _refuse_to_replace(out: Path, force: bool) -> None:
-    """A page of ours is made anew whenever there is more to show; anything else stays, unless forced."""
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or (force and out.is_file()):
-        return
-    if not out.is_file():
-        raise _CommandError(2, f"{out} is not a regular file; give --out another name")
-    with out.open("rb") as file:
-        if PAGE_MARK.encode() not in file.read(1000):
-            raise _CommandError(6, f"{_shown(out)} exists, and is not a page of ours", "--force replaces it")
-
-
 def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
     """The commands that lead to these results: training first, then measuring, in the order in which they were run."""
-    from train.config import TrainConfig
+    from train.config import words_of
 
-    defaults = TrainConfig().to_dict()
     trained: dict[str, None] = {}
     for run, record in ((file.run, result.checkpoint) for file in files for result in file.results):
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
-            chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
-            trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
+            trained[shlex.join(["landscape", "train", *words_of(config), "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
-
-
-def _option(name: str, value: Json) -> list[str]:
-    option = name.replace("_", "-")
-    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-
-
-def _writable(out: Path) -> None:
-    there = next(
-        folder for folder in out.absolute().parents if folder.exists()
-    )  # made when there is something to write
-    if not os.access(there, os.W_OK):
-        raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
 def _device(name: str) -> str:
@@ -2426,27 +1691,18 @@ def _device(name: str) -> str:
 
 
 def _run_record(seconds: float) -> Record:
-    import resource
+    from landscape.machine import run_record
 
-    import torch
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     size = _processes()[1]
     torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
-    return {
-        "command": f"{torchrun}landscape {shlex.join(_words())}",
-        "seconds": seconds,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "host": platform.node(),
-        "peak_bytes": peak,
-        **on_device,
-    }
+    return run_record(f"{torchrun}landscape {shlex.join(_words())}", seconds)
 
 
 def _cost(run: Record) -> str:
     """What a run took."""
-    told = f"{_duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
+    from train.telling import duration
+
+    told = f"{duration(cast(float, run['seconds']))}, peak memory {cast(int, run['peak_bytes']) / 1e9:.2f} GB"
     device = run.get("peak_device_bytes")
     return f"{told}, on the GPU {device / 1e9:.2f} GB" if isinstance(device, int) else told
 
@@ -2455,13 +1711,6 @@ def _words() -> list[str]:
     """The words of the innermost command, without the flags that change no number."""
     words: list[str] = click.get_current_context().meta["words"]
     return [word for word in words if word not in _CHANGE_NO_NUMBER]
-
-
-def _versions() -> Record:
-    import numpy as np
-    import torch
-
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "threads": torch.get_num_threads()}
 
 
 def _content_hash(path: Path) -> str:
@@ -2501,51 +1750,15 @@ _OPTIONS = (  # of hessian, as arguments in the messages of what it calls
 
 
 def _in_options(message: str) -> str:
-    """A message of the library in the words of the command line."""
+    """A message of the library in the words of the command line: `which='both'` is --which both."""
+    message = re.sub(r"`(\w+)(?:='([\w-]+)')?`", _option_of, message)
     for pattern, option in _OPTIONS:
         message = re.sub(pattern, option, message)
     return message
 
 
-@contextlib.contextmanager
-def _counting(console: _Console) -> Iterator[Count]:
-    """`count(what, unit, done, total)`: a bar on a terminal, otherwise a plain line every ten seconds."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
-
-    def count(what: str, unit: str, done: int, total: int | None) -> None:
-        now, name = time.monotonic(), what.split(",")[0]
-        if console.quiet:
-            return
-        if name != state["what"]:
-            for bar in bars.values():
-                bar.close()
-            bars.clear()
-            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
-        if sys.stderr.isatty():
-            if name not in bars:
-                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
-                bars[name] = tqdm(
-                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
-                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
-                )
-            bars[name].set_description_str(what, refresh=False)
-            bars[name].update(done - bars[name].n)
-        elif now - state["last"] >= 10:
-            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
-            if total and done > state["first"]:
-                left = (now - state["started"]) * (total - done) / (done - state["first"])
-                told += f", about {left:.0f} s left"
-            click.echo(f"{what}: {told}", err=True)
-            state["last"] = now
-
-    try:
-        yield count
-    finally:
-        for bar in bars.values():
-            bar.close()
+def _option_of(found: re.Match[str]) -> str:
+    return " ".join([f"--{found[1].replace('_', '-')}", *([found[2]] if found[2] else [])])
 
 
 # Running, and the errors
@@ -2553,13 +1766,15 @@ def _counting(console: _Console) -> Iterator[Count]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    from train.stopping import terminate
+
     words = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
     as_json = "--json" in words
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a compiler: that there is no GPU
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, terminate)
     show, warnings.showwarning = warnings.showwarning, _show_warning
     rank, size = 0, 1
     try:
@@ -2620,6 +1835,18 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         click.echo(f"landscape: warning: {message}", err=True)
 
 
+_CODES = {  # by name, for their modules import torch
+    "SettingsError": (2, "See: landscape train --help"),
+    **dict.fromkeys(("CheckpointError", "ResultsError", "JournalError", "DataError", "AbsentDataError"), (3, "")),
+    **dict.fromkeys(("SettingsDifferError", "ParametersDifferError", "NotTwiceDifferentiableError"), (3, "")),
+    **{"NotAFileError": (2, ""), "OtherSettingsError": (3, ""), "UnwritableError": (5, "")},
+    **dict.fromkeys(("NotRepeatableError", "NotConvergedError"), (NUMBER_FAILED, "")),
+    **dict.fromkeys(("LibraryError", "ToldError"), (5, "")),
+    "CompilerError": (5, "Install a C++ compiler (CXX names it), or go on where the plan was made"),
+    **dict.fromkeys(("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError", "JournalBusyError"), (6, "")),
+}
+
+
 def _explained(error: BaseException) -> tuple[int, str, str]:
     """Exit code, one line, and what to do."""
     message = " ".join(str(error).split())
@@ -2631,35 +1858,15 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 2, " ".join(error.format_message().split()).rstrip("."), hint
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return 130, "interrupted", ""
-    if isinstance(error, _Terminated):
-        return 143, "terminated", ""
     kind = type(error).__name__
-    if kind == "NotTwiceDifferentiableError":
-        return 3, _in_options(message), ""
-    if kind == "NotRepeatableError" or isinstance(error, FloatingPointError):
+    if kind == "Terminated":
+        return 143, "terminated", ""
+    if kind in _CODES:
+        code, hint = _CODES[kind]
+        hint = getattr(error, "hint", hint)
+        return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
+    if isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
-    if kind in ("UnsafeCheckpointError", "UnsafeDataError", "OutputExistsError"):
-        return 6, message, ""
-    if kind == "SettingsError":
-        return 2, message, "See: landscape train --help"
-    if kind == "JournalBusyError":
-        return 6, message, ""
-    if kind in (
-        "CheckpointError",
-        "ResultsError",
-        "JournalError",
-        "SettingsDifferError",
-        "DataError",
-        "AbsentDataError",
-        "ParametersDifferError",
-    ):
-        return 3, message, ""
-    if kind == "CompilerError":
-        return 5, message, "Install a C++ compiler (CXX names it), or go on where the plan was made"
-    if kind == "LibraryError":
-        return 5, message, ""
-    if kind == "ToldError":
-        return 5, message, ""
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):
@@ -2669,16 +1876,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
 
 
 def _print_json(document: Record) -> None:
-    click.echo(json.dumps(_strict(document), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _strict(value: Json) -> Json:
-    """JSON has no NaN and no infinity: they become null, beside their status."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(strict_json(document), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _processes() -> tuple[int, int]:
@@ -2696,36 +1894,6 @@ def _processes() -> tuple[int, int]:
 def _words_to_go_on(words: list[str]) -> list[str]:
     kept = [word for word in words if word not in ("--force", "--resume")]
     return [*kept, "--resume"] if words[0] == "train" else kept  # a demo goes on by itself
-
-
-@contextlib.contextmanager
-def _signals_noted() -> Iterator[Callable[[], bool]]:
-    """Inside, a first SIGINT or SIGTERM is only noted, and raised at the end; a second one is raised at once."""
-    noted: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        noted.append(number)
-        if len(noted) > 1:
-            raise _raised_by(number)
-
-    # one that the caller ignores, as a shell does for what it starts in the background, stays ignored
-    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heeded}
-    try:
-        yield lambda: bool(noted)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if noted:
-        raise _raised_by(noted[0])
-
-
-def _raised_by(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else _Terminated()
-
-
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape import figures
     from landscape.alignment import gradient_congruence
+    from landscape.analysis import HessianOptions, hessian_analysis
     from landscape.budget import Curvature, curvature
     from landscape.directions import (
         Plane,
@@ -79,6 +80,8 @@ _HOME = {
     "effective_rank": "spectrum",
     "Curvature": "budget",
     "curvature": "budget",
+    "HessianOptions": "analysis",
+    "hessian_analysis": "analysis",
     "data_error": "sampling",
     "diagonal": "entries",
     "curvature_trace": "following",
@@ -111,6 +114,7 @@ __all__ = [
     "Diagonal",
     "Eigenpairs",
     "Estimate",
+    "HessianOptions",
     "Line",
     "Objective",
     "Plane",
@@ -133,6 +137,7 @@ __all__ = [
     "gauss_newton",
     "gradient_congruence",
     "hessian",
+    "hessian_analysis",
     "line_between",
     "load",
     "loss_line",

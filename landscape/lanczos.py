@@ -3,7 +3,7 @@
 Ritz pairs (lam, y) come from a Krylov basis (`landscape.krylov`), thickly restarted when it is full; at the end the
 true residual ||Ay - lam y|| is measured by one more product for each pair, with lengths in float64. One start vector
 cannot see the second copy of an eigenvalue: a fresh start orthogonal to what was found looks for more, and what it
-finds beyond the last pair joins the basis.
+finds beyond the last pair joins the basis, which goes on with both.
 
 Legend: P size of the operator, K pairs, M basis vectors (rows), R start vectors.
 """
@@ -24,13 +24,14 @@ from landscape.krylov import (
     Counted,
     Progress,
     extend,
+    join,
     length,
+    put_first,
     random_like,
     restart,
     run_beside,
     started,
     symmetry_checks,
-    wait,
 )
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs, Record
@@ -63,7 +64,8 @@ def top_eigenpairs(
 
     `start` (R, P) are vectors whose sum to begin with, those of a neighbouring checkpoint, in place of a random one.
 
-    Running out of `max_matvecs`, which bounds all products, is a result, flagged. `basis_size` bounds the vectors held,
+    Running out of `max_matvecs`, which bounds all products, is a result, flagged. `basis_size` bounds the vectors held
+    (one more for each that was missed at first; where there is no room for it, the result is not complete),
     `basis_device` says where ("cpu" keeps them out of a GPU's memory), `progress` gets the number of products so far.
 
     Raises:
@@ -89,15 +91,16 @@ def top_eigenpairs(
     basis = started(rows, random_like(rows[0], random) if start is None else _sum_of(start, rows))
     while True:
         _iterate(basis, counted, random, ends, tolerance, max_matvecs - reserve)
-        scale, found = np.abs(basis.ritz_values()).max(), ends.of(basis.num)
+        scale, found = basis.scale(), ends.of(basis.num)
         rough = basis.ritz_vectors(found)
         beyond = _look_beyond(counted, rough, random)
         missed = beyond.missed(basis.ritz_values()[found], ends, tolerance * scale)
-        if missed is None or counted.count >= max_matvecs - reserve:
+        if missed is None or counted.count >= max_matvecs - reserve or not _has_room(basis, ends):
             break
-        _join(basis, missed, ends)
+        restart(basis, found)
+        join(basis, missed)
     values, vectors, residuals = _true_pairs(counted, rough)
-    scale = max(scale, np.abs(values).max())
+    scale = max(scale, float(np.abs(values).max()))
     converged = residuals <= tolerance * scale
     return Eigenpairs(
         values=values,
@@ -120,7 +123,7 @@ def top_eigenpairs(
         },
         checks={
             **operator.checks,
-            **symmetry_checks(basis.asymmetry, float(scale), operator.dtype),
+            **symmetry_checks(basis.asymmetry, scale, operator.dtype),
             "orthogonality": basis.orthogonality(),
             **beyond.record(ends),
         },
@@ -175,20 +178,21 @@ def _iterate(
         if basis.held == len(basis.vectors) < basis.vectors.shape[1]:
             restart(basis, ends.wider((basis.num - ends.num) // 2).of(basis.num))
         extend(basis, matvec, random)
-        if basis.num >= ends.num and (_converged(basis, ends, tolerance) or matvec.count >= max_matvecs):
+        if basis.num < ends.num:
+            continue
+        if _converged(basis, ends, tolerance) or matvec.count >= max_matvecs:
             return
+        put_first(basis, ends.of(basis.num))
 
 
 def _converged(basis: Basis, ends: _Ends, tolerance: float) -> bool:
-    scale = np.abs(basis.ritz_values()).max()
-    return bool((basis.residual_estimates(ends.of(basis.num)) <= _MARGIN * tolerance * scale).all())
+    return bool((basis.residual_estimates(ends.of(basis.num)) <= _MARGIN * tolerance * basis.scale()).all())
 
 
-def _join(basis: Basis, missed: Tensor, ends: _Ends) -> None:
-    """Go on from the best Ritz vectors and a direction that the basis had not seen."""
-    restart(basis, ends.of(basis.num))
-    basis.held = basis.num
-    wait(basis, missed)
+def _has_room(basis: Basis, ends: _Ends) -> bool:
+    """Whether a basis of the pairs, the rows that wait and one that joins them can still grow, or holds everything."""
+    num_waiting = basis.held - basis.num
+    return ends.num + num_waiting + 1 < len(basis.vectors) or len(basis.vectors) == basis.vectors.shape[1]
 
 
 def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]:

@@ -20,10 +20,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from landscape import journal
-from landscape.evaluator import Engine
+from landscape.evaluator import BatchNorm, Engine, Layout, Precision, choose, compiled_for, usual
 from landscape.grid import coarse_grids
 from landscape.journal import JournalBusyError, JournalError
 from landscape.objective import Objective
+from landscape.outputs import OtherSettingsError, OutputExistsError
 from landscape.plane import Interval, Plane
 from landscape.results import MAX_BYTES, MISSING, Json, Line, Metric, Record, Surface, Trajectory
 from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
@@ -45,6 +46,27 @@ class Subject:
     checkpoint: Record
     settings: Record
     trajectory: Callable[[Engine], Trajectory] | None = None  # of a run, as the plane sees it
+
+
+def one_engine(
+    subjects: Sequence[Subject],
+    *,
+    steps: int,
+    batch_norm: BatchNorm = "frozen",
+    precision: Precision = "fp32",
+    micro_batch: int | None = None,
+    layout: Layout | None = None,
+    tune: bool = False,
+) -> Engine:
+    """One engine for all surfaces: the usual one or, with `tune`, the fastest, but for the sizes that are given."""
+    objective, num_points = subjects[0].objective, sum(steps ** len(one.plane.axes) for one in subjects)
+    found = usual(objective, Engine(batch_norm=batch_norm, precision=precision))
+    if tune:
+        found, _ = choose(objective, found, num_points=num_points)
+    found = dataclasses.replace(
+        found, micro_batch=micro_batch or found.micro_batch, layout=found.layout if layout is None else layout
+    )
+    return found if tune else compiled_for(objective, found, num_points=num_points)
 
 
 def plan_all(
@@ -111,6 +133,28 @@ def start_anew(folder: Path, decided: Record, shard: tuple[int, int] = (1, 1)) -
             journal.reset(folder, shard)
             return
     journal.remove(folder)
+
+
+def begin(
+    out: Path, decided: Record, shard: tuple[int, int] = (1, 1), *, force: bool = False, resume: bool = False
+) -> Path:
+    """The journal of a results file for one shard: empty, or one to go on with, by `resume`; `force` empties it.
+
+    Raises:
+        OtherSettingsError: If it was begun with other shards.
+        OutputExistsError: If this shard was begun, and neither `force` nor `resume` is given.
+        JournalBusyError: If another process writes what is to be emptied.
+    """
+    folder = journal.folder_of(out)
+    begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
+    others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
+    if force:
+        start_anew(folder, decided, shard)
+    elif others:
+        raise OtherSettingsError(f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
+    elif begun.exists() and not resume:
+        raise OutputExistsError(f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
+    return folder
 
 
 def run_shard(

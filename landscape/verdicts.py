@@ -104,23 +104,27 @@ def accuracy_over_seeds(measured: Sequence[OverSeeds]) -> str:
     return f"test accuracy: {means} (± over seeds); {'; '.join(told)}{where}"
 
 
-def change_over_seeds(measured: Sequence[OverSeeds]) -> str:
-    """Mean and standard deviation of what a step changes, and by how much the methods differ from the first one."""
+def changes_over_seeds(measured: Sequence[OverSeeds]) -> str:
+    """Mean and standard deviation of each method's change of congruence, and by how much it differs from the first's.
+
+    Empty for fewer than two methods.
+    """
+    if len(measured) < 2:
+        return ""
+    if on_which_data(measured) is None:
+        return "of different data or probe radii, so methods are not compared"
     first, *others = measured
-    means = ", ".join(f"{one.name} {signed(float(np.mean(one.values)), deviation(one.values))}" for one in measured)
-    means += " (± over seeds)"
-    if (where := on_which_data(measured)) is None:
-        return f"{means}; {apart(_keys(measured), 'train')}, so methods are not compared"
     found = [welch(one.values, first.values, comparisons=len(others)) for one in others]
     if len(others) > MOST_COMPARED:
-        return f"{means}; it {_how_many(found, first)}{where}"
+        return f"a change that {_how_many(found, first)}"
     what = _confidence(len(others))
+    means = ", ".join(f"{one.name} {signed(float(np.mean(one.values)), deviation(one.values))}" for one in measured)
     told = [
         f"{_called(one, measured)} − {_called(first, measured)} "
         f"{with_interval(change.difference, change.low, change.high, what)}{_judged(change)}"
         for one, change in zip(others, found, strict=True)
     ]
-    return f"{means}; {'; '.join(told)}{where}"
+    return f"{means} (± over seeds); {'; '.join(told)}"
 
 
 def hessian_verdict(results: Sequence[Eigenpairs]) -> str:
@@ -156,7 +160,7 @@ def on_which_data(measured: Sequence[OverSeeds]) -> str | None:
 def apart(keys: Sequence[str], split: str) -> str:
     """In words what keeps measures under these `conditions` from being compared; empty where nothing does."""
     found = [json.loads(key) for key in keys]
-    words = {name: dict.fromkeys(str(one[key]) for one in found) for key, name in _WAYS.items()}
+    words = {name: dict.fromkeys(str(one.get(key)) for one in found) for key, name in _WAYS.items()}
     ways = [f"{name} {' and '.join(told)}" for name, told in words.items() if len(told) > 1]
     if ways:
         return f"measured in different ways ({', '.join(ways)})"

@@ -40,7 +40,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "step", "constant")
 SYNCS = ("global", "local")
 
-_CHOICES = {
+CHOICES = {
     "method": METHODS,
     "model": (*MODELS, *MODEL_LIBRARIES),
     "device": DEVICES,
@@ -132,7 +132,7 @@ class TrainConfig:
         for item in dataclasses.fields(self):
             object.__setattr__(self, item.name, _typed(item.name, str(item.type), getattr(self, item.name)))
         check_data(self.data)
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for name, smallest in _SMALLEST.items():
             _check(name, getattr(self, name), getattr(self, name) >= smallest, f"at least {smallest}")
@@ -193,6 +193,25 @@ class TrainConfig:
         return cls.from_dict(values)
 
 
+def words_of(settings: Mapping[str, object]) -> list[str]:
+    """The options of `landscape train` that make these settings: of each that is not the default.
+
+    Example:
+        >>> words_of({"method": "sam", "epochs": 40, "nesterov": True, "save_every": 2})
+        ['--method', 'sam', '--nesterov', '--save-every', '2']
+    """
+    defaults, words = TrainConfig().to_dict(), list[str]()
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if value != defaults.get(name):
+            words += (
+                [f"--{option}" if value else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
+    return words
+
+
 def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
     """The names of the settings in which `a` and `b` differ."""
     return [item.name for item in dataclasses.fields(a) if getattr(a, item.name) != getattr(b, item.name)]
@@ -234,7 +253,7 @@ def _typed(name: str, kind: str, value: object) -> object:
     accepted = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[kind]
     if isinstance(value, bool) != (kind == "bool") or not isinstance(value, accepted):
         wanted = {"str": "text in quotes", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
-        choices = f", one of {', '.join(_CHOICES[name])}" if name in _CHOICES else ""
+        choices = f", one of {', '.join(CHOICES[name])}" if name in CHOICES else ""
         raise ValueError(f"{name} must be {wanted}{choices}; got {value!r}")
     if kind == "float":
         value = float(value)  # type: ignore[arg-type]  # 1 and 1.0 are the same setting

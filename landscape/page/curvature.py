@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from landscape.formatting import counted, plus_minus, short
-from landscape.grouping import Checkpoint, conditions, spectrum_kind
+from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
-from landscape.page.measures import standing_rows
-from landscape.page.sentences import MOST_NAMED, methods_among
+from landscape.page.sentences import rank_sentence
 from landscape.readings import QUANTITIES, bulk_quantile, by_trace, largest, shown_tensors
 from landscape.results import Diagonal, Estimate, t_factor
 from landscape.spectra import layers_height
-from landscape.subjects import matrix_words
-from landscape.verdicts import OverSeeds, apart, mean_and_deviation, on_which_data
 
 
 def density_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -65,7 +60,7 @@ def density_section(checkpoints: Sequence[Checkpoint]) -> str:
             for c, one in estimates
         ]
         body += numbers(table(["checkpoint", "of", "quantity", "value", "probes"], told, text=3), "Trace and norm")
-    return section("Density", _sentence(checkpoints), body)
+    return section("Density", rank_sentence(checkpoints), body)
 
 
 def following_section(checkpoints: Sequence[Checkpoint]) -> str:
@@ -115,7 +110,7 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
         [
             c.style.name,
             str(one.settings["layer"]),
-            str(one.settings.get("num_kept", "—")),
+            f"{count:,}" if isinstance(count := one.settings.get("num_kept"), int) else "—",
             plus_minus(largest(one), float(one.residuals[0])) if math.isfinite(largest(one)) else "—",
             "yes" if one.converged.all() and one.complete else "NO",
         ]
@@ -199,40 +194,6 @@ def sample_section(checkpoints: Sequence[Checkpoint]) -> str:
     told = [f"{c.style.name} {plus_minus(float(one.values[0]), float(one.standard_error[0]))}" for c, one in found]
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
     return section("Sample", f"λ1 with the error that the choice of examples leaves: {', '.join(told[:3])}{more}", body)
-
-
-def _sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    """Of one matrix, and only of one data a comparison; of methods, over their seeds."""
-    ranks = [
-        (row.checkpoint, of[0])
-        for row in standing_rows(checkpoints)
-        if (of := [one for one in row.estimates if one.quantity == "effective_rank"])
-    ]
-    if not ranks:
-        return "All eigenvalues, not only the largest"
-    what = f"trace / λmax{matrix_words(ranks[0][1].settings)}"
-    split = str(ranks[0][1].settings.get("split") or "measured")
-    found, lacking = methods_among(checkpoints, [c for c, _ in ranks])
-    if 1 < len(found) <= MOST_NAMED:
-        mine = [[ranks[n][1] for n in method.members] for method in found]
-        over = [
-            OverSeeds(
-                method.name,
-                np.array([one.value for one in of]),
-                np.array([one.loss for one in of]),
-                tuple(conditions(one) for one in of),
-            )
-            for method, of in zip(found, mine, strict=True)
-        ]
-        if (where := on_which_data(over)) is None:
-            return f"{what} is {apart([key for one in over for key in one.data], split)}, so methods are not compared"
-        each = ", ".join(f"{one.name} {mean_and_deviation(one.values)}" for one in over)
-        told = f"{what}, mean ± standard deviation over seeds: {each}{where}"
-        return told + (f" ({lacking})" if lacking else "")
-    if differing := apart([conditions(one) for _, one in ranks], split):
-        return f"{what} of these {len(ranks)} checkpoints is {differing} and not compared"
-    each = ", ".join(f"{c.style.name} {_value(one)}" for c, one in ranks[:3])
-    return f"{what}: {each}" + (", …" if len(ranks) > 3 else "")
 
 
 def _value(one: Estimate) -> str:

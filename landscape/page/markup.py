@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 from landscape.formatting import capital
@@ -13,6 +14,11 @@ Row = Sequence[str]
 def escape(text: str) -> str:
     """`text` as text, also inside an attribute."""
     return html.escape(text, quote=True)
+
+
+def breakable(text: str) -> str:
+    """A name that may go on in a new line after a dot, a slash or an underscore, and not within a word."""
+    return re.sub("([./_])", r"\1<wbr>", escape(text))
 
 
 def section(name: str, title: str, body: str) -> str:
@@ -44,7 +50,7 @@ def table(head: Row, rows: Sequence[Row], *, text: int = 1, sortable: bool = Fal
     body = ""
     for first, *rest in rows:
         cells = "".join(f"<td{kind(n, cell)}>{escape(cell)}</td>" for n, cell in enumerate(rest, 1))
-        body += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{breakable(first)}</th>{cells}</tr>'
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +31,13 @@ from landscape.readings import (
     sample_errors,
     standing_spectra,
 )
-from landscape.results import Eigenpairs, Surface
+from landscape.results import CongruenceTrace, Eigenpairs, Estimate, Surface
 from landscape.subjects import matrix_words, mode_words
 from landscape.verdicts import (
     OverSeeds,
     accuracy_over_seeds,
     apart,
-    change_over_seeds,
+    changes_over_seeds,
     curvature_over_seeds,
     eigenvalues_over_seeds,
     mean_and_deviation,
@@ -153,8 +154,9 @@ def slice_sentence(members: Sequence[tuple[int, Surface]], columns: Sequence[Sty
         return f"The {split} loss along the two axes"
     what = f"The {split} loss has risen by 0.1 along x"
     over = _over_seeds(members)
-    nearest = min(rise_distance(one, 0.1) for _, mine in over for one in mine) if over else min(read)[0]
-    near = f"; below {short(step)}, one step of the grid, it is taken for a bowl" if nearest < step else ""
+    distances = [rise_distance(one, 0.1) for _, mine in over for one in mine] or [distance for distance, *_ in read]
+    coarse = any(distance < step for distance in distances)
+    near = f"; below {short(step)}, one step of the grid, it is taken for a bowl" if coarse else ""
     if over:
         each = [
             f"{name} |x| = {mean_and_deviation(np.array([rise_distance(one, 0.1) for one in mine]))} (centre "
@@ -258,32 +260,75 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     return _ranged("train loss", [(c.style.name, at.loss, at.error) for c, at, _ in known]) + mode
 
 
+def rank_sentence(checkpoints: Sequence[Checkpoint]) -> str:
+    """The trace relative to the largest eigenvalue, of methods over their seeds, else of checkpoints on one data."""
+    ranks = _ranks(checkpoints)
+    if not ranks:
+        return "All eigenvalues, not only the largest"
+    settings = ranks[0][1].settings
+    symbol, split = f"trace / λmax{matrix_words(settings)}", str(settings.get("split") or "mean")
+    found, lacking = methods_among(checkpoints, [c for c, _ in ranks])
+    if len(found) > 1:
+        over = [_ranks_over_seeds(method.name, [ranks[n][1] for n in method.members]) for method in found]
+        return curvature_over_seeds(over, symbol=symbol, split=split) + (f" ({lacking})" if lacking else "")
+    if lacking:
+        return f"{symbol} of one kind is known for {lacking}: methods not compared"
+    if differing := apart([conditions(one) for _, one in ranks], split):
+        return f"{symbol} of these {len(ranks)} checkpoints is {differing} and not compared"
+    told = [f"{c.style.name} {plus_minus(one.value, one.standard_error)}" for c, one in ranks]
+    return f"{symbol}: {', '.join(told[:3])}" + (", …" if len(told) > 3 else "")
+
+
+def _ranks(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Estimate]]:
+    """One of each checkpoint, all of the matrix that most have, on the data of the spectra that stand for them."""
+    known = [[one for one in c.estimates if one.quantity == "effective_rank"] for c in checkpoints]
+    kinds = [kind for mine in known for kind in dict.fromkeys(map(spectrum_kind, mine))]
+    kind = max(kinds, key=kinds.count, default="")
+    found = []
+    for c, mine, pairs in zip(checkpoints, known, standing_spectra(checkpoints), strict=True):
+        data, alike = conditions(pairs) if pairs else "", [one for one in mine if spectrum_kind(one) == kind]
+        found += [(c, one) for one in sorted(alike, key=lambda one: conditions(one) != data)[:1]]
+    return found
+
+
+def _ranks_over_seeds(name: str, ranks: Sequence[Estimate]) -> OverSeeds:
+    values, losses = np.array([one.value for one in ranks]), np.array([one.loss for one in ranks])
+    low = int(np.sum(~(values > 0)))
+    refused = f"{low} of {len(ranks)} are not positive" if low else ""
+    return OverSeeds(name, values, losses, tuple(map(conditions, ranks)), refused)
+
+
 def change_sentence(checkpoints: Sequence[Checkpoint]) -> str:
-    """What one step does to gradient congruence, on average; of methods, over their seeds."""
-    probed = [(c, one, *mean_over_epochs(one, "change")) for c in checkpoints for one in c.traces]
-    probed = [item for item in probed if math.isfinite(item[2])]
+    """What one step does to gradient congruence, on average; of methods over their seeds, with their differences."""
+    found = [(c, trace, *mean_over_epochs(trace, "change")) for c in checkpoints for trace in c.traces[:1]]
+    probed = [one for one in found if math.isfinite(one[2])]
     if not probed:
         return "Gradient congruence along training: no epoch was probed"
-    if len({str(one.settings.get("radius")) for _, one, *_ in probed}) > 1:
-        return "Gradient congruence was probed at different radii and is not compared"
-    what = "One step changes the congruence, on average over the probed epochs"
-    found, lacking = methods_among(checkpoints, [c for c, *_ in probed])
-    if len(found) > 1 and len({id(c) for c, *_ in probed}) == len(probed):
-        mine = [[probed[n] for n in method.members] for method in found]
+    changes = "One step changes the congruence, on average over the probed epochs, by"
+    seeds, lacking = methods_among(checkpoints, [c for c, *_ in probed])
+    if len(seeds) > 1:
+        nothing = np.full(1, np.nan)
         over = [
             OverSeeds(
                 method.name,
-                np.array([mean for _, _, mean, _ in of]),
-                np.full(1, np.nan),
-                tuple(conditions(one) for _, one, *_ in of),
+                np.array([probed[n][2] for n in method.members]),
+                nothing,
+                tuple(_probed_data(probed[n][1]) for n in method.members),
             )
-            for method, of in zip(found, mine, strict=True)
+            for method in seeds
         ]
-        return f"{what}: {change_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
+        return f"{changes} {changes_over_seeds(over)}" + (f" ({lacking})" if lacking else "")
     told = [(mean, f"{signed(mean, error)} ({c.style.name})") for c, _, mean, error in probed]
     if len(told) > MOST_NAMED:
-        return f"{what}, by {min(told)[1]} to {max(told)[1]}"
-    return f"{what}, by {', '.join(text for _, text in told)}"
+        return f"{changes} {min(told)[1]} to {max(told)[1]}"
+    return f"{changes} {', '.join(text for _, text in told)}"
+
+
+def _probed_data(trace: CongruenceTrace) -> str:
+    """As `conditions`: equal where runs trained on equal data and were probed with one radius."""
+    config: Any = trace.checkpoint.get("config")
+    data, noise, seed = (config.get(name) for name in ("data", "label_noise", "data_seed"))
+    return json.dumps({"data": data, "labels": noise, "data_hash": seed, "radius": trace.settings.get("radius")})
 
 
 def _ranged(what: str, values: Sequence[tuple[str, float, float]]) -> str:

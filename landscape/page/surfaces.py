@@ -13,7 +13,7 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup, checkpoint_key, plane_kind
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import plane_named, slots
+from landscape.page.payload import epochs_of, plane_named, slots
 from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
 from landscape.readings import (
     centre,
@@ -223,8 +223,7 @@ def _runs_html(n: int, family: Sequence[SurfaceGroup], where: str) -> str:
     seen = _runs(family)
     if not seen:
         return ""
-    assert seen[0].trajectory is not None
-    last = len(seen[0].trajectory.epoch) - 1
+    last = len(epochs_of(family)) - 1
     controls = slider(f"epoch{n}", "Epoch", 0, last, last) + _play_html(n, "through its epochs")
     return (
         "<figure><figcaption><h3>The run along its epochs: its own loss, and the loss of the plane below it</h3><p "

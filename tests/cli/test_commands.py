@@ -173,22 +173,6 @@ def test_the_page_spells_a_switch_as_the_command_line_takes_it(landscape, tmp_pa
     assert landscape(*command.split()[1:], "--resume").code == 0  # the settings are those of the run
 
 
-def test_the_time_that_is_left_is_reckoned_from_what_this_process_did(monkeypatch, capsys):
-    import cli
-
-    clock = iter([0.0, 11.0, 22.0, 33.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._counting(cli._Console(as_json=False, quiet=False)) as count:
-        for epoch in (31, 32, 33):  # resumed at 30
-            count("train", "epochs", epoch, 40)
-    told = capsys.readouterr().err.splitlines()
-    assert told == [
-        "train: 31/40 epochs",
-        "train: 32/40 epochs, about 88 s left",
-        "train: 33/40 epochs, about 77 s left",
-    ]
-
-
 def test_the_same_command_gives_the_same_bits(landscape, runs, tmp_path):
     for name in ("a", "b"):
         landscape("surface", runs / "sgd/last.pt", *SMALL, "--out", tmp_path / f"{name}.npz")
@@ -375,32 +359,6 @@ def test_a_signal_in_training_ends_it_after_the_step_and_the_printed_command_goe
         subprocess.run([*command[:4], *argv], check=True, capture_output=True, cwd=tmp_path)
     parts, whole = read(tmp_path / "run"), read(tmp_path / "whole")
     assert (content_hash(parts.model), parts.metrics) == (content_hash(whole.model), whole.metrics)
-
-
-def test_a_second_signal_ends_at_once_and_an_ignored_one_stays_ignored(monkeypatch):
-    import cli
-
-    seen = []
-
-    def signalled(*numbers):
-        with cli._signals_noted() as stop:
-            for number in numbers:
-                signal.raise_signal(number)
-                seen.append(stop())
-
-    handlers = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        signalled(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signalled(signal.SIGTERM, signal.SIGINT)  # raised at the end
-        with pytest.raises(KeyboardInterrupt):
-            signalled(signal.SIGINT, signal.SIGINT, signal.SIGTERM)  # the second at once
-        assert seen == [False, False, True, True]
-        assert {number: signal.getsignal(number) for number in handlers} == handlers
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def wait_for(path):

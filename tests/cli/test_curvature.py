@@ -1,10 +1,14 @@
 """The hessian command: operators, one budget, other ends of the spectrum, blocks, another program beside it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+import cli
 import landscape as ls
+from train import checkpoint as checkpoints
 
 SMALL = ("--split", "test", "--examples", 64, "--top", 2)
 
@@ -31,6 +35,19 @@ def test_one_budget_answers_everything(measured):
     assert whole["rows"][0]["effective_rank"] == pytest.approx(trace.value / pairs.values[0])
     assert bulk["rows"][0]["num_sticks"] == int(pairs.converged.sum())
     assert len(whole["rows"]) == len(bulk["rows"]) == 2
+
+
+def test_a_call_from_python_has_the_same_options_and_finds_the_same(measured, trained):
+    given = cli.app.commands["hessian"].make_context("hessian", ["last.pt"]).params
+    names = [item.name for item in dataclasses.fields(ls.HessianOptions)]
+    assert ls.HessianOptions(**{name: given[name] for name in names}) == ls.HessianOptions()
+    _, (pairs, trace, _) = measured("--trace", "--examples", 360)
+    model, splits = checkpoints.restore(checkpoints.read(trained / "sgd" / "last.pt"))
+    inputs, targets = splits.test
+    objective = ls.Objective(model, torch.nn.CrossEntropyLoss(), [(inputs[:], targets)])
+    ours, estimate, _ = ls.hessian_analysis(objective, ls.HessianOptions(top=2, trace=True))
+    np.testing.assert_allclose(ours.values, pairs.values, rtol=1e-4)
+    assert estimate.value == pytest.approx(trace.value, rel=1e-3)
 
 
 def test_density_and_trace_can_be_had_alone(measured):

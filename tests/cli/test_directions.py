@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -96,6 +97,12 @@ def test_eigenvectors_are_the_first_checkpoints_and_one_displacement_for_all(sur
     assert one.settings["axis_norms"] == pytest.approx([1.0, 1.0])
     assert "the eigenvalues of the hessian at sgd" in done.out
     assert [path.name for path in tmp_path.glob("*.pt")] == ["out.directions.pt"]
+
+
+def test_eigenvectors_that_do_not_converge_exit_4(surface, monkeypatch):
+    monkeypatch.setattr("landscape.lanczos.top_eigenpairs", partial(ls.top_eigenpairs, max_matvecs=26, tolerance=1e-6))
+    _, done = surface(["sgd"], "--directions", "eigenvectors", *SMALL, code=4)
+    assert "the eigenvectors did not converge, so no plane is drawn along them" in done.err
 
 
 def test_saved_directions_are_read_again(surface, tmp_path):

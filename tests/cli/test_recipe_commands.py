@@ -7,7 +7,6 @@ import tomllib
 import pytest
 import torch
 
-import cli
 from train import recipes, timing
 from train.checkpoint import read
 
@@ -81,17 +80,6 @@ def test_without_its_device_a_dry_run_has_all_but_the_time(landscape, landscape_
     assert "time not estimated: device is 'cuda', but torch sees no CUDA device here" in done.out
     assert "70,200 steps" in done.out
     assert landscape_json(*command).document["results"]["timing"] is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        *[(0.034, "0.034 s"), (59.6, "60 s"), (119.0, "119 s"), (120.0, "2 min"), (7_199.0, "120 min")],
-        *[(35_100.0, "9.8 h"), (172_799.0, "48 h"), (172_800.0, "2 days"), (6e8, "6,944 days")],
-    ],
-)
-def test_a_duration_is_told_in_a_unit_that_a_person_would_take(seconds, told):
-    assert cli._duration(seconds) == told
 
 
 def test_a_dry_run_of_asam_tells_what_is_scaled(landscape, landscape_json):

@@ -14,6 +14,7 @@ import torch
 
 import cli
 import landscape as ls
+from landscape import analysis
 from landscape.operators import SymmetricOperator
 from landscape.results import load_file, taken_apart
 
@@ -45,10 +46,10 @@ def assert_equal(file, other):
 @pytest.fixture
 def products(monkeypatch):
     """The number of products that this process makes, in a list."""
-    made, replayed = [0], cli._operator
+    made, chosen = [0], analysis.chosen_operator
 
-    def counting(objective, asked):
-        operator = replayed(objective, asked)
+    def counting(objective, options):
+        operator = chosen(objective, options)
 
         def matvec(v):
             made[0] += 1
@@ -60,7 +61,7 @@ def products(monkeypatch):
 
         return SymmetricOperator(**{**vars(operator), "matvec": matvec, "matvecs": matvecs})
 
-    monkeypatch.setattr(cli, "_operator", counting)
+    monkeypatch.setattr(analysis, "chosen_operator", counting)
     return made
 
 
@@ -154,15 +155,15 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
 
 
 def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
-    measured, calls = cli._curvature, []
+    measured, calls = analysis.hessian_analysis, []
 
-    def overflowing(*args):
+    def overflowing(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
-        return measured(*args)
+        return measured(*args, **options)
 
-    monkeypatch.setattr(cli, "_curvature", overflowing)
+    monkeypatch.setattr(analysis, "hessian_analysis", overflowing)
     words = ("hessian", runs / "sgd/last.pt", runs / "sam/last.pt", *SMALL, "--out", tmp_path / "h.npz")
     done = landscape(*words)
     assert done.code == 4

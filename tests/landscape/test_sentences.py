@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from curvature_results import along_run, density, entries
 from plain_results import pairs, sampled, seeds_of, surface, trace, valley
-from scipy.stats import ttest_ind
 
 from landscape.grouping import checkpoints, data_sets, styles, surface_groups, without_copies
 from landscape.page.captions import badge
 from landscape.page.curvature import density_section
-from landscape.page.sentences import caveat, change_sentence, headline, slice_sentence
+from landscape.page.sentences import caveat, headline, slice_sentence
 from landscape.results import Estimate
 
 
@@ -178,25 +177,6 @@ def test_a_copy_of_any_result_counts_once():
     other = replace(pairs(), residuals=np.array([0.1, 0.1]))
     assert without_copies([pairs(), checked, other, replace(trace_of, value=8.0), trace_of])[1:3] == [checked, other]
     assert len(without_copies([pairs(), pairs("sam"), pairs(seed=1)])) == 3
-
-
-def changes(method, values):
-    return seeds_of(method, lambda n: trace(change=(values[n], np.nan, values[n])))
-
-
-def test_congruence_of_methods_is_told_over_their_seeds():
-    sgd, sam = (-0.10, -0.11, -0.12), (0.20, 0.21, 0.22)
-    found = ttest_ind(sam, sgd, equal_var=False).confidence_interval(0.95)
-    told = change_sentence(checkpoints([*changes("sam", sam), *changes("sgd", sgd)]))
-    assert told.endswith(
-        "epochs: sgd −0.110 ± 0.010, sam +0.210 ± 0.010 (± over seeds); sam − sgd "
-        f"0.320 (95 %: {found.low:.3f} to {found.high:.3f}), more than the seeds explain"
-    )
-    few = change_sentence(checkpoints([*changes("sam", sam)[:2], *changes("sgd", sgd)[:2]]))
-    assert "over seeds" not in few
-    assert "(sgd-0)" in few
-    other = [replace(one, settings={**one.settings, "radius": 0.4}) for one in changes("sam", sam)]
-    assert "at different radii and is not compared" in change_sentence(checkpoints([*other, *changes("sgd", sgd)]))
 
 
 def rank(one, value):

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from train.config import MODELS, TrainConfig, differences
+from train.meanings import MEANINGS
 from train.models import CONSTRUCTORS
 
 
@@ -93,3 +94,7 @@ def test_differences_names_each_setting_that_differs():
 
 def test_the_listed_models_are_the_ones_that_can_be_built():
     assert tuple(CONSTRUCTORS) == MODELS
+
+
+def test_every_setting_has_a_meaning():
+    assert sorted(MEANINGS) == sorted(TrainConfig().to_dict())

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +118,22 @@ def checked(name: str, root: Path) -> Record:
         return _with(found, state="damaged", detail=str(error), checksums="wrong" if wrong else found.checksums)
     verified = _verified(DATA_SETS[name], root) if name in DATA_SETS else False
     return _with(found, state="present", detail="", checksums="verified" if verified else found.checksums)
+
+
+def records_text(found: Sequence[Record]) -> str:
+    """A table of data sets."""
+    rows: list[tuple[str, ...]] = [("data", "state", "train", "validation", "test", "classes", "licence")]
+    for one in found:
+        sizes = [f"{size:,}" for size in one.sizes] if one.sizes else ["?"] * 3
+        rows.append((one.name, one.state, *sizes, str(one.num_classes), one.licence))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (0, 1, 6)
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{w}}" if n in left else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def download(name: str, root: Path) -> None:
