@@ -150,8 +150,10 @@ def surface_3d(
         x=surface.x,
         y=surface.y,
         z=loss.T,
-        customdata=_customdata(surface),
-        text=_texts(surface),
+        customdata=_customdata(surface).swapaxes(
+            0, 1
+        ),  # plotly looks these up by [x, y] here, and by [y, x] in contours
+        text=_texts(surface).T,
         hovertemplate=_HOVER,
         colorscale="Viridis",
         cmin=view.low,

@@ -54,6 +54,7 @@ from landscape.passes import (
     uncompiled,
 )
 from landscape.results import Array, Record
+from landscape.snapshot import Snapshot, refuse_changed, refuse_rewritten_weights, refuse_written, snapshot_of
 from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
@@ -89,15 +90,6 @@ class Reference:
 
     loss: float
     rounding: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Taken:
-    """What was read of a model: theta, its buffers, and where its frozen parameters are, in which version."""
-
-    theta: Tensor
-    buffers: dict[str, Tensor]
-    frozen: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +138,7 @@ class Objective:
         if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
             found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
             raise ValueError(f"parameters must share one device and be float32 or float64, got {found}: model.float()?")
-        _refuse_rewritten_weights(self.model)
+        refuse_rewritten_weights(self.model)
 
     @classmethod
     def from_sums(cls, model: nn.Module, sums: Sums, batches: Iterable[Batch]) -> Objective:
@@ -159,38 +151,25 @@ class Objective:
     @cached_property
     def theta(self) -> Tensor:
         """The parameters (P,) as they were when first asked for: the centre of every measurement."""
-        return self._taken.theta
+        return self._read[0]
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the model's buffers, by name, as they were when theta was asked for: a pass may write them."""
-        return {name: buffer.clone() for name, buffer in self._taken.buffers.items()}
+        return {name: buffer.clone() for name, buffer in self._read[1].buffers.items()}
 
     @cached_property
-    def _taken(self) -> _Taken:
+    def _read(self) -> tuple[Tensor, Snapshot]:
         theta = torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
-        return _Taken(theta, {name: buffer.clone() for name, buffer in self.model.named_buffers()}, self._frozen())
-
-    def _frozen(self) -> dict[str, tuple[int, int]]:
-        return {
-            name: (p.data_ptr(), 0 if p.is_inference() else p._version)
-            for name, p in self.model.named_parameters()
-            if not p.requires_grad
-        }
+        return theta, snapshot_of(self.model, self.named(theta))
 
     def refuse_changed(self) -> None:
-        """Refuse a model that is no longer the one whose theta was taken.
+        """Refuse a model that is no longer the one whose theta was read.
 
         Raises:
             ValueError: If its parameters or buffers have changed.
         """
-        taken = {**self.named(self.theta), **self._taken.buffers}
-        now = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
-        changed += [name for name, state in self._frozen().items() if self._taken.frozen.get(name, state) != state]
-        if changed:
-            told = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-            raise ValueError(f"the model has changed since this objective first read it ({told}): make a new objective")
+        refuse_changed(self.model, self._read[1])
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -505,7 +484,7 @@ class Objective:
     @cached_property
     def theta_hash(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
-        digest, taken = hashlib.sha256(), {**self.named(self.theta), **self._taken.buffers}
+        digest, taken = hashlib.sha256(), {**self._read[1].params, **self._read[1].buffers}
         for name, live in [*self.model.named_parameters(), *self.model.named_buffers()]:
             tensor = taken.get(name, live)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -543,37 +522,5 @@ class Objective:
                 check_reduction(self.loss, output, target, self.reduction)
             else:
                 functional_call(call, {f"model.{name}": tensor for name, tensor in state.items()}, (piece,))
-        self._refuse_written(params)
+        refuse_written(params, self._read[1])
         return call
-
-    def _refuse_written(self, params: Mapping[str, Tensor]) -> None:
-        """Refuse parameters that a pass has written, be it with what they held."""
-        written = [
-            name
-            for name, view in self.named(self.theta).items()
-            if not _same(view, params[name]) or not (params[name].is_inference() or params[name]._version == 0)
-        ]
-        if written:
-            raise ValueError(
-                f"the forward pass writes parameters that are to be measured: {', '.join(written[:5])} "
-                "(F.embedding with max_norm, or a constraint written into the weights). Do so once, before measuring, "
-                "or give the constrained weights to the layer without writing them"
-            )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Byte for byte: NaN is itself."""
-    if one.device != other.device:
-        return False
-    return bool(one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8)))
-
-
-def _refuse_rewritten_weights(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            fix = f"weight.copy_(weight.renorm({module.norm_type:g}, 0, {module.max_norm:g}))"
-            raise ValueError(
-                f"{name or type(module).__name__} has max_norm={module.max_norm:g}: its forward pass shortens rows of "
-                f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
-                "None"
-            )

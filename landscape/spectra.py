@@ -219,7 +219,9 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
         )
     figure.update_layout(margin_t=50 + 20 * math.ceil(len(figure.data) / 3))  # the legend's lines
     at = {"xref": "x domain", "yref": "y domain", "x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
-    figure.add_annotation(text="<br>".join(map(as_text, notes)), showarrow=False, align="right", font_size=10, **at)
+    figure.add_annotation(
+        text="<br>".join(map(as_text, notes)), showarrow=False, align="right", font_size=10, bgcolor="#ffffff", **at
+    )
     ticks = log_ticks(low - 0.2, high + _ABOVE)
     epochs = {"title": {"text": "epoch"}, **epoch_axis([one.epoch for one in traces]), **_GRID}
     figure.update_layout(

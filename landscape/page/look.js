@@ -25,6 +25,7 @@ function themed(layout) {
   layout.font = { ...layout.font, color: ink };
   layout.hoverlabel = { bgcolor: ground, bordercolor: soft, font: { color: ink } };
   layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: css("--accent") };
+  for (const note of layout.annotations ?? []) note.bgcolor = ground; // over lines
   const axes = Object.entries(layout).filter(([name]) => /^[xy]axis\d*$/.test(name)).map(([, axis]) => axis);
   const solid = layout.scene ? [layout.scene.xaxis, layout.scene.yaxis, layout.scene.zaxis] : [];
   for (const axis of [...axes, ...solid]) {

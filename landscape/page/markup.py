@@ -21,11 +21,16 @@ def breakable(text: str) -> str:
     return re.sub("([./_])", r"\1<wbr>", escape(text))
 
 
+def unbroken(text: str) -> str:
+    """A sentence in which no line ends between a value and its uncertainty."""
+    return escape(text).replace(" ± ", "\u00a0±\u00a0")
+
+
 def section(name: str, title: str, body: str) -> str:
     """A section with its small name and its title, a sentence."""
     title = capital(title)
     identity = f"section-{name.split()[-1].lower()}"
-    return f'<section id="{identity}"><p class="eyebrow">{name}</p><h2>{escape(title)}</h2>{body}</section>'
+    return f'<section id="{identity}"><p class="eyebrow">{name}</p><h2>{unbroken(title)}</h2>{body}</section>'
 
 
 def missing(what: str, command: str) -> str:

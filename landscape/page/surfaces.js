@@ -75,6 +75,7 @@ function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D th
   }
   return found;
 }
+const byColumn = (rows) => rows[0].map((_, i) => rows.map((row) => row[i])); // a surface's labels are looked up by [x, y]
 function fill(figure, one, view, solid = false) {
   const copy = structuredClone(figure);
   const height = (v) => (view.cut === undefined ? onAxis(v) : Math.min(onAxis(v), view.high));
@@ -84,6 +85,7 @@ function fill(figure, one, view, solid = false) {
       trace.customdata = one.loss.map((row, j) => row.map((v, i) => [v, one.error[j][i], one.accuracy[j][i]]));
       const said = ([v, error, right]) => `loss ${plusMinus(v, error)}${rightAt(right, "<br>")}<br>status ok`;
       trace.text = trace.customdata.map((row) => row.map(said));
+      if (solid) Object.assign(trace, { customdata: byColumn(trace.customdata), text: byColumn(trace.text) });
       const levels = { start: view.low, end: view.high, size: view.step };
       if (trace.type === "surface") {
         Object.assign(trace, { cmin: view.low, cmax: view.high });
