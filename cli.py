@@ -837,7 +837,7 @@ def _hessian(
             objective, wanted, replayed=replayed, progress=lambda done: count(told, "products", done, None)
         )
 
-    from landscape.analysis import hessian_analysis
+    from landscape.analysis import check_fit, hessian_analysis
     from train.checkpoint import content_hash
 
     options: Record = {**wanted.record(), "examples": examples}
@@ -847,8 +847,10 @@ def _hessian(
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
 
     def check(one: _Opened) -> None:
-        _chosen(one, split, examples, seed)
         _refuse_misfits(one.model, [state for _, state in runs.get(one.label, [])])
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+        with _as_usage_error(one.label if len(checkpoints) > 1 else ""):
+            check_fit(objective, wanted)
 
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
     return _measure_all(
@@ -1178,12 +1180,7 @@ class _Work:
             told = f"{folder} holds a measurement that was not finished"
             raise _CommandError(6, told, "--resume goes on, --force anew")
         with ledger.opened(folder, self.plan, anew=output.force) as kept:
-            try:
-                yield kept.step
-            except (click.UsageError, FloatingPointError):  # which would end it again
-                if place()[0] == 0:
-                    ledger.remove(folder)
-                raise
+            yield kept.step
 
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
         """The folder of the journal: empty, or one to go on with."""
@@ -1216,11 +1213,13 @@ def _measure_all(
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
 
-    Of each checkpoint `check` refuses what cannot be measured before the first one is. What is `kept` of a measurement
-    that was stopped is not measured again.
+    Of each checkpoint `check` refuses what cannot be measured before the first one is; what one has no number for does
+    not take those of others. What is `kept` of a measurement that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
     from landscape.ledger import unkept
+    from landscape.objective import NotRepeatableError
+    from landscape.products import NotTwiceDifferentiableError
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1235,7 +1234,10 @@ def _measure_all(
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
-                except FloatingPointError as error:
+                except (FloatingPointError, click.UsageError, NotTwiceDifferentiableError, NotRepeatableError) as error:
+                    alone = not isinstance(error, FloatingPointError)  # of several processes, perhaps of this one
+                    if alone and (not results or place()[1] > 1):
+                        raise
                     failed.append(f"{one.label}: {error}")
                     continue
                 listed = made if isinstance(made, list) else [made]
@@ -1906,13 +1908,13 @@ def _check_grid(steps: int, extent: float) -> None:
 
 
 @contextlib.contextmanager
-def _as_usage_error() -> Iterator[None]:
+def _as_usage_error(of: str = "") -> Iterator[None]:
     """A refused value came from the command line; a subclass of ValueError did not (a damaged file, say)."""
     try:
         yield
     except ValueError as error:
         if type(error) is ValueError:
-            raise click.UsageError(_in_options(str(error))) from error
+            raise click.UsageError(f"{of}{': ' if of else ''}{_in_options(str(error))}") from error
         raise
 
 

@@ -72,7 +72,13 @@ class Ledger:
             return make(_Products(None, None).replayed)
         products = self._file(self.folder, name, "products")
         with products.open("ab", buffering=0) as file, products.open("rb") as kept:
-            results = make(_Products(file, kept).replayed)
+            try:
+                results = make(_Products(file, kept).replayed)
+            except JournalError:
+                raise
+            except (ValueError, FloatingPointError):  # which would end it again
+                products.unlink()
+                raise
         save(results, self._file(self.folder, name, "step"))
         products.unlink()
         return results

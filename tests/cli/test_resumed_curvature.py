@@ -1,6 +1,7 @@
 """A hessian command that was killed goes on where it was, with the bits of one that was not."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import torch
 import cli
 import landscape as ls
 from landscape import analysis
+from landscape.objective import NotRepeatableError
 from landscape.operators import SymmetricOperator
+from landscape.products import NotTwiceDifferentiableError
 from landscape.results import load_file, taken_apart
 
 SMALL = ("--split", "test", "--examples", 64, "--top", 2, "--seed", 3)
@@ -146,6 +149,15 @@ def refuse(*_, **__):
     raise ValueError("no")
 
 
+def test_what_ends_a_step_again_leaves_those_before_it(landscape, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 2, "--save-every", 1, "--out", run).code == 0
+    monkeypatch.setattr("landscape.following._overlap", lambda before, _: refuse() if before else math.nan)
+    assert landscape("hessian", run, *SMALL, "--out", tmp_path / "h.npz").code == 2
+    kept = [path.name.rpartition("-")[0] for path in (tmp_path / "h.npz.journal").glob("*-*")]
+    assert kept == ["0-epoch-1"]
+
+
 @pytest.mark.parametrize("command", ["train", "surface", "hessian", "alignment"])
 def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, command):
     words = () if command == "train" else (tmp_path / "last.pt",)
@@ -154,13 +166,14 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
     assert "--force starts anew and --resume goes on: give one of them" in done.err
 
 
-def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [FloatingPointError, ValueError, NotTwiceDifferentiableError, NotRepeatableError])
+def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch, error):
     measured, calls = analysis.hessian_analysis, []
 
     def overflowing(*args, **options):
         calls.append(args)
         if len(calls) == 2:
-            raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
+            raise error("product 1 with the operator is not finite (overflow, or NaN weights)")
         return measured(*args, **options)
 
     monkeypatch.setattr(analysis, "hessian_analysis", overflowing)
