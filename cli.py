@@ -71,6 +71,7 @@ NUMBER_FAILED = 4
 _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_KEPT = "what was measured is kept: --resume goes on"
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _EARLY = "early"  # in the plan of a results file: points are missing that are to come
 _FAILED = "failed"  # the same: checkpoints without a number, and why
@@ -550,10 +551,11 @@ def surface(
     if done is not None:
         return _told(work.out, done, console, there=True)
     _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
-    if devices is not None:
-        return _on_devices(work, devices, output, console)
     from landscape import journal, survey
 
+    if devices is not None:
+        with _noting_what_is_kept(journal.folder_of(work.out)):
+            return _on_devices(work, devices, output, console)
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
     folder = work.journal(output, shard_of)
@@ -563,7 +565,7 @@ def surface(
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with _counting(console) as count, _as_usage_error():
+    with _noting_what_is_kept(folder), _counting(console) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
@@ -583,7 +585,8 @@ def surface(
         console.say(f"shard {shard_of[0]}/{shard_of[1]} is measured")
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
         return {"journal": str(folder), "shard": list(shard_of)}
-    return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
+    with _noting_what_is_kept(folder):
+        return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
 @app.command()
@@ -1179,7 +1182,7 @@ class _Work:
             ledger.refuse_busy(folder)
             told = f"{folder} holds a measurement that was not finished"
             raise _CommandError(6, told, "--resume goes on, --force anew")
-        with ledger.opened(folder, self.plan, anew=output.force) as kept:
+        with _noting_what_is_kept(folder), ledger.opened(folder, self.plan, anew=output.force) as kept:
             yield kept.step
 
     def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
@@ -1196,6 +1199,19 @@ class _Work:
         elif begun.exists() and not output.resume:
             raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
         return folder
+
+
+@contextlib.contextmanager
+def _noting_what_is_kept(folder: Path) -> Iterator[None]:
+    """Whatever ends a measurement inside can say whether it may go on."""
+    from landscape import ledger
+
+    try:
+        yield
+    except BaseException as error:
+        if ledger.begun(folder) and click.get_current_context().find_root().obj != _INSIDE_DEMO:
+            error.add_note(_KEPT)
+        raise
 
 
 def _measure_all(
@@ -1245,33 +1261,41 @@ def _measure_all(
         if not results:
             raise FloatingPointError("; ".join(failed))
         if place()[0] == 0:
-            _save(work, results, failed, time.perf_counter() - started, console)
+            plan: Record = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+            run = {**_run_record(time.perf_counter() - started), "checkpoints": work.places()}
+            _save(results, work.out, plan=plan, run=run, console=console)
+            console.say(f"wrote {_shown(work.out)}")
     return _told(work.out, results, console, failed=failed)
 
 
-def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
-    work.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
-    save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
-    console.say(f"wrote {_shown(work.out)}")
+def _save(results: Sequence[Result], out: Path, *, plan: Record, run: Record, console: _Console) -> None:
+    """Write the results file or, where that cannot be, show what would be in it."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(results, out, plan=plan, run=run)
+    except OSError as error:
+        code, message, hint = _explained(error)
+        raise _CommandError(code, message, hint, results={"tables": _tabled(results, console)}) from error
+
+
+def _tabled(results: Sequence[Result], console: _Console) -> Json:
+    """The tables of results, printed."""
+    from landscape.tables import tables
+    from landscape.typesetting import joined
+
+    made = tables(results)
+    console.table(joined(made, console.width))
+    return [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made]
 
 
 def _told(
     out: Path, results: Sequence[Result], console: _Console, *, there: bool = False, failed: Sequence[str] = ()
 ) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
-    from landscape.tables import tables
-    from landscape.typesetting import joined
-
     if there:
         console.say(f"{_shown(out)} is there already")
-    made = tables(results)
-    console.table(joined(made, console.width))
+    told: Record = {"file": str(out), "tables": _tabled(results, console)}
     console.pictures(results)
-    told: Record = {
-        "file": str(out),
-        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
-    }
     problems = [*failed, *(problem for result in results if (problem := problem_of(result)))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
@@ -1287,14 +1311,9 @@ def _merged(
     folder = journal.folder_of(out)
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
-    out.parent.mkdir(parents=True, exist_ok=True)
     early: Record = {_EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
-    try:
-        save(results, out, plan={**plan, **early}, run=run)
-    except OSError as error:
-        error.filename = error.filename or str(out)
-        raise
+    _save(results, out, plan={**plan, **early}, run=run, console=console)
     if not partial:
         journal.remove(folder, wait=True)
     console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
@@ -1326,7 +1345,7 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     for name, process, lines in zip(names, running, told, strict=True):
         if process.returncode:
             reason = lines[-1].removeprefix("landscape: ") if lines else f"ended with {process.returncode}"
-            raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}", "--resume goes on")
+            raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}")
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
@@ -2028,12 +2047,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
-        kept = None if "timed" in words else kinds.get("".join(words[:1]))
-        if kept and code in (130, 143):
-            hint = f"{kept}: --resume goes on"
-        if kept and getattr(error, "errno", None) in _NO_ROOM:
-            hint = f"make room; {kept}: --resume goes on"
+        if code in (1, 5, 130, 143) and _KEPT in getattr(error, "__notes__", ()) and _KEPT not in message:
+            hint = "; ".join([hint, _KEPT] if hint else [_KEPT])
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
@@ -2089,7 +2104,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return 5, f"{where}{error.strerror or message}", ""
+        return 5, f"{where}{error.strerror or message}", "make room" if error.errno in _NO_ROOM else ""
     return 1, f"a bug of ours ({kind}: {message})", "--debug shows where; please report it"
 
 

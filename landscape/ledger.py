@@ -79,8 +79,14 @@ class Ledger:
             except (ValueError, FloatingPointError):  # which would end it again
                 products.unlink()
                 raise
-        save(results, self._file(self.folder, name, "step"))
-        products.unlink()
+        step = self._file(self.folder, name, "step")
+        try:
+            save(results, step)
+        except OSError as error:
+            told = f"{step}: {error.strerror}, so no more than its products is kept"
+            warnings.warn(told, LedgerWarning, stacklevel=2)
+        else:
+            products.unlink()
         return results
 
     def _finished(self, name: str) -> list[Result] | None:
@@ -106,11 +112,11 @@ def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
-        if anew or not begun(folder):
-            journal.remove(folder, own=True)
-            journal.write_plan(folder, {"decided": decided})
-        journal.refuse_other_work(folder, decided)
         try:
+            if anew or not begun(folder):
+                journal.remove(folder, own=True)
+                journal.write_plan(folder, {"decided": decided})
+            journal.refuse_other_work(folder, decided)
             yield Ledger(folder, hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest())
         except BaseException:
             if not begun(folder):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,38 @@ def test_what_ends_a_step_again_leaves_those_before_it(landscape, tmp_path, monk
     assert landscape("hessian", run, *SMALL, "--out", tmp_path / "h.npz").code == 2
     kept = [path.name.rpartition("-")[0] for path in (tmp_path / "h.npz.journal").glob("*-*")]
     assert kept == ["0-epoch-1"]
+
+
+@pytest.mark.filterwarnings("default::landscape.ledger.LedgerWarning")
+def test_a_full_disk_at_the_end_leaves_the_table_and_the_products(
+    landscape, runs, tmp_path, monkeypatch, products, full_for
+):
+    words = ("hessian", runs / "sgd", *SMALL, "--out", tmp_path / "h.npz")
+    full_for(".step", "h.npz")
+    done = landscape(*words)
+    assert done.code == 5
+    assert "step: No space left on device, so no more than its products is kept" in done.err
+    hint = "make room; what was measured is kept: --resume goes on"
+    assert done.err.splitlines()[-1] == f"landscape: {tmp_path / 'h.npz'}: No space left on device. {hint}"
+    assert "lambda_1" in done.out
+    monkeypatch.undo()
+    products[0] = 0
+    again = landscape(*words, "--resume")
+    assert (again.code, again.out, products[0]) == (0, done.out, 0)
+
+
+@pytest.mark.filterwarnings("default::landscape.ledger.LedgerWarning")
+def test_a_full_disk_that_keeps_nothing_still_tells_the_numbers(landscape_json, runs, tmp_path, monkeypatch, full_for):
+    free = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    full_for(".step", ".npz")
+    for command, options in (("hessian", SMALL), ("alignment", ())):
+        done = landscape_json(command, runs / "sgd/last.pt", *options, "--out", tmp_path / "x.npz")
+        assert done.code == 5
+        assert done.document["error"]["message"] == f"{tmp_path / 'x.npz'}: No space left on device"
+        assert done.document["error"]["hint"] == "make room"
+        assert done.document["results"]["tables"][0]["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 @pytest.mark.parametrize("command", ["train", "surface", "hessian", "alignment"])
