@@ -531,7 +531,7 @@ def surface(
     if interval is None:
         _check_grid(steps, 1.0 if extent is None else extent)
     if explain:
-        return _explain(_open(checkpoints[0], labels_of(checkpoints)[0], "cpu"), look, console)
+        return _explained_each(checkpoints, "cpu", functools.partial(_explain_filters, look, console), console)
     normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
     run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
     run = [] if run_folder is None else _run_states(run_folder)
@@ -814,12 +814,15 @@ def _hessian(
     console: _Console,
 ) -> Record:
     """What hessian measures, in each of the processes that share it."""
-    seed = wanted.seed
+    seed, checkpoints = wanted.seed, tuple(dict.fromkeys(checkpoints))
     if explain:
-        one = _open(checkpoints[0], labels_of(checkpoints)[0], _device(device))
-        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
-        with _as_usage_error():
-            return _explain_products(objective, wanted, console)
+
+        def explain_one(one: _Opened) -> Record:
+            objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+            with _as_usage_error():
+                return _explain_products(objective, wanted, console)
+
+        return _explained_each(checkpoints, _device(device), explain_one, console)
     folders = {label: path for label, path in zip(labels_of(checkpoints), checkpoints, strict=True) if path.is_dir()}
     read = {label: _run_states(path) for label, path in folders.items()}
     runs = {label: run for label, run in read.items() if len(run) > 1}
@@ -1406,6 +1409,19 @@ def _followed(
     )
 
 
+def _explained_each(
+    paths: Sequence[Path], device: str, explain: Callable[[_Opened], Record], console: _Console
+) -> Record:
+    """What --explain prints of each checkpoint, below its name where there are several."""
+    found: list[Record] = []
+    for path, label in zip(paths, labels_of(paths), strict=True):
+        one = _open(path, label, device)
+        if len(paths) > 1:
+            console.table(f"{label}:")
+        found.append({"checkpoint": label, **explain(one)})
+    return found[0] if len(found) == 1 else {"checkpoints": cast(Json, found)}
+
+
 def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
     from landscape.analysis import product_cost
 
@@ -1579,7 +1595,7 @@ def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Ou
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
+def _explain_filters(look: PlaneOptions, console: _Console, one: _Opened) -> Record:
     """The filters of a model, as a table."""
     from landscape.filters import filter_groups
     from landscape.plane import layers_of
@@ -1599,7 +1615,7 @@ def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
     widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
     for row in [["parameter", "shape", "filters", "rule"], *rows]:
         console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
-    return {"checkpoint": one.label, "groups": cast(Json, groups)}
+    return {"groups": cast(Json, groups)}
 
 
 def _described(one: _Opened, split: str) -> Record:

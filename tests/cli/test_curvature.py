@@ -299,6 +299,10 @@ def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, land
     told = landscape_json(*words, "--engine", "recomputed").document["results"]
     assert (told["engine"], told["micro_batch"], told["num_examples"]) == ("recomputed", 64, 64)
     assert told["seconds_per_product"] > 0
+    words = ("hessian", trained / "sgd", trained / "sam", trained / "sam", *words[2:])
+    assert [line for line in landscape(*words).out.splitlines() if line.endswith(":")] == ["sgd:", "sam:"]
+    each = landscape_json(*words).document["results"]["checkpoints"]
+    assert [one["checkpoint"] for one in each] == ["sgd", "sam"]
     assert not (tmp_path / "e.npz").exists()
 
 
