@@ -15,11 +15,11 @@ import errno
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import math
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -31,20 +31,21 @@ import time
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from landscape import outputs
 from landscape.naming import common_folder, labels_of, nearest_path
-from landscape.results import PAGE_MARK, Json, ResultsFile, load_file, problem_of, save, write_atomically
+from landscape.results import Json, ResultsFile, load_file, problem_of, save, strict_json, write_atomically
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from landscape.analysis import HessianOptions
     from landscape.evaluator import BatchNorm, Engine, Layout, Precision
@@ -53,13 +54,14 @@ if TYPE_CHECKING:
     from landscape.picture import Width
     from landscape.plane import Plane
     from landscape.plane_options import PlaneOptions
+    from landscape.progress import Count
     from landscape.report import PlotlyJs
     from landscape.results import Record, Result, Trajectory
     from landscape.survey import Subject
     from landscape.view import Scale
     from train.checkpoint import Checkpoint, State
     from train.config import TrainConfig
-    from train.data import Images, Part, Splits
+    from train.data import Part, Splits
     from train.data import Record as DataRecord
     from train.loop import Outcome, Progress
     from train.recipes import Preset
@@ -73,12 +75,9 @@ WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _KEPT = "what was measured is kept: --resume goes on"
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
-_EARLY = "early"  # in the plan of a results file: points are missing that are to come
-_FAILED = "failed"  # the same: checkpoints without a number, and why
+_INSIDE_DEMO = "inside demo"
 
 Command = Callable[..., object]
-Count = Callable[[str, str, int, int | None], None]  # what, unit, done, total where it is known
-_INSIDE_DEMO = "inside demo"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -116,12 +115,11 @@ class _Console:
         """What --show adds to a table: pictures as wide as the terminal, in characters that it can show."""
         if not self.show or self.as_json:
             return
-        from landscape.ink import ASCII, BLOCKS
+        from landscape.ink import ink_for
         from landscape.sketches import sketch
 
-        ink = BLOCKS if _can_show("".join(vars(BLOCKS).values())) else ASCII
         height = max(shutil.get_terminal_size((WIDTH, 24)).lines - 1, 12)
-        drawn = sketch(results, width=self.width, height=height, ink=ink)
+        drawn = sketch(results, width=self.width, height=height, ink=ink_for(sys.stdout.encoding))
         if drawn:
             self.table(f"\n{drawn}")
         else:
@@ -165,20 +163,6 @@ class _Opened:
             "epoch": self.checkpoint.epoch,
             "config": cast("Record", self.checkpoint.config.to_dict()),
         }
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """A part of the data in batches, made anew on each pass."""
-
-    inputs: Images
-    targets: Tensor
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.targets), self.size):
-            rows = slice(start, start + self.size)
-            yield self.inputs[rows], self.targets[rows]
 
 
 # Options that several commands share
@@ -236,12 +220,14 @@ _examples_option = click.option(
 _device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
+_data_options = _together(_split_option, _examples_option, _device_option)
 _seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0)
 
 
 def _train_options(command: Command) -> Command:
     _refuse_another_train_module()
-    from train.config import CHOICES, DATA, MEANINGS, MODELS, TrainConfig
+    from train.config import CHOICES, DATA, MODELS, TrainConfig
+    from train.meanings import MEANINGS
 
     known = {**CHOICES, "data": DATA, "model": MODELS}
 
@@ -372,14 +358,14 @@ def train(
     out = output.path or Path("runs") / (recipe or "") / f"{config.method}-seed{config.seed}"
     if dry_run:
         return _dry_run(config, out, console)
-    from train.telling import outcome_text, start_text
+    from train.telling import outcome_record, outcome_text, start_text
 
     started = time.perf_counter()
     console.say("\n".join(part for line in start_text(config).splitlines() for part in console.wrapped(line)))
     with _events(out, wanted=tensorboard and _processes()[0] == 0) as update:
         outcome = _train(config, out, output, console, update, download=download)
     console.table(outcome_text(outcome))
-    told = _outcome_record(outcome, time.perf_counter() - started)
+    told: Record = {**outcome_record(outcome), "seconds": time.perf_counter() - started}
     if outcome.status == "finished" and outcome.message:
         console.say(outcome.message)
     if outcome.status == "diverged":
@@ -444,9 +430,7 @@ def _look_options(command: Command) -> Command:
 @click.option("--interval", type=(float, float), metavar="LOW HIGH", help="Coordinates of each axis, not symmetric.")
 @_look_options
 @click.option("--explain", is_flag=True, help="Print how the parameters are cut into filters; measure nothing.")
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @click.option(
     "--batch-norm",
     type=click.Choice(["frozen", "recalibrated", "train"]),
@@ -552,20 +536,21 @@ def surface(
         return _told(work.out, done, console, there=True)
     _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
     from landscape import journal, survey
+    from landscape.progress import counting
 
     if devices is not None:
         with _noting_what_is_kept(journal.folder_of(work.out)):
             return _on_devices(work, devices, output, console)
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
-    folder = work.journal(output, shard_of)
+    folder = survey.begin(work.out, work.plan, shard_of, force=output.force, resume=output.resume)
     started = time.perf_counter()
     seen = functools.partial(_objective, batch_norm=batch_norm, batch_size=SURFACE_BATCH_SIZE)
     measured = [
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with _noting_what_is_kept(folder), _counting(console) as count, _as_usage_error():
+    with _noting_what_is_kept(folder), counting(quiet=console.quiet) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
@@ -645,7 +630,7 @@ def export(
             raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, functools.partial(_write, content))
+        write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
     captions = [f": {one.caption}" for one in drawn] or [""] * len(written)
     for path, told in zip(written, captions, strict=True):
         console.say(f"wrote {_shown(path)}{told}")
@@ -676,7 +661,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
         raise _CommandError(
             2, f"{folder} is not there{nearest_path(folder)}", "shards make it: landscape surface --shard"
         )
-    if out.exists() and not force and not load_file(out).plan.get(_EARLY):
+    if out.exists() and not force and not load_file(out).plan.get(outputs.EARLY):
         raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it")
     return _merged(out, console, partial=partial)
 
@@ -757,9 +742,7 @@ def merge(out: Path, partial: bool, force: bool, console: _Console) -> Record:
 @click.option("--cross-check", is_flag=True, help="PyHessian's top eigenvalue and trace on the same data, beside ours.")
 @click.option("--save-vectors", is_flag=True, help="Keep the eigenvectors in the results file.")
 @_seed_option
-@_split_option
-@_examples_option
-@_device_option
+@_data_options
 @_output_options("hessian.npz beside the checkpoints")
 @_show_option
 def hessian(
@@ -930,7 +913,7 @@ def report(
 
     files = _results_files(paths)
     out = out or common_folder(paths) / "report.html"
-    _refuse_to_replace(out, force)
+    outputs.refuse_to_replace(out, force=force)
     loaded = [load_file(file) for file in files]
     results = [result for file in loaded for result in file.results]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -945,12 +928,11 @@ def report(
 
 
 def _data_root_option(command: Command) -> Command:
-    from train.config import MEANINGS
+    from train.meanings import MEANINGS
 
-    option = click.option(
+    return click.option(
         "--data-root", default="", show_default=False, help=MEANINGS["data_root"], shell_complete=_PATHS["data_root"]
-    )
-    return option(command)
+    )(command)
 
 
 @app.group()
@@ -1021,15 +1003,6 @@ def _download(config: TrainConfig) -> None:
         download(config.data, data_root(config.data_root))
 
 
-DEMO_NOISE = 0.4
-# Chosen once by benchmarks/methods.py: the best mean accuracy on clean validation labels.
-DEMO_METHODS = {
-    "sgd": ["--method", "sgd"],
-    "sam": ["--method", "sam", "--rho", "0.8"],
-    "agnostic-sam": ["--method", "agnostic-sam", "--rho1", "0.6", "--rho2", "0.3"],
-}
-
-
 @app.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
 @click.option("--epochs", type=click.IntRange(1), default=40)
@@ -1047,20 +1020,18 @@ def demo(out: Path, epochs: int, steps: int, force: bool, open_it: bool, console
     landscape demo --out /tmp/demo --open
     """
     from landscape.tables import summary_table
+    from train.demo import NOISE, STORY
 
     _check_grid(steps, 1.0)
-    flags = [
-        "--force" if force else "--resume",
-        *(["--json"] if console.as_json else []),
-        *(["--quiet"] if console.quiet else []),
-    ]
-    console.table(_DEMO_STORY)
+    told = {"--json": console.as_json, "--quiet": console.quiet}
+    flags = ["--force" if force else "--resume", *(flag for flag, given in told.items() if given)]
+    console.table(STORY)
     found: Record = {}
     for command in _demo_commands(out, epochs, steps):
         console.table(f"\n{_prompt(command, console.width)}")
         found[shlex.join(command)] = _inside_demo([*command, *flags])
     page, picture = out / "report.html", out / "demo.png"
-    title = f"Digits with {100 * DEMO_NOISE:g} % wrong labels"
+    title = f"Digits with {100 * NOISE:g} % wrong labels"
     _inside_demo(["report", str(out), "--out", str(page), "--title", title, "--quiet"])
     files = [out / f"{name}.npz" for name in ("surface-train", "surface-test", "hessian")]
     results = [result for file in files for result in load_file(file).results]
@@ -1094,29 +1065,21 @@ def _inside_demo(command: list[str]) -> Json:
 
 
 def _demo_commands(out: Path, epochs: int, steps: int) -> list[list[str]]:
-    runs = {name: str(out / name) for name in DEMO_METHODS}
-    noise = ["--label-noise", str(DEMO_NOISE), "--epochs", str(epochs)]
-    commands = [["train", *options, *noise, "--out", runs[name]] for name, options in DEMO_METHODS.items()]
-    checkpoints = [f"{run}/last.pt" for run in runs.values()]
+    from train.demo import train_commands
+
+    runs = train_commands(out, epochs)
+    commands, checkpoints = [*runs.values()], [f"{run}/last.pt" for run in runs]
     for split in ("train", "test"):
         to = str(out / f"surface-{split}.npz")
         commands.append(["surface", *checkpoints, "--steps", str(steps), "--split", split, "--out", to])
     commands.append(["hessian", *checkpoints, "--out", str(out / "hessian.npz")])
-    commands.append(["alignment", *runs.values(), "--out", str(out / "alignment.npz")])
+    commands.append(["alignment", *runs, "--out", str(out / "alignment.npz")])
     return commands
-
-
-_DEMO_STORY = """\
-Digits (1,797 images of 8x8), 40 % of the training labels wrong, one network, three methods, one
-seed. Each method has the radius that did best after 40 epochs on clean validation labels
-(benchmarks/methods.md, 5 seeds). There, on test data, SAM has 95.4 ± 0.8 %, SAM on 70 % of each
-batch 94.3 ± 0.3 %, Agnostic-SAM 95.3 ± 0.5 % and SGD 70.8 ± 2.0 %. The demo shows what a pit of
-memorised labels looks like, not which SAM is better."""
 
 
 def _draw_picture(results: Sequence[Result], path: Path) -> None:
     from landscape.figures import overview_picture
-    from landscape.results import Surface, write_atomically
+    from landscape.results import Surface
 
     figure = overview_picture([result for result in results if isinstance(result, Surface)])
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
@@ -1137,6 +1100,8 @@ class _Work:
     def of(
         cls, command: str, paths: Sequence[Path], split: str, device: str, options: Record, output: _Output
     ) -> _Work:
+        from landscape.machine import versions
+
         device = _device(device)
         paths = list(dict.fromkeys(paths))
         opened = [_open(path, label, device) for path, label in zip(paths, labels_of(paths), strict=True)]
@@ -1148,7 +1113,7 @@ class _Work:
             "split": split,
             "device": device,
             "batch_size": BATCH_SIZE,
-            "versions": _versions(),
+            "versions": versions(),
             **options,
         }
         return cls(opened, output.path or common_folder(paths) / f"{command}.npz", plan)
@@ -1158,21 +1123,12 @@ class _Work:
 
     def done(self, output: _Output) -> list[Result] | None:
         """The results of an equal plan, where they are there and may be kept; otherwise the file may be written."""
-        results = _already_measured(self.out, self.plan, output)
-        if results is None:
-            _writable(self.out)
-        else:
-            self._forget_journal()
-        return results
-
-    def _forget_journal(self) -> None:
-        """What a process that was killed after it had saved the results left there."""
         from landscape import journal
 
-        folder = journal.folder_of(self.out)
-        with contextlib.suppress(journal.JournalError, journal.JournalBusyError):
-            if (folder / "plan.json").exists() and journal.read_plan(folder).get("decided") == self.plan:
-                journal.remove(folder)
+        results = outputs.finished(self.out, self.plan, force=output.force, resume=output.resume)
+        if results is not None:
+            journal.forget(journal.folder_of(self.out), self.plan)
+        return results
 
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
@@ -1187,21 +1143,6 @@ class _Work:
             raise _CommandError(6, told, "--resume goes on, --force anew")
         with _noting_what_is_kept(folder), ledger.opened(folder, self.plan, anew=output.force) as kept:
             yield kept.step
-
-    def journal(self, output: _Output, shard: tuple[int, int]) -> Path:
-        """The folder of the journal: empty, or one to go on with."""
-        from landscape import journal, survey
-
-        folder = journal.folder_of(self.out)
-        begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
-        others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
-        if output.force:
-            survey.start_anew(folder, self.plan, shard)
-        elif others:
-            raise _CommandError(3, f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
-        elif begun.exists() and not output.resume:
-            raise _CommandError(6, f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
-        return folder
 
 
 @contextlib.contextmanager
@@ -1239,6 +1180,7 @@ def _measure_all(
     from landscape.ledger import unkept
     from landscape.objective import NotRepeatableError
     from landscape.products import NotTwiceDifferentiableError
+    from landscape.progress import counting
 
     work = _Work.of(command, paths, split, device, options, output)
     results = from_first(lambda: work.done(output))
@@ -1249,7 +1191,7 @@ def _measure_all(
     started = time.perf_counter()
     with work.ledger(output) if kept else contextlib.nullcontext(unkept) as keep:
         results, failed = [], list[str]()
-        with _counting(console) as count:
+        with counting(quiet=console.quiet) as count:
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
@@ -1264,7 +1206,7 @@ def _measure_all(
         if not results:
             raise FloatingPointError("; ".join(failed))
         if place()[0] == 0:
-            plan: Record = {**work.plan, _FAILED: cast(Json, failed)} if failed else work.plan
+            plan: Record = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
             run = {**_run_record(time.perf_counter() - started), "checkpoints": work.places()}
             _save(results, work.out, plan=plan, run=run, console=console)
             console.say(f"wrote {_shown(work.out)}")
@@ -1314,7 +1256,7 @@ def _merged(
     folder = journal.folder_of(out)
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
-    early: Record = {_EARLY: True} if partial else {}
+    early: Record = {outputs.EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
     _save(results, out, plan={**plan, **early}, run=run, console=console)
     if not partial:
@@ -1325,12 +1267,16 @@ def _merged(
 
 def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -> Record:
     """One process for each device, each a shard; then all of it merged."""
+    from landscape import survey
+
     names = [name.strip() for name in devices.split(",")]
     if not all(name == "cpu" or name.isdigit() for name in names):
         raise click.UsageError(f"--devices takes numbers of GPUs, or cpu, with commas between: got {devices!r}")
     for index in range(1 if output.force else len(names)):
-        work.journal(output, (index + 1, 1 if output.force else len(names)))
-    words = _without(_words(), {"--devices": 1})
+        shard = (index + 1, 1 if output.force else len(names))
+        survey.begin(work.out, work.plan, shard, force=output.force, resume=output.resume)
+    given = itertools.pairwise(["", *_words()])
+    words = [word for before, word in given if "--devices" not in (before, word.partition("=")[0])]
     started = time.perf_counter()
     running = []
     for index, name in enumerate(names, 1):
@@ -1352,21 +1298,6 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
-def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """A command line without some of its options, each with so many values."""
-    kept: list[str] = []
-    skip = 0
-    for word in words:
-        name, _, value = word.partition("=")
-        if skip:
-            skip -= 1
-        elif name in options:
-            skip = 0 if value else options[name]
-        else:
-            kept.append(word)
-    return kept
-
-
 def _followed(
     one: _Opened,
     run: Sequence[tuple[int, State]],
@@ -1384,12 +1315,10 @@ def _followed(
 
     part, config = _chosen(one, split, examples, asked.seed), one.checkpoint.config
     rates = [learning_rate(config, max(epoch - 1, 0)) for epoch, _ in run]
-    limits = [
-        stability_limit(rate, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay)
-        if config.method == "sgd"
-        else math.nan
-        for rate in rates
-    ]
+    stable = functools.partial(
+        stability_limit, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+    )
+    limits = [stable(rate) if config.method == "sgd" else math.nan for rate in rates]
     points = ((epoch, _objective(dataclasses.replace(one, model=model), part)) for epoch, model in _models(one, run))
     return curvature_trace(
         points,
@@ -1424,25 +1353,11 @@ def _explained_each(
 
 def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
     from landscape.analysis import product_cost
+    from landscape.typesetting import listed
 
     told = product_cost(objective, asked)
-    for name, value in told.items():
-        console.table(f"{name.replace('_', ' '):<22}{_plainly(value)}")
+    console.table(listed(told))
     return told
-
-
-def _can_show(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _plainly(value: Json) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plainly(inner)}" for name, inner in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _subjects(
@@ -1486,8 +1401,7 @@ def _subjects(
             else:
                 plane = _given_plane(objective, Path(look.directions), look)
             if look.save_directions and not known:
-                file = _directions_file(work.out, len(found) + 1, look, [other.path for other in work.opened])
-                _save_directions(plane, objective, file, output)
+                _save_directions(plane, objective, len(found) + 1, look, work, output)
             found.append(
                 Subject(
                     label=one.label if num_planes == 1 else f"{one.label} plane {index + 1} of {num_planes}",
@@ -1573,18 +1487,16 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _directions_file(out: Path, number: int, look: PlaneOptions, checkpoints: Sequence[Path]) -> Path:
-    from landscape.plane_options import OF_EACH
-
-    own = len(checkpoints) > 1 and look.directions in OF_EACH
-    return out.with_name(f"{out.stem}.directions{f'-{number}' if own else ''}.pt")
-
-
-def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Output) -> None:
+def _save_directions(
+    plane: Plane, objective: Objective, number: int, look: PlaneOptions, work: _Work, output: _Output
+) -> None:
+    """Beside the results, one file for all checkpoints, or numbered where each has directions of its own."""
     import torch
 
-    from landscape.results import write_atomically
+    from landscape.plane_options import OF_EACH
 
+    own = f"-{number}" if len(work.opened) > 1 and look.directions in OF_EACH else ""
+    path = work.out.with_name(f"{work.out.stem}.directions{own}.pt")
     if path.exists() and not (output.force or output.resume):
         raise _CommandError(6, f"{_shown(path)} exists", "--force replaces it")
     content = {
@@ -1597,7 +1509,7 @@ def _save_directions(plane: Plane, objective: Objective, path: Path, output: _Ou
 
 def _explain_filters(look: PlaneOptions, console: _Console, one: _Opened) -> Record:
     """The filters of a model, as a table."""
-    from landscape.filters import filter_groups
+    from landscape.filters import filter_groups, groups_text
     from landscape.plane import layers_of
     from landscape.plane_options import parsed_output_dims
 
@@ -1608,13 +1520,7 @@ def _explain_filters(look: PlaneOptions, console: _Console, one: _Opened) -> Rec
     for group in groups:
         if group["name"] not in moving:
             group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
-    rows = [
-        [str(g["name"]), "x".join(map(str, cast(list[int], g["shape"]))) or "1", str(g["num_filters"]), str(g["rule"])]
-        for g in groups
-    ]
-    widths = [max(len(row[n]) for row in [("parameter", "shape", "filters", ""), *rows]) for n in range(4)]
-    for row in [["parameter", "shape", "filters", "rule"], *rows]:
-        console.table(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    console.table(groups_text(groups))
     return {"groups": cast(Json, groups)}
 
 
@@ -1632,25 +1538,6 @@ def _with_record(result: Result, one: _Opened, split: str) -> Result:
     return dataclasses.replace(
         result, checkpoint={**one.record(), **own}, settings={**result.settings, **_described(one, split)}
     )
-
-
-def _already_measured(out: Path, plan: Record, output: _Output) -> list[Result] | None:
-    """The results of an equal plan, where they are there and `--resume` was given."""
-    from landscape.journal import differences
-
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or output.force:
-        return None
-    if not output.resume:
-        raise _CommandError(6, f"{_shown(out)} exists", "--force replaces it, --resume keeps it if it is the same")
-    file = load_file(out)
-    early = file.plan.pop(_EARLY, False)  # what a merge of some points made: there are more to come
-    failed = file.plan.pop(_FAILED, False)
-    if told := differences(plan, file.plan):
-        hint = "--force replaces it, --out writes elsewhere"
-        raise _CommandError(3, f"{_shown(out)} has other settings: {told}", hint)
-    return None if early or failed else file.results
 
 
 def _trace(one: _Opened) -> Result:
@@ -1679,24 +1566,20 @@ def _open(path: Path, label: str, device: str) -> _Opened:
 
 def _chosen(one: _Opened, split: str, examples: int | None = None, seed: int = 0) -> Part:
     """A part of the data, or so many examples of it, drawn by the seed and in the order of the part."""
-    import torch
+    from train.data import sample
 
-    from train.data import selected
-    from train.streams import generator
-
-    inputs, targets = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
-    if not len(targets):
+    part = {"train": one.splits.train, "val": one.splits.validation, "test": one.splits.test}[split]
+    if not len(part[1]):
         raise _CommandError(
             2,
             f"{one.path} was trained without a validation part (val_fraction 0)",
             "Training and test part can be measured on",
         )
     if examples is None:
-        return inputs, targets
-    if examples > len(targets):
-        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(targets)}")
-    rows = torch.randperm(len(targets), generator=generator(seed, "measured examples"))[:examples].sort().values
-    return selected(inputs, rows), targets[rows]
+        return part
+    if examples > len(part[1]):
+        raise click.UsageError(f"--examples is {examples}, but the {_SPLITS[split]} part has {len(part[1])}")
+    return sample(part, examples, seed=seed)
 
 
 def _objective(
@@ -1707,10 +1590,11 @@ def _objective(
     from torch import nn
 
     from landscape.objective import Objective
+    from train.data import Batches
 
     inputs, targets = part
     size = one.checkpoint.config.batch_size if batch_norm == "train" else batch_size
-    batches = _Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
+    batches = Batches(inputs.to(torch.device(one.device)), targets.to(one.device), size)
     resident = inputs.shape.numel() <= RESIDENT_NUMBERS
     return Objective(one.model, nn.CrossEntropyLoss(), list(batches) if resident else batches)
 
@@ -1727,6 +1611,7 @@ def _events(out: Path, *, wanted: bool) -> contextlib.AbstractContextManager[Cal
 def _train(
     config: TrainConfig, out: Path, output: _Output, console: _Console, update: Callable[[], None], *, download: bool
 ) -> Outcome:
+    from landscape.progress import counting
     from train import loop
     from train.distributed import joined
     from train.stopping import signals_noted
@@ -1734,7 +1619,7 @@ def _train(
 
     if config.device == "cuda":
         _device("cuda")
-    with _counting(console) as count, signals_noted() as stop, joined(config.device) as workers:
+    with counting(quiet=console.quiet) as count, signals_noted() as stop, joined(config.device) as workers:
         if workers.size > 1:
             console.say(processes_text(config, workers.size))
         if download:
@@ -1806,22 +1691,7 @@ def _dry_run(config: TrainConfig, out: Path, console: _Console) -> Record:
     }
 
 
-def _outcome_record(outcome: Outcome, seconds: float) -> Record:
-    return {
-        "status": outcome.status,
-        "checkpoint": str(outcome.folder / "last.pt"),
-        "epoch": outcome.epoch,
-        "metrics": dict(outcome.metrics),
-        "already_finished": outcome.already_finished,
-        "seconds": seconds,
-    }
-
-
 # Small things
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _results_files(paths: Sequence[Path]) -> list[Path]:
@@ -1835,47 +1705,18 @@ def _results_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _refuse_to_replace(out: Path, force: bool) -> None:
-    """A page of ours is made anew whenever there is more to show; anything else stays, unless forced."""
-    if out.is_dir():
-        raise _CommandError(2, f"{out} is a folder; give --out a file name")
-    if not out.exists() or (force and out.is_file()):
-        return
-    if not out.is_file():
-        raise _CommandError(2, f"{out} is not a regular file; give --out another name")
-    with out.open("rb") as file:
-        if PAGE_MARK.encode() not in file.read(1000):
-            raise _CommandError(6, f"{_shown(out)} exists, and is not a page of ours", "--force replaces it")
-
-
 def _commands_of(files: Sequence[ResultsFile]) -> list[str]:
     """The commands that lead to these results: training first, then measuring, in the order in which they were run."""
-    from train.config import TrainConfig
+    from train.config import words_of
 
-    defaults = TrainConfig().to_dict()
     trained: dict[str, None] = {}
     for run, record in ((file.run, result.checkpoint) for file in files for result in file.results):
         config, places = record.get("config"), run.get("checkpoints")
         if isinstance(config, dict) and isinstance(places, dict):
-            chosen = {name: value for name, value in config.items() if value != defaults.get(name)}
-            words = [word for name, value in chosen.items() for word in _option(name, value)]
             folder = Path(str(places.get(str(record.get("hash")), "last.pt"))).parent
-            trained[shlex.join(["landscape", "train", *words, "--out", str(folder)])] = None
+            trained[shlex.join(["landscape", "train", *words_of(config), "--out", str(folder)])] = None
     ran = sorted((file.run for file in files if "command" in file.run), key=lambda run: str(run.get("time")))
     return [*trained, *(str(run["command"]) for run in ran)]
-
-
-def _option(name: str, value: Json) -> list[str]:
-    option = name.replace("_", "-")
-    return [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-
-
-def _writable(out: Path) -> None:
-    there = next(
-        folder for folder in out.absolute().parents if folder.exists()
-    )  # made when there is something to write
-    if not os.access(there, os.W_OK):
-        raise _CommandError(5, f"{out.parent} cannot be written to", "--out writes elsewhere")
 
 
 def _device(name: str) -> str:
@@ -1887,22 +1728,11 @@ def _device(name: str) -> str:
 
 
 def _run_record(seconds: float) -> Record:
-    import resource
+    from landscape.machine import run_record
 
-    import torch
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    on_device: Record = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {}
     size = _processes()[1]
     torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
-    return {
-        "command": f"{torchrun}landscape {shlex.join(_words())}",
-        "seconds": seconds,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "host": platform.node(),
-        "peak_bytes": peak,
-        **on_device,
-    }
+    return run_record(f"{torchrun}landscape {shlex.join(_words())}", seconds)
 
 
 def _cost(run: Record) -> str:
@@ -1918,13 +1748,6 @@ def _words() -> list[str]:
     """The words of the innermost command, without the flags that change no number."""
     words: list[str] = click.get_current_context().meta["words"]
     return [word for word in words if word not in _CHANGE_NO_NUMBER]
-
-
-def _versions() -> Record:
-    import numpy as np
-    import torch
-
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "threads": torch.get_num_threads()}
 
 
 def _content_hash(path: Path) -> str:
@@ -1975,47 +1798,6 @@ def _option_of(found: re.Match[str]) -> str:
     return " ".join([f"--{found[1].replace('_', '-')}", *([found[2]] if found[2] else [])])
 
 
-@contextlib.contextmanager
-def _counting(console: _Console) -> Iterator[Count]:
-    """`count(what, unit, done, total)`: a bar on a terminal, otherwise a plain line every ten seconds."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-    state: dict[str, Any] = {"what": "", "last": time.monotonic()}
-
-    def count(what: str, unit: str, done: int, total: int | None) -> None:
-        now, name = time.monotonic(), what.split(",")[0]
-        if console.quiet:
-            return
-        if name != state["what"]:
-            for bar in bars.values():
-                bar.close()
-            bars.clear()
-            state.update(what=name, started=now, first=done)  # what a resumed run had done says nothing of its pace
-        if sys.stderr.isatty():
-            if name not in bars:
-                form = "{desc}  {n_fmt}/{total_fmt} {bar} eta {remaining}" if total else None
-                bars[name] = tqdm(
-                    **{"desc": what, "total": total, "initial": done, "unit": f" {unit}", "bar_format": form},
-                    **{"leave": False, "file": sys.stderr, "dynamic_ncols": True},
-                )
-            bars[name].set_description_str(what, refresh=False)
-            bars[name].update(done - bars[name].n)
-        elif now - state["last"] >= 10:
-            told = f"{done}/{total} {unit}" if total else f"{done} {unit}"
-            if total and done > state["first"]:
-                left = (now - state["started"]) * (total - done) / (done - state["first"])
-                told += f", about {left:.0f} s left"
-            click.echo(f"{what}: {told}", err=True)
-            state["last"] = now
-
-    try:
-        yield count
-    finally:
-        for bar in bars.values():
-            bar.close()
-
-
 # Running, and the errors
 
 
@@ -2063,8 +1845,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        if code in (1, 5, 130, 143) and _KEPT in getattr(error, "__notes__", ()) and _KEPT not in message:
-            hint = "; ".join([hint, _KEPT] if hint else [_KEPT])
+        if code in (1, 5, 130, 143) and _is_noted(error) and _KEPT not in message:
+            hint = f"{hint}; {_KEPT}" if hint else _KEPT
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
@@ -2080,6 +1862,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = show
 
 
+def _is_noted(error: BaseException) -> bool:
+    """Whether it was noted that something is kept; on Ctrl-C click raises its own error from the one that was."""
+    return any(_KEPT in getattr(one, "__notes__", ()) for one in (error, error.__context__))
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """One of ours is for the person who gave the options; a library's is for us."""
     if category.__module__.startswith(("train.", "landscape.")):
@@ -2090,6 +1877,7 @@ _CODES = {  # by name, for their modules import torch
     "SettingsError": (2, "See: landscape train --help"),
     **dict.fromkeys(("CheckpointError", "ResultsError", "JournalError", "DataError", "AbsentDataError"), (3, "")),
     **dict.fromkeys(("SettingsDifferError", "ParametersDifferError", "NotTwiceDifferentiableError"), (3, "")),
+    **{"NotAFileError": (2, ""), "OtherSettingsError": (3, ""), "UnwritableError": (5, "")},
     **dict.fromkeys(("NotRepeatableError", "NotConvergedError"), (NUMBER_FAILED, "")),
     **dict.fromkeys(("LibraryError", "ToldError"), (5, "")),
     "CompilerError": (5, "Install a C++ compiler (CXX names it), or go on where the plan was made"),
@@ -2113,6 +1901,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 143, "terminated", ""
     if kind in _CODES:
         code, hint = _CODES[kind]
+        hint = getattr(error, "hint", hint)
         return code, _in_options(message) if kind == "NotTwiceDifferentiableError" else message, hint
     if isinstance(error, FloatingPointError):
         return NUMBER_FAILED, message, ""
@@ -2125,16 +1914,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
 
 
 def _print_json(document: Record) -> None:
-    click.echo(json.dumps(_strict(document), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _strict(value: Json) -> Json:
-    """JSON has no NaN and no infinity: they become null, beside their status."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(strict_json(document), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _processes() -> tuple[int, int]:

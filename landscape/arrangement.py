@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LEFT, RIGHT, GAP = 0.58, 0.84, 0.17  # inches beside the panels, with the bar, and between them
 TICKS, TITLE, LINE = 0.2, 0.18, 0.125  # inches of the ticks' labels, of an axis title, of a line of letters
 _OWN_WIDTH = 2.7  # inches of a panel where no width is given
+_WIDEST = 3.4
 _MOST_ACROSS = {"single": 2, "double": 4}
 
 
@@ -58,9 +59,9 @@ def planes(surfaces: Sequence[Surface]) -> list[tuple[str, list[Surface]]]:
 
 
 def compared(surfaces: Sequence[Surface]) -> list[tuple[Surface, Surface]]:
-    """The first surface that kept its examples, and each other one that kept equal ones."""
-    first = next((one for one in surfaces if one.examples is not None), None)
-    return [(first, one) for one in surfaces if first is not None and one is not first and comparable(first, one)]
+    """Each surface that kept the losses of the same examples as one before it, after the first such one."""
+    firsts = [next((first for first in surfaces[:n] if comparable(first, one)), None) for n, one in enumerate(surfaces)]
+    return [(first, one) for first, one in zip(firsts, surfaces, strict=True) if first is not None]
 
 
 def blocks_of(surfaces: Sequence[Surface], known: Mapping[str, Style], width: Width | None) -> list[Block]:
@@ -86,7 +87,8 @@ def placed(
     left, below = (LEFT, TICKS) if flat else (0.12, 0.08)
     num = num_across(blocks, width)
     across = _OWN_WIDTH * num + left + RIGHT if width is None else inches(width)
-    panel = (across - left - RIGHT - (num - 1) * GAP) / num
+    panel = min((across - left - RIGHT - (num - 1) * GAP) / num, _WIDEST)
+    left += (across - left - RIGHT - num * panel - (num - 1) * GAP) / 2
     shapes = [panel * (block.shape if flat else 0.9) for block in blocks]
     head, rows = lines * LINE + 0.08, [math.ceil(len(block.members) / num) for block in blocks]
     foot = TITLE if flat else 0.05
@@ -126,10 +128,15 @@ def num_across(blocks: Sequence[Block], width: Width | None) -> int:
     return min(max(len(block.members) for block in blocks), _MOST_ACROSS[width or "double"])
 
 
-def fitted(ax: Axes, lines: Sequence[str]) -> str:
-    """Lines no wider than a panel and its gap."""
-    room = (room_of(ax) + GAP) / LETTER
-    return "\n".join(literal(shortened(line, int(room))) for line in lines)
+def fitted(ax: Axes, names: Sequence[str], told: Sequence[str] = ()) -> str:
+    """Names, no wider than a panel and its gap, over lines that stay whole: a number that is cut is another number."""
+    most = letters_across(ax)
+    return "\n".join(literal(line) for line in [*(shortened(name, most) for name in names), *told])
+
+
+def letters_across(ax: Axes) -> int:
+    """How many letters of 7 points a line over a panel and its gap has room for."""
+    return int((room_of(ax) + GAP) / LETTER)
 
 
 def room_of(ax: Axes) -> float:

@@ -9,7 +9,6 @@ function of its products, so that these can be kept, and a check that was stoppe
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import math
 import warnings
@@ -23,6 +22,7 @@ from landscape.ledger import Replayed
 from landscape.losses import known
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator
+from landscape.passes import copied
 from landscape.results import Eigenpairs, Record
 
 _TOLERANCE = 1e-5  # relative, between two of its estimates
@@ -47,7 +47,7 @@ def pyhessian_check(
     from pyhessian.utils import group_product
 
     count = 0
-    model = copy.deepcopy(objective.model).eval()
+    model = copied(objective.model).eval()
     batches = [to_device(batch, objective.theta.device) for batch in objective.read()]
     with objective.undisturbed(seed), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of its backward(create_graph=True)

@@ -144,7 +144,7 @@ def _trace_verdict(trace: CurvatureTrace) -> str:
         [
             "± is the residual ||Hv - lambda v||",
             f"(!) NOT converged, at epoch {', '.join(unmet)}" if unmet else "all converged",
-            f"(!) possibly incomplete, at epoch {', '.join(missed)}" if missed else "none missed",
+            f"(!) possibly incomplete, at epoch {', '.join(missed)}" if missed else "none seen beyond",
             f"symmetry {number_of(trace.checks.get('symmetry')):.0e}",
         ]
     )
@@ -349,7 +349,7 @@ def _verdict(results: Sequence[Eigenpairs]) -> str:
     parts = [
         "± is the residual ||Hv - lambda v||",
         f"(!) NOT converged: {', '.join(open_pairs)}" if open_pairs else "all converged",
-        f"(!) possibly incomplete: {', '.join(missed)}" if missed else "none missed",
+        f"(!) possibly incomplete: {', '.join(missed)}" if missed else "none seen beyond",
         f"symmetry {symmetry:.0e}",
     ]
     return "; ".join(parts)

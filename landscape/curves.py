@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from landscape.formatting import plus_minus, short, signed
+from landscape.formatting import plus_minus, short, signed, told_apart
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import (
     SAMPLE_BARS,
@@ -130,7 +130,7 @@ def eigenvalues(
     "may have missed some" is of a run that is not complete.
     """
     known = known or styles(pairs)
-    kinds = list(dict.fromkeys(spectrum_kind(one) for one in pairs))
+    apart = told_apart([spectrum_kind(one) for one in pairs])
     figure = go.Figure(layout=layout("Top eigenvalues with their residuals", height=400))
     finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs] or [np.zeros(0)])
     log = finite.size > 0 and bool(finite.min() > 0)
@@ -138,7 +138,7 @@ def eigenvalues(
     ends = [finite]
     for n, one in enumerate(pairs):
         style = known[checkpoint_key(one)]
-        name = style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")
+        name = style.name + (f", {apart[spectrum_kind(one)]}" if len(apart) > 1 else "")
         name += "" if one.complete else ", may have missed some"
         shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
         errors = sample_errors(one, spreads)

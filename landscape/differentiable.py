@@ -23,11 +23,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from landscape.batches import converted, rows, to_device
+from landscape.kernels import SecondOrder
 from landscape.objective import Objective
+from landscape.passes import copied
 from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
 from landscape.results import Record
 
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
+_MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
 _CUTS = (
     *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
@@ -35,7 +38,7 @@ _CUTS = (
 )
 _HIDDEN = "None of the inputs have requires_grad"  # a warning of torch's
 
-STEP = 1e-5  # on each side, of a finite difference along a vector of length 1
+STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
 
 def checked_against_gradients(objective: Objective) -> Record:
@@ -47,16 +50,16 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
     """How far products are from finite differences, relative, where the graph may lack something.
 
     That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
-    four examples in float64, along three random vectors, of which the nearest counts: a kink may lie in the way of one.
-    NaN where the model takes no float64. One forward pass over these examples; where there is anything to be checked,
-    `difference` three times, on a copy of the model.
+    four examples in float64, near theta, along three random vectors, of which the nearest counts: a kink may lie in the
+    way of one. NaN where the model takes no float64. One forward pass over these examples; where there is anything to
+    be checked, `difference` three times, on a copy of the model.
     """
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
     with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
         try:
             with _Cuts() as cuts:
-                loss, _ = _loss(few, few.theta)
+                loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
             few = _doubled(few)
@@ -88,10 +91,25 @@ class _Cuts(TorchFunctionMode):
 
 
 def _doubled(few: Objective) -> Objective:
-    """The same in float64, of a copy of the model and of the loss."""
-    loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
+    """The same in float64, of a copy of the model, its parameters moved off what may be a kink, and of the loss.
+
+    Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
+    and may be so small that differences of it are rounding, gives way to the sum of squares.
+    """
+    model = copied(few.model).double()
+    moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
+    with torch.no_grad():
+        for name, view in few.named(moved).items():
+            model.get_parameter(name).copy_(view)
     batches = [converted(few.first_batch, torch.float64)]
-    return replace(few, model=copy.deepcopy(few.model).double(), loss=loss, batches=batches)
+    if few.per_example:
+        return replace(few, model=model, loss=_squares, reduction="sum", batches=batches)
+    loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
+    return replace(few, model=model, loss=loss, batches=batches)
+
+
+def _squares(output: Tensor, _target: Tensor) -> Tensor:
+    return output.square().sum() / 2
 
 
 def _direction(few: Objective, seed: int) -> Tensor:
@@ -99,21 +117,28 @@ def _direction(few: Objective, seed: int) -> Tensor:
     return v.div(v.norm()).to(few.theta)
 
 
-def _loss(few: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = theta.detach().clone().requires_grad_()
-    return terms_at(few, few.named(leaf), few.first_batch).loss.sum(), leaf
+def _loss(few: Objective, leaf: Tensor) -> Tensor:
+    with SecondOrder(convolutions=False):
+        return terms_at(few, few.named(leaf), few.first_batch).loss.sum()
+
+
+def _slope(few: Objective, theta: Tensor) -> Tensor:
+    leaf = theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        return torch.autograd.grad(_loss(few, leaf), leaf)[0]
 
 
 def _difference(few: Objective, v: Tensor) -> float:
-    loss, leaf = _loss(few, few.theta)
-    if not loss.requires_grad:  # all of the graph is cut
-        losses = [_loss(few, few.theta + step * v)[0] for step in (STEP, -STEP)]
-        return distance(torch.zeros_like(loss), (losses[0] - losses[1]) / (2 * STEP))
-    gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
-    zero = torch.zeros_like(v)
-    product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
-    ends = [torch.autograd.grad(*_loss(few, few.theta + step * v))[0] for step in (STEP, -STEP)]
-    return distance(product, (ends[0] - ends[1]) / (2 * STEP))
+    ahead, behind = few.theta + STEP * v, few.theta - STEP * v
+    leaf = few.theta.clone().requires_grad_()
+    with few.holding(few.named(leaf)):
+        loss = _loss(few, leaf)
+        if not loss.requires_grad:  # all of the graph is cut
+            return distance(torch.zeros_like(loss), (_loss(few, ahead) - _loss(few, behind)) / (2 * STEP))
+        gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
+        zero = torch.zeros_like(v)
+        product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
+    return distance(product, (_slope(few, ahead) - _slope(few, behind)) / (2 * STEP))
 
 
 def distance(product: Tensor, change: Tensor) -> float:

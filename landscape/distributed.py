@@ -125,8 +125,9 @@ def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = No
     Parts differ by one example at most. Batches that cannot be cut are dealt out whole.
 
     Raises:
-        ValueError: If there are more parts than examples, or than batches that cannot be cut.
+        ValueError: If there are more parts than examples, or than batches that cannot be cut, or the model has changed.
     """
+    objective.refuse_changed()
     cut = objective.may_cut
     num = objective.num_examples if cut else sum(1 for _ in objective.read())
     if num < size:

@@ -98,7 +98,7 @@ def hessian_sum(
         if not difference <= COMPILED_TOLERANCE[objective.theta.dtype]:
             raise ValueError(
                 f"forward over reverse differs by {difference:.1e} from double backward here (torch.no_grad inside the "
-                "model?): take engine='retained'"
+                "model, or a forward rule of torch's that is wrong for it): take engine='retained'"
             )
         forward.checks["forward_difference"] = difference
         return forward, {"engine": engine}
@@ -208,7 +208,7 @@ class DoubleBackward:
 
     def graph(self, piece: Piece) -> list[Tensor | None]:
         """The gradient for each parameter, None where the loss does not depend on it."""
-        kernels = SecondOrder() if self.kernels else contextlib.nullcontext()
+        kernels = SecondOrder(convolutions=self.kernels)
         with refusing_hidden_parameters(), torch.enable_grad(), kernels:
             loss = terms_at(self.objective, self.leaves, piece.batch).loss.sum()
         if not loss.requires_grad:  # no parameter is used
@@ -284,9 +284,8 @@ class Compiled:
         if count(graph.batch) != self.size:  # it would be compiled for itself
             return self.plain.product(graph, v)
         objective = self.plain.objective
-        buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
         with _without_notices():
-            return list(self.function(objective.named(objective.theta), v, buffers, graph.batch).values())
+            return list(self.function(objective.named(objective.theta), v, objective.buffers, graph.batch).values())
 
 
 @contextlib.contextmanager
@@ -360,6 +359,6 @@ class FiniteDifferences:
     def _gradient(self, batch: Batch, v: Params, factor: float) -> list[Tensor]:
         centre = self.objective.named(self.objective.theta)
         params = {name: torch.add(p, v[name], alpha=factor).requires_grad_() for name, p in centre.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), self.objective.holding(params):
             loss = terms_at(self.objective, params, batch).loss.sum()
-        return list(torch.autograd.grad(loss, list(params.values()), materialize_grads=True, allow_unused=True))
+            return list(torch.autograd.grad(loss, list(params.values()), materialize_grads=True, allow_unused=True))

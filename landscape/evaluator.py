@@ -154,7 +154,7 @@ class Evaluator:
 
     def _buffers(self) -> dict[str, Tensor]:
         """Copies of the model's buffers, which a pass may write; recalibrated for the parameters as they are now."""
-        buffers = {name: buffer.clone() for name, buffer in self.objective.model.named_buffers()}
+        buffers = self.objective.buffers
         if self.engine.batch_norm == "recalibrated":
             for name, _ in _batch_norms(self.objective.model):
                 for statistic, start in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
@@ -376,7 +376,7 @@ def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, T
     forward = _compiled(objective, engine) if engine.compiled else _eager(objective)
     batch = laid_out(batch, engine.layout)
     params = {name: _in_layout(view, engine.layout) for name, view in objective.named(objective.theta).items()}
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
+    buffers = objective.buffers
     with torch.no_grad(), objective.undisturbed(), _precision(engine.precision, objective.theta.device):
         forward(params, buffers, batch)[0].tolist()
         started = time.perf_counter()
@@ -388,9 +388,8 @@ def _timed(objective: Objective, engine: Engine, batch: Batch) -> tuple[float, T
 def _flops(objective: Objective) -> float:
     """Arithmetic of the forward pass for an example: counted, so the same on every machine."""
     batch, forward = _sample(objective, 2), _eager(objective)
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
     with torch.no_grad(), objective.undisturbed(), FlopCounterMode(display=False) as counter:
-        forward(objective.named(objective.theta), buffers, batch)
+        forward(objective.named(objective.theta), objective.buffers, batch)
     return float(counter.get_total_flops() / max(count(batch), 1))
 
 

@@ -28,6 +28,7 @@ from landscape.results import (
     Record,
     Result,
     Surface,
+    strict_json,
     taken_apart,
 )
 from landscape.view import STATUS_NAMES
@@ -50,7 +51,7 @@ def export_csv(results: Sequence[Result], stem: Path) -> dict[Path, bytes]:
             file = path.with_name(f"{path.stem}-{part}.csv") if part else path
             written[file] = _table(columns).encode()
             meanings: dict[str, Json] = {name: _MEANINGS[name] for name in map(_base, columns) if name in _MEANINGS}
-            plain = {name: _listed(value) for name, value in _plain(result).items()}
+            plain = {name: strict_json(value) for name, value in _plain(result).items()}
             about[file.name] = {"type": type(result).__name__, "columns": meanings, **plain}
     return written | {_file(stem, "json", "about"): _json({"status": _STATUS, "tables": about})}
 
@@ -122,7 +123,7 @@ _MEANINGS: dict[str, Json] = {
     "values": "eigenvalues of the operator, which is of the mean loss",
     "residuals": "||Hv - lambda v||: an eigenvalue lies within it",
     "converged": "the residual met the tolerance",
-    "complete": "a fresh start found nothing above the last eigenvalue",
+    "complete": "a fresh start saw nothing beyond the last eigenvalue",
     "num_matvecs": "products with the operator, checks included",
     "overlap": "share of the top space that was there at the checkpoint before",
     "along_gradient": "curvature v'Hv along the unit gradient",
@@ -256,8 +257,8 @@ def _title(surface: Surface) -> str:
 
 
 def _document(result: Result) -> dict[str, Json]:
-    arrays: dict[str, Json] = {name: _listed(array.tolist()) for name, array in _arrays(result).items()}
-    plain = {name: _listed(value) for name, value in _plain(result).items()}
+    arrays: dict[str, Json] = {name: strict_json(array.tolist()) for name, array in _arrays(result).items()}
+    plain = {name: strict_json(value) for name, value in _plain(result).items()}
     return {"type": type(result).__name__, **plain, **arrays}
 
 
@@ -274,11 +275,3 @@ def _arrays(result: Result) -> Arrays:
 
 def _plain(result: Result) -> Record:
     return {name: value for name, value in taken_apart(result)[1].items() if name != "vectors"}
-
-
-def _listed(value: Json) -> Json:
-    if isinstance(value, list):
-        return [_listed(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _listed(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

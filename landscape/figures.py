@@ -62,14 +62,10 @@ from landscape.view import (
     CELL_COLOR,
     Scale,
     View,
+    difference_view,
     drawn,
     left_out_cells,
-    linear_part,
     loss_view,
-    round_step,
-    signed_ticks,
-    symlog,
-    tick_labels,
 )
 
 __all__ = [
@@ -154,8 +150,10 @@ def surface_3d(
         x=surface.x,
         y=surface.y,
         z=loss.T,
-        customdata=_customdata(surface),
-        text=_texts(surface),
+        customdata=_customdata(surface).swapaxes(
+            0, 1
+        ),  # plotly looks these up by [x, y] here, and by [y, x] in contours
+        text=_texts(surface).T,
         hovertemplate=_HOVER,
         colorscale="Viridis",
         cmin=view.low,
@@ -280,18 +278,14 @@ def difference(a: Surface, b: Surface, *, scale: Scale = "auto") -> go.Figure:
     known = styles([a, b])
     found = paired_difference(a, b)
     value, error = found.value, found.standard_error
-    reach = round_step(float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) or 1.0)
-    linear = None if scale == "linear" else linear_part(value, error)
-    shown = value if linear is None else symlog(value, linear)
-    edge = reach if linear is None else float(symlog(np.array(reach), linear))
-    ticks = signed_ticks(reach, linear)
-    labels = tick_labels(ticks)
+    view = difference_view(value, error, scale=scale)
+    edge = float(view.at(np.array(view.reach)))
     names = [known[checkpoint_key(one)].name for one in (a, b)]
     figure = go.Figure(layout=layout(f"{names[0]} less {names[1]}: difference of the mean losses", height=460))
     figure.add_contour(
         x=a.x,
         y=a.y,
-        z=shown.T,
+        z=view.at(value).T,
         customdata=np.stack([value.T, error.T], axis=-1),
         text=[[f"difference {each}" for each in told(*row, signed)] for row in zip(value.T, error.T, strict=True)],
         hovertemplate=_HOVER,
@@ -304,11 +298,9 @@ def difference(a: Surface, b: Surface, *, scale: Scale = "auto") -> go.Figure:
         contours={"start": -edge, "end": edge, "size": edge / 10, "coloring": "fill"},
         line={"smoothing": 0, "width": 0.4, "color": "rgba(0,0,0,0.25)"},
         colorbar={
-            **_colorbar(
-                f"mean loss of {names[0]} less {names[1]}" + ("" if linear is None else f", log beyond ±{linear:g}")
-            ),
-            "tickvals": ticks if linear is None else symlog(np.array(ticks), linear).tolist(),
-            "ticktext": [f"+{label}" if float(label) > 0 else label for label in labels],
+            **_colorbar(", ".join(filter(None, [f"mean loss of {names[0]} less {names[1]}", view.scale]))),
+            "tickvals": view.at(np.array(view.ticks)),
+            "ticktext": view.labels,
         },
         meta="difference",
     )

@@ -11,8 +11,8 @@ Legend: F filters of a tensor, W weights of a filter.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,16 @@ def filter_groups(objective: Objective, *, output_dims: OutputDims | None = None
         count = 0 if rows is None else len(rows)
         found.append({"name": name, "shape": list(tensor.shape), "num_filters": count, "rule": rule})
     return found
+
+
+def groups_text(groups: Sequence[Record]) -> str:
+    """The groups of `filter_groups` as a table."""
+    rows = [["parameter", "shape", "filters", "rule"]]
+    for group in groups:
+        shape = "x".join(map(str, cast(list[int], group["shape"]))) or "1"
+        rows.append([str(group["name"]), shape, str(group["num_filters"]), str(group["rule"])])
+    names, shapes, counts, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{row[0]:<{names}}  {row[1]:<{shapes}}  {row[2]:>{counts}}  {row[3]}" for row in rows)
 
 
 def filter_rows(objective: Objective, name: str, tensor: Tensor, output_dims: OutputDims) -> Tensor | None:

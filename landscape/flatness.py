@@ -4,6 +4,9 @@
     radius (d)     mean over the four half-axes of the distance at which the loss first is d nats above the centre's
     rise (half)    mean loss above the centre's on the square ring at half the extent; rise (edge): at the extent
 
+Between points of the grid a radius is that of a bowl (`landscape.readings.crossing`): on a bowl it does not depend on
+the grid, and of anything else a radius below one step of the grid is a guess.
+
 Lengths are in lengths of an axis, so of filter-normalized directions: comparable between checkpoints as such pictures
 are. One plane is one draw: with K of them each measure has K values, and a spread. A half-axis that never rises by d
 makes the radius infinite, which is what is known of it: more than the extent.
@@ -23,6 +26,7 @@ from landscape.readings import centre_cell, crossing, measured, ring_rise
 from landscape.results import Array, Surface
 
 RISES = (0.1, 1.0)  # nats, absolute: the same for every checkpoint
+RADII = dict(zip(RISES, ("radius_small", "radius_large"), strict=True))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

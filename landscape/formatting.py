@@ -1,6 +1,7 @@
 """Numbers as a reader sees them, in the terminal and on the page: no digit that the uncertainty does not carry."""
 
 import math
+from collections.abc import Sequence
 
 
 def plus_minus(value: float, error: float) -> str:
@@ -54,6 +55,18 @@ def counted(count: int, what: str) -> str:
 def capital(text: str) -> str:
     """`text` as the start of a sentence; a symbol stays as it is."""
     return text if text.startswith("λ") else text[:1].upper() + text[1:]
+
+
+def told_apart(names: Sequence[str]) -> dict[str, str]:
+    """What is to be said of each name beside others: its parts, set off by commas, that not all of them have.
+
+    Example:
+        >>> told_apart(["hessian, train, 256 examples", "hessian, train, 1,078 examples"])
+        {'hessian, train, 256 examples': '256 examples', 'hessian, train, 1,078 examples': '1,078 examples'}
+    """
+    parts = [name.split(", ") for name in names]
+    told = [", ".join(part for part in mine if not all(part in other for other in parts)) for mine in parts]
+    return {name: short if len(set(names)) > 1 and short else name for name, short in zip(names, told, strict=True)}
 
 
 def shortened(text: str, most: int) -> str:

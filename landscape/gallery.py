@@ -86,7 +86,7 @@ def drawings(
         told = f"mean loss on {data}, {plane}"
         drawn.append((f"surface{place}", told, functools.partial(draw, scale=scale, clip=clip), mine))
         if not relief and compared(mine):
-            drawn.append((f"difference{place}", f"paired differences, {plane}", difference_picture, mine))
+            drawn.append((f"difference{place}", f"paired differences on {data}, {plane}", difference_picture, mine))
     if runs := [one for one in surfaces if one.trajectory is not None]:
         drawn.append(("run", "a run seen from its plane", trajectory_picture, runs))
     groups = line_groups(results)

@@ -27,6 +27,7 @@ from landscape.results import (
     Record,
     Result,
     Surface,
+    taken_apart,
 )
 
 # Okabe and Ito 2008, ordered by contrast on white and on black; their black is grey here, so that it shows on both.
@@ -52,6 +53,7 @@ _PLANE = (
     *("output_dims", "explained_variance", "landmarks"),
 )
 _DATA = ("split", "labels", "data", "data_hash", "num_examples")
+_USUAL = {"batch_norm": "frozen", "precision": "fp32"}  # what measures the checkpoint itself
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,13 @@ class Checkpoint:
     traces: list[CongruenceTrace]
 
     def surface(self, split: str) -> Surface | None:
-        """The surface on `split`, rather with the labels as trained."""
+        """The surface that stands for the checkpoint on `split`, of which every sentence and table speaks.
+
+        Rather with the labels as trained, then with the checkpoint's own BatchNorm statistics in full precision, then
+        the one over most examples.
+        """
         mine = [one for one in self.surfaces if one.settings.get("split") == split]
-        trained = [one for one in mine if "as trained" in str(one.settings.get("labels"))]
-        return next(iter(trained or mine), None)
+        return max(mine, key=_standing, default=None)
 
 
 @dataclass(frozen=True)
@@ -157,23 +162,29 @@ def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
 
 
 def without_copies(results: Sequence[Result]) -> list[Result]:
-    """Without surfaces that another is equal to, in checkpoint, settings and every number."""
-    kept: dict[tuple[str, ...], list[Surface]] = {}
+    """Without those that another is equal to, in kind, checkpoint, settings and every number."""
+    kept: dict[tuple[str, ...], list[Result]] = {}
     found: list[Result] = []
     for one in results:
-        if isinstance(one, Surface):
-            alike = kept.setdefault((checkpoint_key(one), json.dumps(one.settings, sort_keys=True, default=str)), [])
-            if any(_same_numbers(one, other) for other in alike):
-                continue
+        settings = json.dumps(one.settings, sort_keys=True, default=str)
+        alike = kept.setdefault((type(one).__name__, checkpoint_key(one), settings), [])
+        if not any(_same_numbers(one, other) for other in alike):
             alike.append(one)
-        found.append(one)
+            found.append(one)
     return found
 
 
-def _same_numbers(one: Surface, other: Surface) -> bool:
-    return all(
-        np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
-        for name in ("x", "y", "loss", "standard_error", "accuracy", "status")
+def _same_numbers(one: Result, other: Result) -> bool:
+    (arrays, values), (others, other_values) = taken_apart(one), taken_apart(other)
+    plain, other_plain = (
+        repr({name: value for name, value in of.items() if name != "checkpoint"}) for of in (values, other_values)
+    )
+    return (
+        plain == other_plain  # as text: NaN equals NaN
+        and arrays.keys() == others.keys()
+        and all(
+            np.array_equal(array, others[name], equal_nan=array.dtype.kind == "f") for name, array in arrays.items()
+        )
     )
 
 
@@ -253,6 +264,22 @@ def line_groups(results: Sequence[Result]) -> list[LineGroup]:
 def data_identity(result: Result) -> str:
     """Equal for results on equal data: others do not compare."""
     return _identity(result, _DATA)
+
+
+def conditions(result: Result) -> str:
+    """Equal for results that compare: on equal data, with BatchNorm and precision alike."""
+    data = {name: result.settings.get(name) for name in _DATA}
+    return json.dumps(data | {name: result.settings.get(name) or usual for name, usual in _USUAL.items()})
+
+
+def own(surface: Surface) -> bool:
+    """Whether its centre is the checkpoint itself, with its own BatchNorm statistics and in full precision."""
+    return all(surface.settings.get(name) in (None, usual) for name, usual in _USUAL.items())
+
+
+def _standing(surface: Surface) -> tuple[bool, bool, int]:
+    trained, count = "as trained" in str(surface.settings.get("labels")), surface.settings.get("num_examples")
+    return trained, own(surface), count if isinstance(count, int) else 0
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:

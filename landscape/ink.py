@@ -30,6 +30,20 @@ BLOCKS = Ink(" ·░▒▓█", " ▁▂▃▄▅▆▇█", "×", "│")
 ASCII = Ink(" .:=*#", " .:-=*%#", "x", "|")
 
 
+def ink_for(encoding: str | None) -> Ink:
+    """Blocks where a terminal of this encoding can show them, otherwise plain ASCII.
+
+    Example:
+        >>> ink_for("utf-8") == BLOCKS, ink_for("latin-1") == ink_for(None) == ASCII
+        (True, True)
+    """
+    try:
+        "".join(vars(BLOCKS).values()).encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return ASCII
+    return BLOCKS
+
+
 def shaded(values: Array, low: float, high: float, ink: Ink = BLOCKS) -> list[str]:
     """`values` (R, C) as R lines, each value as its band between `low` and `high`, NaN as the mark of what is left out.
 

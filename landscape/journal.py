@@ -222,6 +222,13 @@ def remove(folder: Path, *, wait: bool = False, own: bool = False) -> None:
         folder.rmdir()
 
 
+def forget(folder: Path, decided: Record) -> None:
+    """Delete what a process left of this work that was killed after it had saved the results, unless one writes it."""
+    with contextlib.suppress(JournalError, JournalBusyError):
+        if (folder / "plan.json").exists() and read_plan(folder).get("decided") == decided:
+            remove(folder)
+
+
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """A shard from "i/n", or from a SLURM job array's variables where `text` is "slurm".
 

@@ -42,12 +42,13 @@ class SecondOrder(TorchFunctionMode):
     """Inside, convolutions and BatchNorm in eval mode build graphs whose derivative is fast.
 
     With `frozen`, the graph of a gradient depends on the incoming gradient alone, not on weights or activations: that
-    is enough for J v by two vector-Jacobian products, and costs less.
+    is enough for J v by two vector-Jacobian products, and costs less. Without `convolutions` these and BatchNorm are
+    torch's own, and only what has a wrong second derivative there is not.
     """
 
-    def __init__(self, *, frozen: bool = False) -> None:
+    def __init__(self, *, frozen: bool = False, convolutions: bool = True) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.frozen, self.convolutions = frozen, convolutions
         self.last: _Made | None = None
 
     def __torch_function__(
@@ -58,9 +59,9 @@ class SecondOrder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
+        if func in _CONVOLUTIONS and self.convolutions:
             return self._convolution(func, *args, **kwargs)
-        if func is F.batch_norm:
+        if func is F.batch_norm and self.convolutions:
             return self._batch_norm(*args, **kwargs)
         if func is torch._weight_norm:
             return _weight_norm(*args, **kwargs)

@@ -1,8 +1,9 @@
 """An orthonormal basis that grows by one product at a time, and the operator as the basis sees it.
 
 Rows V (M, P) with V V' = I. Of the `held` rows the first `num` were multiplied, A v_j = sum_i T_ij v_i over all that
-are held: T[:num, :num] is V A V', and the row that waits holds what sticks out of it. A Ritz pair (lam, s) of
-T[:num, :num] gives y = V's with residual ||Ay - lam y|| = ||T[num:held, :num] s||.
+are held: T[:num, :num] is V A V', and the rows that wait, one and one more for each direction that joined, hold what
+sticks out of it. A Ritz pair (lam, s) of T[:num, :num] gives y = V's with residual
+||Ay - lam y|| = ||T[num:held, :num] s||.
 
 Every new row is orthogonalised against all others, twice (Giraud et al. 2005, doi:10.1007/s00211-005-0615-4: twice
 is enough); without this, converged eigenvalues come back as copies. When the basis is full, the best Ritz vectors
@@ -26,6 +27,7 @@ from landscape.operators import SymmetricOperator
 from landscape.results import Array, Record
 
 SYMMETRY_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}
+_NEW = 1e-3  # the length of what is new in a unit vector, from which it is a direction of its own
 
 Progress = Callable[[int], None]
 Matvec = Callable[[Tensor], Tensor]
@@ -85,6 +87,11 @@ class Basis:
     held: int
     num: int = 0
     asymmetry: float = float("nan")  # until an entry was known twice
+    largest: float = 0.0  # |Ritz value| before the last restart
+
+    def scale(self) -> float:
+        """The largest |Ritz value| so far: a restart may drop its vector."""
+        return max(self.largest, float(np.abs(self.ritz_values()).max()))
 
     def ritz_values(self) -> Array:
         """Eigenvalues (num,) of T, descending."""
@@ -97,8 +104,11 @@ class Basis:
 
     def residual_estimates(self, places: Sequence[int]) -> Array:
         """||Ay - lam y|| of the Ritz pairs at these places, without a product."""
-        outside = self.matrix[self.num : self.held, : self.num] @ self._decomposed()[1][:, places]
-        return np.asarray(np.linalg.norm(outside, axis=0))
+        return np.asarray(np.linalg.norm(self.outside(places), axis=0))
+
+    def outside(self, places: Sequence[int]) -> Array:
+        """Ay - lam y of the Ritz pairs at these places, in the rows that wait (held - num, K)."""
+        return np.asarray(self.matrix[self.num : self.held, : self.num] @ self._decomposed()[1][:, places])
 
     def quadrature(self) -> tuple[Array, Array]:
         """Nodes and weights (num,): of f(A) the first row sees sum(weight * f(node)), and the weights sum to 1."""
@@ -124,16 +134,17 @@ def started(rows: Tensor, direction: Tensor) -> Basis:
 
 
 def wait(basis: Basis, direction: Tensor) -> None:
-    """Let what is new in `direction` wait, where no row does."""
+    """Let what is new in `direction`, to which no row multiplied is coupled, wait."""
     w, _ = orthogonalised(direction, basis.vectors[: basis.held])
     basis.vectors[basis.held] = w / length(w)
+    basis.matrix[basis.held, : basis.num] = basis.matrix[: basis.num, basis.held] = 0.0
     basis.held += 1
 
 
 def extend(basis: Basis, matvec: Matvec, random: torch.Generator) -> bool:
-    """One product, with the row that waits; what is new in it waits next. False where nothing was new.
+    """One product, with the first row that waits; what is new in it waits last. False where nothing was new.
 
-    A random row then goes on, beside this invariant subspace.
+    Where no row waits then, a random one goes on, beside this invariant subspace.
     """
     place, held = basis.num, basis.held
     w = matvec(basis.vectors[place])
@@ -150,22 +161,48 @@ def extend(basis: Basis, matvec: Matvec, random: torch.Generator) -> bool:
         basis.matrix[held, : place + 1] = basis.matrix[: place + 1, held] = 0.0
         basis.matrix[held, place] = basis.matrix[place, held] = beta
         basis.held += 1
-    elif held < len(w):
+    elif basis.num == held < len(w):
         wait(basis, random_like(w, random))
-        basis.matrix[held, : basis.num] = basis.matrix[: basis.num, held] = 0.0
     return new
 
 
 def restart(basis: Basis, places: Sequence[int]) -> None:
-    """Go on with the Ritz vectors at these places, and with the row that waits."""
-    kept, values = basis.ritz_vectors(places), basis.ritz_values()[places]
-    waiting = basis.vectors[basis.num : basis.held].clone()
-    keep = len(places)
-    basis.vectors[:keep] = kept
-    basis.vectors[keep : keep + len(waiting)] = waiting
-    basis.matrix[:] = np.nan  # the coupling to the row that waits comes out of its product
-    basis.matrix[:keep, :keep] = np.diag(values)
-    basis.num, basis.held = keep, keep + len(waiting)
+    """Go on with the Ritz vectors at these places, and with the rows that wait."""
+    kept, values, coupling = basis.ritz_vectors(places), basis.ritz_values()[places], basis.outside(places)
+    waiting, basis.largest = basis.vectors[basis.num : basis.held].clone(), basis.scale()
+    num, held = len(places), len(places) + len(waiting)
+    basis.vectors[:num], basis.vectors[num:held] = kept, waiting
+    basis.matrix[:] = np.nan
+    basis.matrix[:num, :num] = np.diag(values)
+    basis.matrix[num:held, :num], basis.matrix[:num, num:held] = coupling, coupling.T
+    basis.num, basis.held = num, held
+
+
+def join(basis: Basis, direction: Tensor) -> None:
+    """Multiply next what the rows multiplied do not hold of a unit vector: to none of them is it coupled."""
+    new, _ = orthogonalised(direction, basis.vectors[: basis.held])
+    if length(new) > _NEW:
+        wait(basis, new / length(new))
+    _turn(basis, (basis.vectors[basis.num : basis.held] @ direction).double().numpy(force=True))
+
+
+def put_first(basis: Basis, places: Sequence[int]) -> None:
+    """Multiply next, of what the rows that wait hold, the largest residual of the Ritz pairs at these places."""
+    outside = basis.outside(places)
+    _turn(basis, outside[:, np.linalg.norm(outside, axis=0).argmax()])
+
+
+def _turn(basis: Basis, direction: Array) -> None:
+    """Reflect the rows that wait such that the first is along `direction`, in their coordinates (Householder)."""
+    num, held = basis.num, basis.held
+    if held <= num + 1 or not direction.any():
+        return
+    u = direction / np.linalg.norm(direction)
+    u[0] += np.copysign(1.0, u[0])
+    reflection = np.eye(held - num) - 2 / (u @ u) * np.outer(u, u)
+    basis.vectors[num:held] = torch.as_tensor(reflection).to(basis.vectors) @ basis.vectors[num:held]
+    basis.matrix[num:held, :num] = reflection @ basis.matrix[num:held, :num]
+    basis.matrix[:num, num:held] = basis.matrix[num:held, :num].T
 
 
 def run_beside(vectors: Tensor, matvec: Counted, steps: int, random: torch.Generator) -> Basis:
@@ -177,16 +214,22 @@ def run_beside(vectors: Tensor, matvec: Counted, steps: int, random: torch.Gener
     start, _ = orthogonalised(random_like(vectors.new_empty(size), random), vectors)
     basis = started(matvec.rows(min(steps + 1, size)), start)
 
+    go_on_beside(basis, vectors, matvec, min(steps, size - len(vectors)), random)
+    return basis
+
+
+def go_on_beside(basis: Basis, vectors: Tensor, matvec: Counted, steps: int, random: torch.Generator) -> None:
+    """So many products more of `run_beside`, fewer where nothing is new."""
+
     def deflated(v: Tensor) -> Tensor:
         return orthogonalised(matvec(v), vectors)[0]
 
-    for _ in range(min(steps, size - len(vectors))):
+    for _ in range(steps):
         if not extend(basis, deflated, random):
             break
         # rounding leaks the found vectors in, on which the deflated operator is 0: above any negative eigenvalue
         w, _ = orthogonalised(basis.vectors[basis.num], vectors)
         basis.vectors[basis.num] = w / length(w)
-    return basis
 
 
 def symmetry_checks(asymmetry: float, scale: float, dtype: torch.dtype) -> Record:

@@ -3,7 +3,7 @@
 Ritz pairs (lam, y) come from a Krylov basis (`landscape.krylov`), thickly restarted when it is full; at the end the
 true residual ||Ay - lam y|| is measured by one more product for each pair, with lengths in float64. One start vector
 cannot see the second copy of an eigenvalue: a fresh start orthogonal to what was found looks for more, and what it
-finds beyond the last pair joins the basis.
+finds beyond the last pair joins the basis, which goes on with both.
 
 Legend: P size of the operator, K pairs, M basis vectors (rows), R start vectors.
 """
@@ -24,13 +24,15 @@ from landscape.krylov import (
     Counted,
     Progress,
     extend,
+    go_on_beside,
+    join,
     length,
+    put_first,
     random_like,
     restart,
     run_beside,
     started,
     symmetry_checks,
-    wait,
 )
 from landscape.operators import SymmetricOperator
 from landscape.results import Array, Eigenpairs, Record
@@ -58,12 +60,14 @@ def top_eigenpairs(
 
     `which` is largest, smallest (the most negative ones) or both: k at each end from one basis; values always descend.
     A pair is converged when ||Av - lam v|| <= tolerance * max|lam|: an eigenvalue then lies within that residual of
-    lam. That none was missed is a second flag, `complete`: a fresh random start orthogonal to the found vectors
-    finds nothing beyond the last one, at either end that was asked for, in 20 products.
+    lam. That none was seen to be missed is a second flag, `complete`: a fresh random start orthogonal to the found
+    vectors finds nothing beyond the last one, at either end that was asked for, within the residual of what it finds.
+    It takes 20 products above a bulk, and goes on inside one, where residuals are large, while there are products.
 
     `start` (R, P) are vectors whose sum to begin with, those of a neighbouring checkpoint, in place of a random one.
 
-    Running out of `max_matvecs`, which bounds all products, is a result, flagged. `basis_size` bounds the vectors held,
+    Running out of `max_matvecs`, which bounds all products, is a result, flagged. `basis_size` bounds the vectors held
+    (one more for each that was missed at first; where there is no room for it, the result is not complete),
     `basis_device` says where ("cpu" keeps them out of a GPU's memory), `progress` gets the number of products so far.
 
     Raises:
@@ -89,22 +93,24 @@ def top_eigenpairs(
     basis = started(rows, random_like(rows[0], random) if start is None else _sum_of(start, rows))
     while True:
         _iterate(basis, counted, random, ends, tolerance, max_matvecs - reserve)
-        scale, found = np.abs(basis.ritz_values()).max(), ends.of(basis.num)
+        scale, found = basis.scale(), ends.of(basis.num)
         rough = basis.ritz_vectors(found)
-        beyond = _look_beyond(counted, rough, random)
-        missed = beyond.missed(basis.ritz_values()[found], ends, tolerance * scale)
-        if missed is None or counted.count >= max_matvecs - reserve:
+        last = _Last.of(basis.ritz_values()[found], ends, tolerance * scale)
+        beyond = _look_beyond(counted, rough, random, last, max_matvecs - ends.num)
+        missed = beyond.missed(last)
+        if missed is None or counted.count >= max_matvecs - reserve or not _has_room(basis, ends):
             break
-        _join(basis, missed, ends)
+        restart(basis, found)
+        join(basis, missed)
     values, vectors, residuals = _true_pairs(counted, rough)
-    scale = max(scale, np.abs(values).max())
+    scale = max(scale, float(np.abs(values).max()))
     converged = residuals <= tolerance * scale
     return Eigenpairs(
         values=values,
         vectors=vectors.numpy(force=True),
         residuals=residuals,
         converged=converged,
-        complete=missed is None,
+        complete=beyond.excluded(last),
         num_matvecs=counted.count,
         loss=operator.loss,
         checkpoint=operator.checkpoint,
@@ -120,7 +126,7 @@ def top_eigenpairs(
         },
         checks={
             **operator.checks,
-            **symmetry_checks(basis.asymmetry, float(scale), operator.dtype),
+            **symmetry_checks(basis.asymmetry, scale, operator.dtype),
             "orthogonality": basis.orthogonality(),
             **beyond.record(ends),
         },
@@ -175,20 +181,21 @@ def _iterate(
         if basis.held == len(basis.vectors) < basis.vectors.shape[1]:
             restart(basis, ends.wider((basis.num - ends.num) // 2).of(basis.num))
         extend(basis, matvec, random)
-        if basis.num >= ends.num and (_converged(basis, ends, tolerance) or matvec.count >= max_matvecs):
+        if basis.num < ends.num:
+            continue
+        if _converged(basis, ends, tolerance) or matvec.count >= max_matvecs:
             return
+        put_first(basis, ends.of(basis.num))
 
 
 def _converged(basis: Basis, ends: _Ends, tolerance: float) -> bool:
-    scale = np.abs(basis.ritz_values()).max()
-    return bool((basis.residual_estimates(ends.of(basis.num)) <= _MARGIN * tolerance * scale).all())
+    return bool((basis.residual_estimates(ends.of(basis.num)) <= _MARGIN * tolerance * basis.scale()).all())
 
 
-def _join(basis: Basis, missed: Tensor, ends: _Ends) -> None:
-    """Go on from the best Ritz vectors and a direction that the basis had not seen."""
-    restart(basis, ends.of(basis.num))
-    basis.held = basis.num
-    wait(basis, missed)
+def _has_room(basis: Basis, ends: _Ends) -> bool:
+    """Whether a basis of the pairs, the rows that wait and one that joins them can still grow, or holds everything."""
+    num_waiting = basis.held - basis.num
+    return ends.num + num_waiting + 1 < len(basis.vectors) or len(basis.vectors) == basis.vectors.shape[1]
 
 
 def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]:
@@ -209,32 +216,64 @@ def _true_pairs(matvec: Counted, vectors: Tensor) -> tuple[Array, Tensor, Array]
 
 
 @dataclass(frozen=True)
+class _Last:
+    """The values beyond which none may lie; inf and -inf at an end that was not asked for."""
+
+    highest: float
+    lowest: float
+
+    @classmethod
+    def of(cls, values: Array, ends: _Ends, margin: float) -> _Last:
+        """Beyond the last of the pairs (K,) at each end by `margin`."""
+        highest = float(values[ends.top - 1]) + margin if ends.top else float("inf")
+        return cls(highest, float(values[ends.top]) - margin if ends.bottom else float("-inf"))
+
+
+@dataclass(frozen=True)
 class _Beyond:
     """The ends of what a fresh start saw orthogonal to the pairs; -inf, inf and no vectors where nothing is left."""
 
     largest: float
     smallest: float
-    vectors: Tensor  # of the largest and of the smallest
+    residuals: Array  # of the largest and of the smallest
+    vectors: Tensor
 
-    def missed(self, values: Array, ends: _Ends, margin: float) -> Tensor | None:
-        """A vector whose value lies beyond those of the pairs (K,), by more than `margin`."""
-        if ends.top and self.largest > values[ends.top - 1] + margin:
+    def missed(self, last: _Last) -> Tensor | None:
+        """A vector whose value lies beyond."""
+        if self.largest > last.highest:
             return self.vectors[0]
-        if ends.bottom and self.smallest < values[ends.top] - margin:
-            return self.vectors[1]
-        return None
+        return self.vectors[1] if self.smallest < last.lowest else None
+
+    def excluded(self, last: _Last) -> bool:
+        """Whether none lies beyond, within the residuals too: inside a bulk these are large."""
+        above, below = self.residuals.tolist()
+        return self.largest + above <= last.highest and self.smallest - below >= last.lowest
 
     def record(self, ends: _Ends) -> Record:
-        seen = {"largest_beyond": (ends.top, self.largest), "smallest_beyond": (ends.bottom, self.smallest)}
-        return {name: value for name, (wanted, value) in seen.items() if wanted}
+        above, below = self.residuals.tolist()
+        top: Record = {"largest_beyond": self.largest, "largest_beyond_residual": above}
+        bottom: Record = {"smallest_beyond": self.smallest, "smallest_beyond_residual": below}
+        return {**(top if ends.top else {}), **(bottom if ends.bottom else {})}
 
 
-def _look_beyond(matvec: Counted, vectors: Tensor, random: torch.Generator) -> _Beyond:
+def _look_beyond(matvec: Counted, vectors: Tensor, random: torch.Generator, last: _Last, max_matvecs: int) -> _Beyond:
+    """20 products, and on, in the memory of these, until one is seen beyond, or excluded, or products have run out."""
     if len(vectors) == vectors.shape[1]:
-        return _Beyond(float("-inf"), float("inf"), vectors[:0])
+        return _Beyond(float("-inf"), float("inf"), np.zeros(2), vectors[:0])
     basis = run_beside(vectors, matvec, COMPLETENESS_MATVECS, random)
-    values = basis.ritz_values()
-    return _Beyond(float(values[0]), float(values[-1]), basis.ritz_vectors([0, basis.num - 1]))
+    while True:
+        values, ends = basis.ritz_values(), [0, basis.num - 1]
+        beyond = _Beyond(float(values[0]), float(values[-1]), basis.residual_estimates(ends), basis.ritz_vectors(ends))
+        steps = min(COMPLETENESS_MATVECS // 2, max_matvecs - matvec.count)
+        if (
+            steps < 1
+            or basis.num + len(vectors) == vectors.shape[1]
+            or beyond.missed(last) is not None
+            or beyond.excluded(last)
+        ):
+            return beyond
+        restart(basis, _Ends(1, 1).wider(COMPLETENESS_MATVECS // 2 - 2).of(basis.num))
+        go_on_beside(basis, vectors, matvec, steps, random)
 
 
 def _sum_of(start: Tensor | npt.NDArray[np.floating], rows: Tensor) -> Tensor:

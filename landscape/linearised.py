@@ -62,7 +62,7 @@ class Linearised:
     def graph(self, piece: Piece) -> _Linearised:
         """The output and J'z, each with its graph, and B."""
         inputs, target = piece.batch
-        kernels = SecondOrder(frozen=True) if self.kernels else contextlib.nullcontext()
+        kernels = SecondOrder(frozen=True, convolutions=self.kernels)
         with refusing_hidden_parameters(), torch.enable_grad(), kernels:
             output = output_at(self.objective, self.leaves, inputs)
         if not output.requires_grad:  # no parameter is used
@@ -98,26 +98,25 @@ class Linearised:
 
 
 def checked_against_outputs(objective: Objective) -> Record:
-    """How far J v is from the change of the outputs, as `landscape.differentiable.checked` has it.
+    """How far B J v is from the change of the loss's gradient at the outputs, as `landscape.differentiable` has it.
 
-    For a loss that is none of torch's own, how far B J v is from the change of its gradient at the outputs. Along each
-    of the three vectors two forward passes, and a graph with a product of J.
+    Along each of three vectors two forward passes, and a graph with a product of J; B is the identity where the loss is
+    one of torch's own.
     """
     return checked(objective, _difference)
 
 
 def _difference(few: Objective, v: Tensor) -> float:
     inputs, target = few.first_batch
-    rule = Linearised(few, leaves_of(few), exact(few))
-    graph = rule.graph(Piece(few.first_batch, 0))
+    rule = Linearised(few, leaves_of(few), exact(few), kernels=False)
+    with few.holding(rule.leaves):
+        graph = rule.graph(Piece(few.first_batch, 0))
+        tangent = rule.tangent(graph, few.named(v))
     with torch.no_grad():
         ends = [output_at(few, few.named(few.theta + step * v), inputs) for step in (STEP, -STEP)]
-    tangent = rule.tangent(graph, few.named(v))
-    product = torch.zeros_like(ends[0]) if tangent is None else tangent
-    if known(_loss_of(few)) is None:
-        product = product if graph is None else graph[3](product)
-        ends = [_slope(few, output, target) for output in ends]
-    return distance(product, (ends[0] - ends[1]) / (2 * STEP))
+    slopes = [_slope(few, output, target).detach() for output in ends]
+    product = torch.zeros_like(ends[0]) if graph is None or tangent is None else graph[3](tangent)
+    return distance(product, (slopes[0] - slopes[1]) / (2 * STEP))
 
 
 def _slope(objective: Objective, output: Tensor, target: Tensor) -> Tensor:
@@ -192,8 +191,7 @@ def drawn(objective: Objective, seed: int) -> OutputCurvature:
 
 def output_at(objective: Objective, params: Params, inputs: Batch) -> Tensor:
     """The model's output for a piece, differentiable in `params`; its buffers are copies."""
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
-    output: Tensor = functional_call(objective.model, (params, buffers), (inputs,))
+    output: Tensor = functional_call(objective.model, (params, objective.buffers), (inputs,))
     return output
 
 

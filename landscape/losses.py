@@ -152,6 +152,8 @@ def _element_terms(loss: nn.Module, output: Tensor, target: Tensor) -> Terms:
 
 def _grouped(losses: Tensor, denominators: Tensor) -> Terms:
     num_examples = len(losses)
+    if not num_examples:
+        raise ValueError("a batch holds no examples: leave empty batches out")
     shape = (num_examples, -1)
     return Terms(losses.reshape(shape).sum(1), denominators.detach().reshape(shape).sum(1), True, num_examples)
 

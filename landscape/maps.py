@@ -24,13 +24,14 @@ from landscape.arrangement import (
     blocks_of,
     compared,
     fitted,
+    letters_across,
     num_across,
     placed,
     room_of,
 )
 from landscape.formatting import counted, percent, short
-from landscape.grouping import Style, checkpoint_key, styles
-from landscape.paired import paired_difference
+from landscape.grouping import Style, checkpoint_key, data_identity, data_sets, styles
+from landscape.paired import Difference, paired_difference
 from landscape.paper import (
     GREY,
     LETTER,
@@ -60,15 +61,13 @@ from landscape.results import (
 from landscape.view import (
     CELL_COLOR,
     Scale,
+    SignedView,
     View,
+    difference_view,
     drawn,
     left_out_cells,
-    linear_part,
     loss_view,
     round_levels,
-    round_step,
-    signed_ticks,
-    symlog,
     tick_labels,
 )
 
@@ -157,29 +156,34 @@ def difference_picture(
     Raises:
         ValueError: If no two surfaces kept the losses of equal examples.
     """
-    known = known or styles(results)
-    pairs = compared([one for one in results if isinstance(one, Surface)])
+    known, surfaces = known or styles(results), [one for one in results if isinstance(one, Surface)]
+    names, pairs = data_sets(surfaces), compared(surfaces)
     if not pairs:
         raise ValueError(
             "difference_picture needs two surfaces that kept the losses of equal examples: "
             "landscape surface CKPT CKPT --paired 256"
         )
-    found = [paired_difference(one, first) for first, one in pairs]
-    values = np.concatenate([one.value.ravel() for one in found])
-    linear = linear_part(values, np.concatenate([one.standard_error.ravel() for one in found]))
-    reach = round_step(float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0)) or 1.0)
-    ticks = signed_ticks(reach, linear)
-    block = Block("", "", [(known[checkpoint_key(one)], one) for _, one in pairs])
-    picture, (panels,), (place,) = placed([block], width, lines=2)
-    for ax, (first, one), difference in zip(panels, pairs, found, strict=True):
-        names = [known[checkpoint_key(each)].name for each in (one, first)]
-        filled = _difference(ax, one, difference.value, difference.standard_error, reach, linear)
-        ax.set_title(fitted(ax, [names[0], f"less {names[1]}"]), fontsize=7, pad=3)
-    bar = picture.colorbar(filled, cax=place, ticks=[float(_stretched(np.array(tick), linear)) for tick in ticks])
-    labels = [f"+{label}" if float(label) > 0 else label for label in tick_labels(ticks)]
-    bar.ax.set_yticklabels(labels, fontsize=7)
-    bar.set_label("difference of mean losses" + (f"\nlog beyond ±{linear:g}" if linear else ""), fontsize=8)
-    panels[0].set_ylabel("y", fontsize=8)
+    blocks = [
+        Block("", name, [(known[checkpoint_key(one)], one) for first, one in pairs if data_identity(one) == key])
+        for key, (_, name) in names.items()
+    ]
+    blocks = [block for block in blocks if block.members]
+    picture, panels, bars = placed(blocks, width, lines=2)
+    for block, axes, place in zip(blocks, panels, bars, strict=True):
+        firsts = [next(first for first, other in pairs if other is one) for one in block.surfaces]
+        found = [paired_difference(one, first) for one, first in zip(block.surfaces, firsts, strict=True)]
+        values, errors = (np.concatenate([x.ravel() for x in of]) for of in zip(*_parts(found), strict=True))
+        view, filled = difference_view(values, errors), None
+        for ax, one, first, (value, error) in zip(axes, block.surfaces, firsts, _parts(found), strict=True):
+            both = [known[checkpoint_key(each)].name for each in (one, first)]
+            filled = _difference(ax, one, value, error, view)
+            ax.set_title(fitted(ax, [both[0], f"less {both[1]}"]), fontsize=7, pad=3)
+        assert filled is not None
+        bar = picture.colorbar(filled, cax=place, ticks=view.at(np.array(view.ticks)).tolist())
+        bar.ax.set_yticklabels(view.labels, fontsize=7)
+        told = "\n".join(filter(None, ["difference of mean losses", view.scale]))
+        bar.set_label(told, fontsize=8, linespacing=1.0)
+        axes[0].set_ylabel(literal(f"{block.data}: y"), fontsize=8)
     return picture
 
 
@@ -247,7 +251,7 @@ def _contour(ax: Axes, surface: Surface, view: View, style: Style) -> QuadContou
             look: dict[str, Any] = {"colors": "white", "linewidths": 0.6, "linestyles": "solid"}
             found = ax.contour(surface.x, surface.y, loss, levels=lines, **look)
             names = tick_labels(10**line if view.log else line for line in lines)
-            _label_lines(ax, found, dict(zip(lines, names, strict=True)))
+            _label_lines(ax, found, dict(zip(lines, names, strict=True)), _noted(surface))
     if surface.trajectory is not None:
         run = surface.trajectory
         ax.plot(run.x, run.y, ".-", color="white", markersize=4, linewidth=0.8, scalex=False, scaley=False)
@@ -271,36 +275,49 @@ def _lines(view: View, low: float, high: float) -> list[float]:
     return [level for level in round_levels(replace(view, low=low, high=min(high, view.high))) if low < level < high]
 
 
-def _label_lines(ax: Axes, found: QuadContourSet, names: Mapping[float, str]) -> None:
-    """The losses on the lines, but where a label would be cut by the edge."""
+def _noted(surface: Surface) -> list[tuple[float, float]]:
+    """Where names stand: the ends of a run, and checkpoints on the plane."""
+    run = surface.trajectory
+    ends = [(float(run.x[n]), float(run.y[n])) for n in (0, -1)] if run is not None and len(run.epoch) else []
+    return [*ends, *((at[0], at[1]) for _, at in landmarks(surface) if any(at))]
+
+
+def _label_lines(
+    ax: Axes, found: QuadContourSet, names: Mapping[float, str], noted: Sequence[tuple[float, float]]
+) -> None:
+    """The losses on the lines, but where a label would be cut by the edge or lie on a name."""
     look: dict[str, Any] = {"fmt": names, "fontsize": 6}
     first = ax.clabel(found, inline=False, **look)
     into = ax.transData + ax.transAxes.inverted()
     places = [text.get_position() for text in first]
-    inside = [place for place in places if np.all(np.abs(into.transform(place) - 0.5) < 0.44)]
+    beside = np.array([1.0, 0.35]) * 0.7 / room_of(ax)  # of the panel: as far as a name of some ten letters reaches
+    inside = [
+        place
+        for place in places
+        if np.all(np.abs(into.transform(place) - 0.5) < 0.44)
+        and not any(np.all(np.abs(into.transform(place) - into.transform(at)) < beside) for at in noted)
+    ]
     for text in first:
         text.remove()
     if inside:
         ax.clabel(found, manual=inside, inline_spacing=2, **look)
 
 
-def _difference(
-    ax: Axes, surface: Surface, value: Array, error: Array, reach: float, linear: float | None
-) -> QuadContourSet:
+def _parts(found: Sequence[Difference]) -> list[tuple[Array, Array]]:
+    return [(one.value, one.standard_error) for one in found]
+
+
+def _difference(ax: Axes, surface: Surface, value: Array, error: Array, view: SignedView) -> QuadContourSet:
     missing = np.argwhere(~np.isfinite(value))
     _hatch(ax, [(float(surface.x[i]), float(surface.y[j]), "") for i, j in missing])
-    edge = float(_stretched(np.array(reach), linear))
-    shown = np.ma.masked_invalid(_stretched(value, linear)).T
+    edge = float(view.at(np.array(view.reach)))
+    shown = np.ma.masked_invalid(view.at(value)).T
     filled = ax.contourf(surface.x, surface.y, shown, np.linspace(-edge, edge, _LEVELS + 1), cmap="RdBu_r")
     filled.set_edgecolor("face")
     doubtful = np.argwhere(np.abs(value) <= 2 * error)
     ax.plot(surface.x[doubtful[:, 0]], surface.y[doubtful[:, 1]], ".", color=GREY, markersize=2, clip_on=False)
     _as_plane(ax, surface)
     return filled
-
-
-def _stretched(value: Array, linear: float | None) -> Array:
-    return value if linear is None else symlog(value, linear)
 
 
 def _relief(axes: Axes, surface: Surface, view: View) -> ScalarMappable:
@@ -368,7 +385,7 @@ def _own_losses(picture: Picture, left: Axes, right: Axes, one: Surface, style: 
     run = one.trajectory
     assert run is not None
     share = f"holds {100 * run.explained_variance:.3g} % of squared distances"
-    left.set_title(fitted(left, [style.name, share]), fontsize=7, pad=3)
+    left.set_title(fitted(left, [style.name], [share]), fontsize=7, pad=3)
     at = run.epoch.astype(float)
     curve(right, at, run.loss, run.standard_error, style, mark=True, label="its own loss")
     right.plot(at, run.plane_loss, color=GREY, linestyle="--", linewidth=1, label="the plane's, below it")
@@ -388,9 +405,10 @@ def _title(ax: Axes, surface: Surface, view: View, style: Style) -> str:
     """Name, loss and accuracy at the centre, and how many cells are not drawn, in lines as wide as the panel."""
     at = centre(surface)
     accuracy = percent(at.accuracy, at.accuracy_error)
-    told = [f"loss {short(at.loss)}", *([f"accuracy {accuracy}"] if math.isfinite(at.accuracy) else [])]
+    called = "accuracy" if len(f"accuracy {accuracy}") <= letters_across(ax) else "acc."
+    told = [f"loss {short(at.loss)}", *([f"{called} {accuracy}"] if math.isfinite(at.accuracy) else [])]
     if math.isnan(at.loss) and centre_cell(surface) is None:
         told = ["centre not on the grid"]
     told = [", ".join(told)] if len(", ".join(told)) * LETTER <= room_of(ax) else told
     count = len(left_out_cells(surface, view))
-    return fitted(ax, [style.name, *told, *([f"{counted(count, 'cell')} left out"] if count else [])])
+    return fitted(ax, [style.name], [*told, *([f"{counted(count, 'cell')} left out"] if count else [])])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from landscape.formatting import plus_minus
-from landscape.grouping import checkpoint_key, styles
+from landscape.grouping import readable
 from landscape.picture import (
     congruence_picture,
     curvature_picture,
@@ -31,6 +31,7 @@ from landscape.results import (
     Surface,
     problem_of,
 )
+from landscape.subjects import label
 from landscape.tables import tables
 from landscape.typesetting import Table
 
@@ -50,7 +51,7 @@ _FIGURES = "padding:0 0.9em 0 0;font-variant-numeric:tabular-nums;white-space:no
 
 def html_of(result: Result) -> str:
     """One result in a notebook: what it is, which check it failed, its numbers as in the terminal, and its picture."""
-    title = html.escape(f"{type(result).__name__} at {styles([result])[checkpoint_key(result)].name}")
+    title = html.escape(f"{type(result).__name__} at {readable(label(result))}")
     problem = problem_of(result)
     failed = f"<p><strong>{html.escape(problem)}</strong></p>" if problem else ""
     told = [*tables([result]), *([_eigenvalues(result)] if isinstance(result, Eigenpairs) else [])]

@@ -12,7 +12,6 @@ Legend: P parameters, N examples.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.stateless import _reparametrize_module
 
 from landscape.batches import Batch, Layout, bytes_of, content, count, cut, laid_out, to_device
 from landscape.generators import generators_of, global_states, restore, seeded_for_data, torch_seeded
@@ -45,11 +45,16 @@ from landscape.passes import (
     TermsOfBatch,
     as_pair,
     as_tensor,
+    copied,
     float32_products,
+    hooked_tensors_kept,
     in_float32,
     naming_batches_of_one,
+    naming_other_dtypes,
+    uncompiled,
 )
 from landscape.results import Array, Record
+from landscape.snapshot import Snapshot, refuse_changed, refuse_rewritten_weights, refuse_written, snapshot_of
 from landscape.sums import NUM_SUMS, summarise, sums_of
 
 PIECE = 256  # at most, of the examples of a batch that go through the model at once: they stay in a cache, and fit
@@ -96,7 +101,8 @@ class Objective:
     `metrics` are measured along with the loss on surfaces and lines: each a callable of (output, target) with one value
     for each example, whose mean is taken. For other shapes of model and batch see `from_sums`.
 
-    A model of half precision is measured in a float32 copy of its weights, and settings say so.
+    The model is read when theta is first asked for, and is refused once it has changed: after more training make a new
+    objective. A model of half precision is measured in a float32 copy of its weights, and settings say so.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -123,6 +129,8 @@ class Objective:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
         object.__setattr__(self, "model", in_float32(getattr(self.model, "_orig_mod", self.model)))  # of torch.compile
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
+            raise ValueError("a model of torch.jit takes no parameters but its own: give the model it was made from")
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError("the model has no trainable parameters: nothing to measure (requires_grad is off)")
@@ -130,7 +138,7 @@ class Objective:
         if len(kinds) > 1 or next(iter(kinds))[0] not in (torch.float32, torch.float64):
             found = ", ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
             raise ValueError(f"parameters must share one device and be float32 or float64, got {found}: model.float()?")
-        _refuse_rewritten_weights(self.model)
+        refuse_rewritten_weights(self.model)
 
     @classmethod
     def from_sums(cls, model: nn.Module, sums: Sums, batches: Iterable[Batch]) -> Objective:
@@ -143,7 +151,25 @@ class Objective:
     @cached_property
     def theta(self) -> Tensor:
         """The parameters (P,) as they were when first asked for: the centre of every measurement."""
-        return torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
+        return self._read[0]
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the model's buffers, by name, as they were when theta was asked for: a pass may write them."""
+        return {name: buffer.clone() for name, buffer in self._read[1].buffers.items()}
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Snapshot]:
+        theta = torch.cat([p.detach().reshape(-1) for p in self._trainable.values()])
+        return theta, snapshot_of(self.model, self.named(theta))
+
+    def refuse_changed(self) -> None:
+        """Refuse a model that is no longer the one whose theta was read.
+
+        Raises:
+            ValueError: If its parameters or buffers have changed.
+        """
+        refuse_changed(self.model, self._read[1])
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -159,8 +185,10 @@ class Objective:
         """Mean loss, its standard error and accuracy at theta. One forward pass over the data.
 
         Raises:
-            ValueError: If no target counts, so that there is no mean.
+            ValueError: If no target counts, so that there is no mean; without a theta, if the model has changed.
         """
+        if theta is None:
+            self.refuse_changed()
         return self._evaluation(self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True))
 
     def _evaluation(self, sums: Array) -> Evaluation:
@@ -247,8 +275,10 @@ class Objective:
         """Gradient (P,) of the mean loss at theta. One forward and backward pass over the data.
 
         Raises:
-            ValueError: If no target counts, so that there is no mean.
+            ValueError: If no target counts, so that there is no mean; without a theta, if the model has changed.
         """
+        if theta is None:
+            self.refuse_changed()
         total, denominator = torch.zeros_like(self.theta), 0.0
         for gradient, part in self.batch_gradients(theta):
             total += gradient
@@ -262,7 +292,8 @@ class Objective:
         for index, batch in enumerate(self.read()):
             gradient, denominator = torch.zeros_like(leaf), 0.0
             for piece in self._cut(batch):
-                with self.undisturbed(_SEED + index), torch.enable_grad():
+                held = self.holding(self.named(leaf))
+                with self.undisturbed(_SEED + index), torch.enable_grad(), held:
                     found = self.terms(leaf, piece)
                     gradient += torch.autograd.grad(found.loss.sum(), leaf)[0]
                 denominator += float(found.denominator.double().sum())
@@ -270,18 +301,32 @@ class Objective:
 
     def terms(self, theta: Tensor, batch: Batch) -> Terms:
         """Losses and denominators of one batch at theta, differentiable in theta. Call it inside `undisturbed()`."""
-        buffers = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
+        buffers = {f"model.{name}": buffer for name, buffer in self.buffers.items()}
         parameters = {f"model.{name}": view for name, view in self.named(theta).items()}
         found: Terms = functional_call(self.batch_terms, (parameters, buffers), (to_device(batch, theta.device),))
         return found
 
     @contextlib.contextmanager
+    def holding(self, params: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the model has these parameters, and copies of its buffers, also where a backward pass runs it again.
+
+        That is what checkpointing does, and it would see the model's own.
+        """
+        with _reparametrize_module(self.model, {**params, **self.buffers}, tie_weights=True):
+            yield
+
+    @contextlib.contextmanager
     def undisturbed(self, seed: int = _SEED) -> Iterator[None]:
-        """Eval mode and whole float32 inside; afterwards modes and random state are as they were, also on an error."""
+        """Eval mode and whole float32 inside, and nothing compiled that the model compiles.
+
+        Afterwards modes, random state, and what hooks left in their modules are as they were, also on an error.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
         with (
             torch_seeded(seed, self.theta.device),
             float32_products("ieee") if self.theta.is_cuda else contextlib.nullcontext(),
+            uncompiled(self.model),
+            hooked_tensors_kept(self.model),
         ):
             try:
                 for module, _ in modes:
@@ -354,7 +399,7 @@ class Objective:
         so in a copy of the model.
         """
         with self.undisturbed(_OTHER_SEED), torch.no_grad():  # so that what draws at random does not agree with itself
-            model = copy.deepcopy(self.model)
+            model = copied(self.model)
             norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
             for norm in norms if batch_norm == "recalibrated" else []:
                 norm.reset_running_stats()
@@ -439,8 +484,9 @@ class Objective:
     @cached_property
     def theta_hash(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+        digest, taken = hashlib.sha256(), {**self._read[1].params, **self._read[1].buffers}
+        for name, live in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            tensor = taken.get(name, live)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(bytes_of(tensor))
         return digest.hexdigest()
@@ -468,43 +514,13 @@ class Objective:
             call = TermsOfBatch(self.model, self._loss, self.reduction, self.metrics)
         piece = next(self.pieces(micro_batch=_FEW if self.may_cut else 0))
         params = {name: view.clone() for name, view in self.named(self.theta).items()}
-        state = {**params, **{name: buffer.clone() for name, buffer in self.model.named_buffers()}}
-        with self.undisturbed(), torch.no_grad():
+        state = {**params, **self.buffers}
+        with self.undisturbed(), torch.no_grad(), naming_other_dtypes(piece, self.theta.dtype):
             if self.loss is not None and known(self.loss) is None:
                 inputs, target = as_pair(piece)
                 output = as_tensor(functional_call(self.model, state, (inputs,)))
                 check_reduction(self.loss, output, target, self.reduction)
             else:
                 functional_call(call, {f"model.{name}": tensor for name, tensor in state.items()}, (piece,))
-        self._refuse_written(params)
+        refuse_written(params, self._read[1])
         return call
-
-    def _refuse_written(self, params: Mapping[str, Tensor]) -> None:
-        """Refuse parameters that a pass has written, be it with what they held."""
-        written = [
-            name
-            for name, view in self.named(self.theta).items()
-            if not _same(view, params[name]) or not (params[name].is_inference() or params[name]._version == 0)
-        ]
-        if written:
-            raise ValueError(
-                f"the forward pass writes parameters that are to be measured: {', '.join(written[:5])} "
-                "(F.embedding with max_norm, or a constraint written into the weights). Do so once, before measuring, "
-                "or give the constrained weights to the layer without writing them"
-            )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Byte for byte: NaN is itself."""
-    return bool(one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8)))
-
-
-def _refuse_rewritten_weights(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            fix = f"weight.copy_(weight.renorm({module.norm_type:g}, 0, {module.max_norm:g}))"
-            raise ValueError(
-                f"{name or type(module).__name__} has max_norm={module.max_norm:g}: its forward pass shortens rows of "
-                f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
-                "None"
-            )

@@ -208,6 +208,7 @@ def _checked_loss(objective: Objective) -> float:
     sparse = [name for name, m in objective.model.named_modules() if getattr(m, "sparse", False) is True]
     if sparse:
         raise ValueError(f"sparse gradients have no second derivative: set .sparse = False on {', '.join(sparse)}")
+    objective.refuse_changed()
     return objective.centre.loss
 
 

@@ -6,9 +6,11 @@ place pictures unscaled. A legend stands above the axes, where it hides nothing.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +27,7 @@ Width = Literal["single", "double"]
 WIDTHS = {"single": 3.25, "double": 6.75}  # inches, as in the styles of ICML and CVPR
 LETTER = 0.06  # inches that a letter of 7 points is wide, on average
 GREY = "#6b6b6b"
+_LAST = "Last Resort High-Efficiency"  # matplotlib's own, which has a box for each letter
 
 DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
@@ -55,12 +58,56 @@ def picture_bytes(picture: Picture, kind: str, *, caption: str = "", dots: int =
     """What `save_picture` writes; `dots` to an inch are of png."""
     import matplotlib as mpl
 
+    _find_letters(picture, kind)
     described = {"pdf": "Subject"}.get(kind, "Description")
     told = _UNDATED[kind] | ({described: caption} if caption else {})
     file = io.BytesIO()
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # one for each letter of each text; ours is one line
         picture.savefig(file, format=kind, dpi=dots, metadata=told)
     return file.getvalue()
+
+
+def _find_letters(picture: Picture, kind: str) -> None:
+    """Give each text that needs it the installed fonts that have its letters; warn of letters that none has.
+
+    The fonts stand in the order of their names, so that one machine makes the same picture each time. A viewer of svg
+    has fonts of its own.
+    """
+    import matplotlib as mpl
+    from matplotlib.font_manager import FontProperties, findfont, fontManager
+    from matplotlib.text import Text
+
+    first = mpl.rcParams["font.sans-serif"][:1]
+    texts = [(text, set(text.get_text()) - {"\n"}) for text in picture.findobj(Text)]
+    lacking = set().union(*(letters for _, letters in texts)) - _letters_of(findfont(FontProperties()))
+    lacking = {letter for letter in lacking if not letter.isspace()}
+    if not lacking:
+        return
+    chosen: list[str] = []
+    left = set(lacking)
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.name, font.weight != 400, font.style, font.fname)):
+        if left and font.name not in (*chosen, _LAST) and (found := left & _letters_of(font.fname)):
+            chosen.append(font.name)
+            left -= found
+    for text, letters in texts:
+        if letters & lacking:
+            text.set_fontfamily([*first, *chosen])
+    if left and kind != "svg":
+        warnings.warn(
+            f"no installed font has {' '.join(sorted(left))}: boxes stand for them in the picture", stacklevel=3
+        )
+
+
+@functools.cache
+def _letters_of(path: str) -> frozenset[str]:
+    """The letters that a font has; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(map(chr, FT2Font(path).get_charmap()))
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def inches(width: Width) -> float:

@@ -27,7 +27,7 @@ def in_float32(model: nn.Module) -> nn.Module:
     halves = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype in _HALF})
     if not halves:
         return model
-    whole = copy.deepcopy(model).float()
+    whole = copied(model).float()
     whole.register_forward_pre_hook(lambda _, args, named: (_raised(args), _raised(named)), with_kwargs=True)
     setattr(whole, STORED, ", ".join(halves))
     return whole
@@ -124,6 +124,54 @@ def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     finally:
         for backend, was in zip(backends, before, strict=True):
             backend.fp32_precision = was
+
+
+@contextlib.contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside, parts of the model that are compiled (`Module.compile`, `torch.compile`) run as they were written."""
+    if not any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextlib.contextmanager
+def hooked_tensors_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards modules with hooks before their forward pass hold the tensors that they held.
+
+    The hooks of weight_norm, spectral_norm and prune make a weight anew in each pass and leave it in its module.
+    """
+    hooked = [module for module in model.modules() if module._forward_pre_hooks]
+    before = [{name: v for name, v in vars(module).items() if isinstance(v, Tensor)} for module in hooked]
+    try:
+        yield
+    finally:
+        for module, tensors in zip(hooked, before, strict=True):
+            vars(module).update(tensors)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model, also of one whose hooks have left a weight with a graph, which cannot be copied."""
+    with hooked_tensors_kept(model):
+        for module in model.modules():
+            if module._forward_pre_hooks:
+                left = {name: v.detach() for name, v in vars(module).items() if isinstance(v, Tensor)}
+                vars(module).update(left)
+        return copy.deepcopy(model)
+
+
+@contextlib.contextmanager
+def naming_other_dtypes(batch: Batch, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, what torch says of inputs of another precision than the weights becomes an error that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        if not isinstance(first, Tensor) or not first.is_floating_point() or first.dtype == dtype:
+            raise
+        given, own = (str(one).removeprefix("torch.") for one in (first.dtype, dtype))
+        raise ValueError(f"the inputs are {given} and the model is {own}: give both in one precision") from error
 
 
 @contextlib.contextmanager

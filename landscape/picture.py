@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landscape.arrangement import compared, planes
-from landscape.formatting import counted, shortened
+from landscape.formatting import counted, shortened, told_apart
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.maps import (
     difference_picture,
@@ -98,6 +98,7 @@ def congruence_picture(
     panels = picture.subplots(1, 3) if width == "double" else picture.subplots(3, 1, sharex=True)
     titles = {"cosine_b": "(a) cosine before a step", "cosine_a": "(b) cosine after it"}
     titles |= {"change": "(c) change, after − before"}
+    panels[0].sharey(panels[1])  # before anything is drawn: the limits are to hold both
     for ax, (name, title) in zip(panels, titles.items(), strict=True):
         for trace in traces:
             value, error = getattr(trace, name), getattr(trace, f"{name}_standard_error")
@@ -107,7 +108,6 @@ def congruence_picture(
         labelled(ax, "epoch" if width == "double" or name == "change" else "", title)
         epoch_axis(ax)
     panels[2].axhline(0, color="#888888", linewidth=0.6, zorder=0)
-    panels[0].sharey(panels[1])
     legend(picture, panels[0])
     return picture
 
@@ -123,13 +123,16 @@ def spectrum_picture(
     pairs = needed(results, Eigenpairs, "spectrum_picture", "hessian CKPT")
     spreads, bars = [one for one in results if isinstance(one, DataSpread)], []
     pairs = [one for one in pairs if "layer" not in one.settings] or pairs
-    known, several = known or styles(results), len({spectrum_kind(one) for one in pairs}) > 1
+    known, apart = known or styles(results), told_apart([spectrum_kind(one) for one in pairs])
     picture = empty_picture(inches(width), _HEIGHT[width])
     ax = picture.subplots()
     places, ticks, labels = places_on_axis(pairs)
     for n, one in enumerate(pairs):
         style, shift = known[checkpoint_key(one)], (n - (len(pairs) - 1) / 2) * 0.5 / len(pairs)
-        at, label = np.array(places[n]) + shift, named(style) + (f", {spectrum_kind(one)}" if several else "")
+        at, label = (
+            np.array(places[n]) + shift,
+            named(style) + (f", {apart[spectrum_kind(one)]}" if len(apart) > 1 else ""),
+        )
         label += "" if one.complete else ", may have missed some"
         look: dict[str, Any] = {"marker": MARKS[style.symbol], "markersize": 4, "color": style.color}
         ax.errorbar(at, one.values, yerr=one.residuals, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=2)
@@ -165,7 +168,7 @@ def density_picture(
     eigenvalue.
     """
     densities = of_one_width(needed(results, Density, "density_picture", "hessian CKPT --density"))
-    known, several = known or styles(results), len({spectrum_kind(one) for one in densities}) > 1
+    known, apart = known or styles(results), told_apart([spectrum_kind(one) for one in densities])
     picture = empty_picture(inches(width), _HEIGHT[width])
     ax = picture.subplots()
     heights = [stick_height(one) for one in densities]
@@ -175,7 +178,7 @@ def density_picture(
         low, high = np.maximum(one.low, floor), np.maximum(one.high, floor)
         ax.fill_between(one.grid, low, high, color=style.color, alpha=0.2, linewidth=0)
         look: dict[str, Any] = {"color": style.color, "linestyle": DASHES[style.dash], "linewidth": 1}
-        label = named(style) + (f", {spectrum_kind(one)}" if several else "")
+        label = named(style) + (f", {apart[spectrum_kind(one)]}" if len(apart) > 1 else "")
         ax.plot(one.grid, np.where(one.mean > floor, one.mean, np.nan), label=label, **look)
         ax.vlines(one.sticks, floor, height, color=style.color, linewidth=1)
         level = np.full(one.sticks.shape, height)

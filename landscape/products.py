@@ -163,13 +163,19 @@ class DataSum:
     def _pass(self, vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)
         rows = [(self.objective.named(v), self.objective.named(row)) for v, row in zip(vectors, total, strict=True)]
-        for index, graph in enumerate(self._graphs()):
-            with quiet(self.objective, index, self.cutting.batch_norm):
-                for v, row in rows:
-                    for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
-                        if product is not None:
-                            there += product
+        with self._held():
+            for index, graph in enumerate(self._graphs()):
+                with quiet(self.objective, index, self.cutting.batch_norm):
+                    for v, row in rows:
+                        for there, product in zip(row.values(), self.rule.product(graph, v), strict=True):
+                            if product is not None:
+                                there += product
         return total
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """What a rule differentiates at stays in the model, for a backward pass that runs parts of it again."""
+        leaves = getattr(self.rule, "leaves", None)
+        return contextlib.nullcontext() if leaves is None else self.objective.holding(leaves)
 
     def _graphs(self) -> Iterator[Graph]:
         kept, index = self.kept, -1
@@ -202,7 +208,7 @@ class DataSum:
         if not self.rule.kept or not self.memory_bytes:
             return 0
         if self.kept.room is None:
-            with quiet(self.objective, 0, self.cutting.batch_norm):
+            with quiet(self.objective, 0, self.cutting.batch_norm), self._held():
                 self.kept.room = self.memory_bytes // max(_graph_bytes(self.rule, next(self.pieces())), 1)
         return self.kept.room
 
@@ -242,7 +248,7 @@ def quiet(objective: Objective, index: int, batch_norm: BatchNorm) -> Iterator[N
 
 def terms_at(objective: Objective, params: Params, batch: Batch) -> Terms:
     """Losses and denominators of a piece, differentiable in `params`; its buffers are copies."""
-    buffers = {f"model.{name}": buffer.clone() for name, buffer in objective.model.named_buffers()}
+    buffers = {f"model.{name}": buffer for name, buffer in objective.buffers.items()}
     found: Terms = functional_call(
         objective.batch_terms, ({f"model.{name}": p for name, p in params.items()}, buffers), (batch,)
     )

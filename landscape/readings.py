@@ -6,6 +6,7 @@ Legend: n examples, p a fraction of them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -13,8 +14,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from landscape.grouping import Checkpoint, checkpoint_key, data_identity, spectrum_kind
+from landscape.grouping import Checkpoint, checkpoint_key, conditions, data_identity, own, spectrum_kind
 from landscape.results import (
+    MISSING,
     OK,
     Array,
     CongruenceTrace,
@@ -27,6 +29,7 @@ from landscape.results import (
     Result,
     Surface,
 )
+from landscape.subjects import matrix_words
 
 QUANTITIES = {"trace": "trace", "frobenius_norm": "Frobenius norm", "effective_rank": "trace / λmax"}
 
@@ -112,6 +115,12 @@ def centre(surface: Surface | Line | None) -> Centre:
     return Centre(
         float(surface.loss[cell]), float(surface.standard_error[cell]), p, _binomial_error(p, num_examples(surface))
     )
+
+
+def centre_measured(surface: Surface | Line) -> bool:
+    """Whether the loss at the checkpoint was measured, be it finite or not."""
+    cell = centre_cell(surface)
+    return "centre_loss" in surface.checks if cell is None else bool(surface.status[cell] != MISSING)
 
 
 def barrier(line: Line) -> float | None:
@@ -230,7 +239,7 @@ def ring_mean(surface: Surface, values: Array, fraction: float) -> Array:
 
 
 def rise_distance(surface: Surface, rise: float) -> float:
-    """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, linear between the points."""
+    """The smallest |x| on the line y = 0 at which the loss is `rise` above the centre's, as `crossing` has it."""
     cell = centre_cell(surface)
     if cell is None or not math.isfinite(surface.loss[cell]):
         return math.nan
@@ -327,12 +336,31 @@ def layer_points(blocks: Sequence[Eigenpairs], layers: Sequence[str]) -> LayerPo
     )
 
 
+def standing_spectra(checkpoints: Sequence[Checkpoint]) -> list[Eigenpairs | None]:
+    """For each checkpoint the spectrum that stands for it, of which every sentence and table speaks; None without one.
+
+    All are of one kind of matrix: that which most checkpoints have, then the whole Hessian, then the one over most
+    examples. Of several on different data a checkpoint's is on those that most have.
+    """
+    spectra = [[(spectrum_kind(p), p) for p in c.pairs if len(p.values)] for c in checkpoints]
+    kinds = {kind: p for mine in spectra for kind, p in reversed(mine)}
+
+    def rank(kind: str) -> tuple[bool, int, bool, int]:
+        one, count = kinds[kind], sum(any(kind == other for other, _ in mine) for mine in spectra)
+        return math.isfinite(largest(one)), count, not matrix_words(one.settings), num_examples(one)
+
+    kind = max(kinds, key=rank, default="")
+    chosen = [[p for other, p in mine if other == kind] for mine in spectra]
+    shared = Counter(key for mine in chosen for key in {conditions(p) for p in mine})
+    return [max(mine, key=lambda p: shared[conditions(p)], default=None) for mine in chosen]
+
+
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
     """The loss that the eigenvalues belong to."""
     if math.isfinite(pairs.loss):
         return pairs.loss
-    split = pairs.settings.get("split")
-    return centre(checkpoint.surface(split)).loss if isinstance(split, str) else math.nan
+    alike = [one for one in checkpoint.surfaces if own(one) and conditions(one) == conditions(pairs)]
+    return centre(alike[0]).loss if alike else math.nan
 
 
 def _binomial_error(p: float, n: int) -> float:
@@ -343,14 +371,27 @@ def _binomial_error(p: float, n: int) -> float:
 
 
 def crossing(at: Array, loss: Array, level: float) -> float:
-    """Where the loss first reaches a level, linear between the points; inf if it never does, NaN if that is unknown."""
+    """Where the loss first reaches a level above its first; inf if it never does, NaN if that is unknown.
+
+    Between two points it is that of a bowl around the first: there the square root of the rise is linear. Where the
+    loss has dipped below the first one, the loss itself is taken for linear.
+    """
     above = np.flatnonzero(~(loss < level))
     if not above.size:
         return math.inf
     n = above[0]
     if n == 0 or not math.isfinite(loss[n]):  # 0: so large a loss that the level is lost in rounding
         return math.nan
-    return float(at[n - 1] + (level - loss[n - 1]) / (loss[n] - loss[n - 1]) * (at[n] - at[n - 1]))
+    low, high, wanted = (float(value - loss[0]) for value in (loss[n - 1], loss[n], level))
+    if low >= 0:
+        low, high, wanted = (math.sqrt(rise) for rise in (low, high, wanted))
+    return float(at[n - 1] + (wanted - low) / (high - low) * (at[n] - at[n - 1]))
+
+
+def first_step(surface: Surface) -> float:
+    """How far the next point is from the checkpoint along x; NaN where the grid has no such two points."""
+    cell = centre_cell(surface)
+    return math.nan if cell is None or cell[0] + 1 >= len(surface.x) else float(surface.x[cell[0] + 1])
 
 
 def mean_over_epochs(trace: CongruenceTrace, name: str) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from landscape.page.curvature import (
 )
 from landscape.page.differences import differences_section
 from landscape.page.lines import lines_section
-from landscape.page.markup import escape
+from landscape.page.markup import escape, unbroken
 from landscape.page.panels import congruence_section, spectrum_section
 from landscape.page.payload import difference_sets, json_in_html, payload
 from landscape.page.provenance import citation, footer, provenance, told_commands
@@ -110,7 +110,7 @@ def _page(results: list[Result], title: str, commands: Sequence[str], script: st
         plotly=script,
         policy=policy,
         data=json_in_html(drawn),
-        headline=escape(headline(measured)),
+        headline=unbroken(headline(measured)),
         caveat=escape(caveat(measured)),
         surfaces=surfaces_section(planes, splits, drawn),
         lines=lines_section(lines, known),

@@ -44,6 +44,11 @@ MAX_BYTES = 1 << 30  # a results file that unpacks to more than this is refused 
 MISSING, OK, NAN, POSITIVE_INFINITY, NEGATIVE_INFINITY, FAILED = range(6)
 
 
+_PLAIN: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}
+
+_CROSS_CHECK = ("eigenvalue", "difference", "trace", "trace_standard_error", "num_matvecs")
+
+
 class ResultsError(ValueError):
     """A results file that cannot be read, or that holds something else than was expected."""
 
@@ -173,7 +178,7 @@ class Eigenpairs:
     """The K algebraically largest eigenvalues, descending, each with its true residual ||Hv - lam v||.
 
     An eigenvalue of H lies within `residuals[i]` of `values[i]`. `converged[i]` says that the residual met the
-    tolerance; `complete`, that a fresh random start found nothing above the last one. `num_matvecs` counts
+    tolerance; `complete`, that a fresh random start saw nothing beyond the last one. `num_matvecs` counts
     every product, checks included. `loss` is the mean loss at theta (NaN for a bare matvec). With settings["which"]
     "smallest" they are the smallest ones, still descending; with "both" settings["k"] at each end.
     """
@@ -501,20 +506,21 @@ def problem_of(result: Result) -> str:
     if not result.checks.get("gradient_change_ok", True):
         return (
             f"{label}: products are not what finite differences see (off by {result.checks['gradient_change']:.1g}): "
-            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph"
+            "a function of the model's own has another derivative, or .detach() or no_grad cuts the graph; "
+            "requires_grad_(False) is for what is not to move"
         )
     if isinstance(result, Eigenpairs):
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete:
-            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+            return f"{label}: one beyond the last eigenvalue is not excluded; allow more products, or ask for fewer"
     if isinstance(result, CurvatureTrace):
         if not result.checks.get("symmetric", True):
             return f"{label}: the product is not symmetric (error {result.checks['symmetry']:.1g})"
         if not result.converged.all():
             return f"{label}: {int((~result.converged).sum())} eigenvalues did not converge; {_remedy(result.settings)}"
         if not result.complete.all():
-            return f"{label}: an eigenvalue beyond the last one was seen, and not reached; allow more products"
+            return f"{label}: one beyond the last eigenvalue is not excluded; allow more products, or ask for fewer"
     if isinstance(result, Congruence) and result.status != "ok":
         return f"{label}: {result.status}"
     return ""
@@ -578,6 +584,20 @@ def load_file(path: str | Path) -> ResultsFile:
     results = [_result(path, index, values, members) for index, values in enumerate(described)]
     run = _json_member(path, members, "run") if "run" in members else {}
     return ResultsFile(results, cast(Record, header.get("plan", {})), run)
+
+
+def strict_json(value: Json) -> Json:
+    """`value` as JSON can have it, without NaN and infinities: they become null, beside the status that says which.
+
+    Example:
+        >>> strict_json({"loss": [1.0, float("nan")]})
+        {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {name: strict_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [strict_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -734,12 +754,25 @@ def _check_parts(result: Surface | Line) -> None:
             raise ValueError("its trajectory is of a wrong shape")
 
 
+def _check_plain(result: Result) -> None:
+    """Types of what is not an array; numbers that are not finite are numbers."""
+    for part in (result, getattr(result, "trajectory", None)):
+        for f in dataclasses.fields(part) if part is not None else ():
+            kinds, value = _PLAIN.get(str(f.type)), getattr(part, f.name)
+            if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                raise TypeError(f"{f.name} is no {f.type}, but {value!r}")
+    check = result.checks.get("pyhessian")
+    if isinstance(check, dict) and not all(isinstance(check.get(name), int | float) for name in _CROSS_CHECK):
+        raise TypeError(f"its cross-check lacks one of {', '.join(_CROSS_CHECK)}")
+
+
 def _check_shapes(result: Result) -> None:
     if isinstance(result, Surface | Line):
         _check_parts(result)
     for name in ("checkpoint", "settings", "checks"):
         if not isinstance(getattr(result, name), dict):
             raise TypeError(f"{name} is not an object")
+    _check_plain(result)
     arrays = {f.name: v for f in dataclasses.fields(result) if isinstance(v := getattr(result, f.name), np.ndarray)}
     if any(array.dtype.kind not in "fiub" for array in taken_apart(result)[0].values()):
         raise TypeError("an array does not hold numbers")

@@ -11,6 +11,7 @@ Legend: R rows and C columns of characters.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,12 @@ def sketch(results: Sequence[Result], *, width: int = 100, height: int = 24, ink
         _congruence([one for one in results if isinstance(one, CongruenceTrace)], known, width, ink),
     ]
     lines = "\n\n".join(part for part in parts if part).splitlines()
-    return "\n".join(line[:width].rstrip() for line in lines)
+    return "\n".join(part.rstrip() for line in lines for part in _within(line, width))
+
+
+def _within(line: str, width: int) -> list[str]:
+    """A line that is too long goes on below."""
+    return textwrap.wrap(line, width) if len(line) > width else [line]
 
 
 def _maps(named: Sequence[tuple[str, Surface]], title: str, width: int, height: int, ink: Ink) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from landscape.curves import as_text, epoch_axis, layout, log_axis, told, translucent
-from landscape.formatting import short, shortened
+from landscape.formatting import short, shortened, told_apart
 from landscape.grouping import Style, checkpoint_key, spectrum_kind, styles
 from landscape.readings import (
     STABLE,
@@ -41,12 +41,12 @@ def density(densities: Sequence[Density], *, known: Mapping[str, Style] | None =
     Drawn together they are smoothed by one Gaussian, the widest of theirs.
     """
     known, densities = known or styles(densities), of_one_width(densities)
-    kinds = list(dict.fromkeys(spectrum_kind(one) for one in densities))
+    apart = told_apart([spectrum_kind(one) for one in densities])
     figure = go.Figure(layout=layout("Density of the eigenvalues", height=400))
     floors, tops = [0.0], [1.0]
     for one in densities:
         style = known[checkpoint_key(one)]
-        name = as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else ""))
+        name = as_text(style.name + (f", {apart[spectrum_kind(one)]}" if len(apart) > 1 else ""))
         stick = stick_height(one)
         floor = stick / 10
         floors.append(math.log10(floor))
@@ -135,7 +135,7 @@ def _differ(groups: Sequence[Sequence[Eigenpairs]], name: str) -> bool:
 def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None = None) -> go.Figure:
     """The trace of each tensor with a bar of its standard error, from input to output; the largest 30 where more."""
     known = known or styles(diagonals)
-    kinds = list(dict.fromkeys(spectrum_kind(one) for one in diagonals))
+    apart = told_apart([spectrum_kind(one) for one in diagonals])
     names = shown_tensors(diagonals, MOST_TENSORS)
     figure = go.Figure(layout=layout("Trace of each tensor", height=140 + 18 * len(names) * max(len(diagonals), 1)))
     for n, one in enumerate(diagonals):
@@ -148,7 +148,7 @@ def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None
             error_x={"type": "data", "array": one.tensor_standard_errors[places], "thickness": 1.5, "width": 3},
             hovertext=told(one.tensor_traces[places], one.tensor_standard_errors[places]),
             marker={"color": style.color, "pattern": {"shape": PATTERNS[n % len(PATTERNS)]}},
-            name=as_text(style.name + (f", {spectrum_kind(one)}" if len(kinds) > 1 else "")),
+            name=as_text(style.name + (f", {apart[spectrum_kind(one)]}" if len(apart) > 1 else "")),
             hovertemplate="%{y}: %{hovertext}",
         )
     order = {"categoryorder": "array", "categoryarray": [as_text(name) for name in names], "autorange": "reversed"}
@@ -219,7 +219,9 @@ def curvature_trace(traces: Sequence[CurvatureTrace], *, known: Mapping[str, Sty
         )
     figure.update_layout(margin_t=50 + 20 * math.ceil(len(figure.data) / 3))  # the legend's lines
     at = {"xref": "x domain", "yref": "y domain", "x": 0.99, "y": 0.99, "xanchor": "right", "yanchor": "top"}
-    figure.add_annotation(text="<br>".join(map(as_text, notes)), showarrow=False, align="right", font_size=10, **at)
+    figure.add_annotation(
+        text="<br>".join(map(as_text, notes)), showarrow=False, align="right", font_size=10, bgcolor="#ffffff", **at
+    )
     ticks = log_ticks(low - 0.2, high + _ABOVE)
     epochs = {"title": {"text": "epoch"}, **epoch_axis([one.epoch for one in traces]), **_GRID}
     figure.update_layout(

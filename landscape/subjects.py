@@ -31,6 +31,19 @@ def operator_title(settings: Record, *, whole: bool = False) -> str:
     return ", ".join([*parts, *_engine_words(settings)])
 
 
+def matrix_words(settings: Record) -> str:
+    """Of which matrix eigenvalues are, after their name; nothing where it is the whole Hessian in eval mode."""
+    operator, layers = str(settings.get("operator", "hessian")), settings.get("layers")
+    matrix = {"hessian": "the Hessian", "gauss-newton": "the Gauss-Newton matrix", "fisher": "the Fisher matrix"}
+    kind = f" ({settings['kind']})" if "kind" in settings else ""
+    moving = f" of {', '.join(map(str, layers))} alone" if isinstance(layers, list) else ""
+    mode = " with BatchNorm in train mode" if settings.get("batch_norm") == "train" else ""
+    if settings.get("protocol") == "paper":
+        return " of the sum of the batches' Hessians (protocol paper)"
+    told = f" of {matrix.get(operator, operator)}{kind}{moving}{mode}"
+    return "" if told == " of the Hessian" else told
+
+
 def _engine_words(settings: Record) -> list[str]:
     """How the products were made, where not in the usual way."""
     engine = settings.get("engine", "retained")
@@ -48,6 +61,15 @@ def mode_words(settings: Record) -> str:
     precision = settings.get("precision", "fp32")
     told = statistics.get(str(settings.get("batch_norm")), "")
     return told + ("" if precision == "fp32" else f", forward pass in {precision}")
+
+
+def plain_loop(settings: Record) -> str:
+    """What the loss at a centre was held against, where that is not the checkpoint's own loss."""
+    statistics = {
+        "recalibrated": "a plain loop with recalibrated statistics",
+        "train": "a plain loop with the statistics of each batch",
+    }
+    return statistics.get(str(settings.get("batch_norm")), "")
 
 
 def label(result: Result) -> str:

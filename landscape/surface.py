@@ -278,6 +278,7 @@ def line_of(plan: SurfacePlan, sums: Mapping[int, Sums], micro_batches: Sequence
 
 
 def _check_plane(objective: Objective, plane: Plane) -> None:
+    objective.refuse_changed()
     theta = objective.theta
     for one in (plane.centre, *plane.axes):
         if one.shape != theta.shape:

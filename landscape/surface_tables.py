@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from landscape.flatness import RISES, Flatness, flatness, mean_and_spread
+from landscape.flatness import RADII, RISES, Flatness, flatness, mean_and_spread
 from landscape.formatting import percent, plus_minus, short, signed
 from landscape.grouping import PLANES, checkpoint_key
 from landscape.paired import comparable, paired_difference, paired_rise
@@ -16,6 +16,7 @@ from landscape.readings import (
     barrier,
     centre,
     centre_cell,
+    first_step,
     quadratic_models,
     ring_rise,
 )
@@ -27,7 +28,7 @@ from landscape.results import (
     Surface,
     Trajectory,
 )
-from landscape.subjects import count_words, data_words, label, mode_words, number_of
+from landscape.subjects import count_words, data_words, label, mode_words, number_of, plain_loop
 from landscape.typesetting import Table
 
 
@@ -80,15 +81,25 @@ def flatness_table(surfaces: Sequence[Surface]) -> Table:
         f"extent {settings.get('extent')}, {data_words(settings)}{mode_words(settings)}"
     )
     header = ["", "loss", "curvature", *(f"radius +{rise:g}" for rise in RISES), "rise, half", "rise, edge"]
-    agree = all(one.checks.get("centre_ok") for one in surfaces)
+    agree, what = all(one.checks.get("centre_ok") for one in surfaces), plain_loop(settings) or "the checkpoint's loss"
     notes = [
         "± is the standard deviation over planes. radius +d: the distance along an axis at which the loss has "
         "risen by d nats (inf: nowhere on some axis). rise: the mean on the square ring at half and at the whole "
         "extent. curvature: the second difference over one step of the grid, mean of both axes. Lengths are those of "
         "an axis",
-        f"the centre {'equals' if agree else 'DIFFERS from'} the checkpoint's loss on every plane",
+        *_coarse_notes([measures for _, measures in found], first_step(surfaces[0])),
+        f"the centre {'equals' if agree else 'DIFFERS from'} {what} on every plane",
     ]
     return Table(title, header, rows, notes, records)
+
+
+def _coarse_notes(found: Sequence[Flatness], step: float) -> list[str]:
+    """That a radius is less than the grid can tell, where one is."""
+    near = [rise for rise, name in RADII.items() if any((getattr(one, name) < step).any() for one in found)]
+    if not near:
+        return []
+    told = " and ".join(f"+{rise:g}" for rise in near)
+    return [f"radius {told} is below one step of the grid ({short(step)}), where the loss is taken for a bowl: --steps"]
 
 
 def paired_tables(surfaces: Sequence[Surface]) -> list[Table]:
@@ -288,11 +299,7 @@ def _centre_note(results: Sequence[Surface | Line]) -> str:
     worst = max((number_of(one.checks.get("centre_error")) for one in results), default=math.nan)
     agree = all(one.checks.get("centre_ok") for one in results)
     verb = "equals" if agree else "DIFFERS from"
-    own = {
-        "recalibrated": "a plain loop with recalibrated statistics",
-        "train": "a plain loop with the statistics of each batch",
-    }
-    what = own.get(str(results[0].settings.get("batch_norm")), "the checkpoint's loss")
+    what = plain_loop(results[0].settings) or "the checkpoint's loss"
     return f"the centre {verb} {what} (relative difference {worst:.1g})"
 
 

@@ -24,6 +24,7 @@ from landscape.evaluator import BatchNorm, Engine, Layout, Precision, choose, co
 from landscape.grid import coarse_grids
 from landscape.journal import JournalBusyError, JournalError
 from landscape.objective import Objective
+from landscape.outputs import OtherSettingsError, OutputExistsError
 from landscape.plane import Interval, Plane
 from landscape.results import MAX_BYTES, MISSING, Json, Line, Metric, Record, Surface, Trajectory
 from landscape.surface import SurfacePlan, coarse_to_fine, line_of, measure, plan_surface, surface_of
@@ -132,6 +133,28 @@ def start_anew(folder: Path, decided: Record, shard: tuple[int, int] = (1, 1)) -
             journal.reset(folder, shard)
             return
     journal.remove(folder)
+
+
+def begin(
+    out: Path, decided: Record, shard: tuple[int, int] = (1, 1), *, force: bool = False, resume: bool = False
+) -> Path:
+    """The journal of a results file for one shard: empty, or one to go on with, by `resume`; `force` empties it.
+
+    Raises:
+        OtherSettingsError: If it was begun with other shards.
+        OutputExistsError: If this shard was begun, and neither `force` nor `resume` is given.
+        JournalBusyError: If another process writes what is to be emptied.
+    """
+    folder = journal.folder_of(out)
+    begun = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
+    others = [path for path in journal.shard_files(folder) if not path.name.endswith(f"-of-{shard[1]}.jsonl")]
+    if force:
+        start_anew(folder, decided, shard)
+    elif others:
+        raise OtherSettingsError(f"{folder} was begun with other shards ({others[0].stem})", "--force starts anew")
+    elif begun.exists() and not resume:
+        raise OutputExistsError(f"{folder} holds a surface that was not finished", "--resume goes on, --force anew")
+    return folder
 
 
 def run_shard(

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from landscape.results import Record
+from landscape.results import Json, Record
 
 _SAME = "same operator and data"
 _OTHERS = ", other data"
@@ -68,6 +68,23 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     heads += [header[c].rjust(room[c]).ljust(widths[c]) for c in range(1, len(header))]
     lines = [heads, *([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in bodies)]
     return ["  ".join(line).rstrip() for line in lines]
+
+
+def listed(record: Record) -> str:
+    """What a record holds, a line for each name.
+
+    Example:
+        >>> print(listed({"batch_norm": "frozen", "seconds": {"eager": 0.01234}}))
+        batch norm            frozen
+        seconds               eager 0.0123
+    """
+    return "\n".join(f"{name.replace('_', ' '):<22}{_plain(value)}" for name, value in record.items())
+
+
+def _plain(value: Json) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _split(cell: str) -> tuple[str, str]:

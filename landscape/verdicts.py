@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from landscape.formatting import plus_minus, short, signed
-from landscape.grouping import data_identity
+from landscape.grouping import conditions
 from landscape.methods import Comparison, deviation, methods, ratio, welch
 from landscape.readings import largest, places
 from landscape.results import Array, Eigenpairs
 
+_WAYS = {"batch_norm": "BatchNorm", "precision": "precision"}
 MOST_COMPARED = 3  # methods in a sentence, besides the one they are held against; of more only how many differ
 
 
@@ -26,7 +27,7 @@ MOST_COMPARED = 3  # methods in a sentence, besides the one they are held agains
 class OverSeeds:
     """A measure of one method, a value for each seed, and the losses that it was measured at (NaN: not known).
 
-    `data` has the `data_identity` of each value; `refused` says why the values may not be held against others.
+    `data` has the `conditions` of each value; `refused` says why the values may not be held against others.
     """
 
     name: str
@@ -42,7 +43,7 @@ def eigenvalues_over_seeds(name: str, pairs: Sequence[Eigenpairs], losses: Seque
     low, refused = int(np.sum(~(values > 0))), ""
     if unsure or low:
         refused = f"{unsure or low} of {len(pairs)} are not {'certified' if unsure else 'positive'}"
-    return OverSeeds(name, values, np.array(losses), tuple(data_identity(one) for one in pairs), refused)
+    return OverSeeds(name, values, np.array(losses), tuple(conditions(one) for one in pairs), refused)
 
 
 def certified(pairs: Eigenpairs) -> bool:
@@ -61,7 +62,7 @@ def curvature_over_seeds(measured: Sequence[OverSeeds], *, symbol: str, split: s
     measured = [one for one in measured if not one.refused]
     where = on_which_data(measured)
     if where is None:
-        refused.append(f"{symbol} is of different {split} data, so methods are not compared")
+        refused.append(f"{symbol} is {apart(_keys(measured), split)}, so methods are not compared")
     if len(measured) < 2 or where is None:
         return "; ".join(refused)
     first, *others = measured
@@ -88,7 +89,7 @@ def accuracy_over_seeds(measured: Sequence[OverSeeds]) -> str:
         return ""
     where = on_which_data(measured)
     if where is None:
-        return "test accuracies are of different test data, so methods are not compared"
+        return f"test accuracies are {apart(_keys(measured), 'test')}, so methods are not compared"
     first, *others = measured
     found = [welch(one.values, first.values, comparisons=len(others)) for one in others]
     where = where or ", on this test set"
@@ -120,8 +121,8 @@ def changes_over_seeds(measured: Sequence[OverSeeds]) -> str:
     means = ", ".join(f"{one.name} {signed(float(np.mean(one.values)), deviation(one.values))}" for one in measured)
     told = [
         f"{_called(one, measured)} − {_called(first, measured)} "
-        f"{with_interval(apart.difference, apart.low, apart.high, what)}{_judged(apart)}"
-        for one, apart in zip(others, found, strict=True)
+        f"{with_interval(change.difference, change.low, change.high, what)}{_judged(change)}"
+        for one, change in zip(others, found, strict=True)
     ]
     return f"{means} (± over seeds); {'; '.join(told)}"
 
@@ -148,12 +149,26 @@ def on_which_data(measured: Sequence[OverSeeds]) -> str | None:
 
     Splits compare where every method has the same ones, or each of its seeds another, of one data set.
     """
-    kinds = {tuple(json.loads(key)[n] for n in (0, 1, 2, 4)) for one in measured for key in one.data}
-    if len({key for one in measured for key in one.data}) <= 1:
+    kinds = {json.dumps(json.loads(key) | {"data_hash": None}) for key in _keys(measured)}
+    if len(set(_keys(measured))) <= 1:
         return ""
     alike = len({tuple(sorted(one.data)) for one in measured}) == 1
-    apart = all(len(set(one.data)) == len(one.data) for one in measured)
-    return ", each on its own split" if len(kinds) == 1 and (alike or apart) else None
+    different = all(len(set(one.data)) == len(one.data) for one in measured)
+    return ", each on its own split" if len(kinds) == 1 and (alike or different) else None
+
+
+def apart(keys: Sequence[str], split: str) -> str:
+    """In words what keeps measures under these `conditions` from being compared; empty where nothing does."""
+    found = [json.loads(key) for key in keys]
+    words = {name: dict.fromkeys(str(one.get(key)) for one in found) for key, name in _WAYS.items()}
+    ways = [f"{name} {' and '.join(told)}" for name, told in words.items() if len(told) > 1]
+    if ways:
+        return f"measured in different ways ({', '.join(ways)})"
+    return f"of different {split} data" if len(set(keys)) > 1 else ""
+
+
+def _keys(measured: Sequence[OverSeeds]) -> list[str]:
+    return [key for one in measured for key in one.data]
 
 
 def mean_and_deviation(values: Array) -> str:

@@ -151,25 +151,44 @@ def tick_label(value: float, *, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
 
 
-def symlog(values: Array, linear: float) -> Array:
-    """sign(v) log10(1 + |v| / linear): a line around zero, a log scale far from it."""
-    return np.asarray(np.sign(values) * np.log10(1 + np.abs(values) / linear))
+@dataclass(frozen=True)
+class SignedView:
+    """The scale of a map of differences from -reach to reach: logarithmic beyond ±`linear`, all linear where None."""
+
+    reach: float
+    linear: float | None
+    ticks: tuple[float, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """The ticks with their signs."""
+        return [f"+{label}" if float(label) > 0 else label for label in tick_labels(self.ticks)]
+
+    @property
+    def scale(self) -> str:
+        """What a reader has to know of it; "" where it is linear."""
+        return "" if self.linear is None else f"log beyond ±{self.linear:g}"
+
+    def at(self, values: Array) -> Array:
+        """sign(v) log10(1 + |v| / linear), a line around zero and a log scale far from it; v where all is linear."""
+        values = np.asarray(values, dtype=np.float64)
+        return values if self.linear is None else np.sign(values) * np.log10(1 + np.abs(values) / self.linear)
 
 
-def linear_part(values: Array, errors: Array) -> float | None:
-    """Up to where a map of differences is linear: their median error where they span decades, else None for all."""
-    known = np.isfinite(values) & np.isfinite(errors)
-    reach, noise = np.max(np.abs(values[known]), initial=0.0), np.median(errors[known]) if known.any() else 0.0
-    return float(10.0 ** round(math.log10(noise))) if 0 < _WIDE * noise < reach else None
+def difference_view(values: Array, errors: Array, *, scale: Scale = "auto") -> SignedView:
+    """The scale that holds every finite difference; it is linear up to their median error, as a power of ten.
 
-
-def signed_ticks(reach: float, linear: float | None) -> list[float]:
-    """Round differences from -reach to reach: halves of it, or (where only `linear` is linear) zero and decades."""
-    if linear is None:
-        return [reach * part for part in (-1, -0.5, 0, 0.5, 1)]
-    decades = range(round(math.log10(linear)) + 1, math.floor(math.log10(reach) + 1e-9) + 1)
-    positive = [10.0**n for n in reversed(decades[:: -math.ceil(len(decades) / 4)])]
-    return [*(-tick for tick in reversed(positive)), 0.0, *positive]
+    "auto" is logarithmic beyond that where differences are more than thirty such errors wide, "log" always.
+    """
+    size = np.abs(values[np.isfinite(values)])
+    reach = round_step(float(np.max(size, initial=0.0)) or 1.0)
+    noise = np.median(errors[np.isfinite(values) & np.isfinite(errors)]) if np.isfinite(errors).any() else 0.0
+    if scale == "linear" or (scale == "auto" and not 0 < _WIDE * noise < np.max(size, initial=0.0)):
+        return SignedView(reach, None, tuple(reach * part for part in (-1, -0.5, 0, 0.5, 1)))
+    most = math.floor(math.log10(reach) + 1e-9)
+    least = min(round(math.log10(noise)), most - 1) if noise > 0 else most - 3
+    positive = [10.0**n for n in range(most, least, -math.ceil((most - least) / 4))]
+    return SignedView(reach, 10.0**least, (*(-tick for tick in positive), 0.0, *reversed(positive)))
 
 
 def _linear_ticks(low: float, high: float, *, parts: int = 4) -> list[float]:

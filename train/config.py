@@ -40,45 +40,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "step", "constant")
 SYNCS = ("global", "local")
 
-MEANINGS = {  # of each setting, in a line
-    "method": "sgd, sam, sam-subset (SAM on the larger part of each batch), asam, agnostic-sam, and its two variants.",
-    "data": "A data set (landscape data list), imagefolder:PATH or npz:PATH.",
-    "data_root": "Folder with the data sets.  [default: $LANDSCAPE_DATA, else ~/.cache/landscape/data]",
-    "val_fraction": "Of the training part, held out where the data has no validation part; 0: none (then no best.pt).",
-    "augment": "none, or paper: training images are mirrored, cropped and so on, as in the paper.",
-    "model": "The network: a name of ours, torchvision:NAME or timm:NAME; an unknown one lists them.",
-    "weights": "File of pretrained weights to start from; the head stays new where it has other classes.",
-    "epochs": "Passes over the training data.",
-    "batch_size": "Examples per step.",
-    "lr": "Learning rate at its highest.",
-    "schedule": "Of the learning rate: cosine to zero, step (x 0.2 at 30, 60, 80 % of the epochs), or constant.",
-    "warmup_epochs": "Epochs in which the learning rate rises in equal steps, before the schedule.",
-    "label_smoothing": "Of the training loss; every loss that is reported is plain cross-entropy.",
-    "momentum": "Of SGD underneath every method.",
-    "nesterov": "Take that momentum as Nesterov does.",
-    "weight_decay": "Of SGD underneath every method.",
-    "rho": "Radius of sam, sam-subset and asam (whose paper takes 0.5).",
-    "rho1": "Ascent radius of agnostic-sam.",
-    "rho2": "Validation radius of agnostic-sam.",
-    "split_ratio": "Share of a batch that agnostic-sam trains on.",
-    "m": "Perturb each chunk of so many examples of a batch by itself (m-sharpness); 0: the whole batch. "
-    "BatchNorm's running statistics move with each chunk of a process.",
-    "sam_sync": "Several processes (torchrun) perturb together, global, or each by itself, local.",
-    "same_rng": "The same dropout masks in all passes of a step.",
-    "ema": "Decay per step of an average of the weights, e.g. 0.999, kept as ema.pt; 0: none.",
-    "label_noise": "Fraction of training labels changed to another class.",
-    "seed": "Decides initial weights and order of the data.",
-    "data_seed": "Decides the split and the label noise.",
-    "device": "auto, cpu or cuda.",
-    "eta": "What ASAM adds to the size of a weight.",
-    "precision": "Precision of the passes, by autocast: fp32, bf16 or fp16.",
-    "channels_last": "Lay images and weights out with the channels innermost.",
-    "compile": "Compile the passes of the steps, once they are found to agree with the plain ones.",
-    "probe_every": "Steps from one congruence probe to the next; 0 chooses.",
-    "probe_radius": "Radius of the congruence probe, the same for every method.",
-    "save_every": "Keep epoch-0010.pt and so on every so many epochs; 0 keeps none.",
-}
-
 CHOICES = {
     "method": METHODS,
     "model": (*MODELS, *MODEL_LIBRARIES),
@@ -230,6 +191,25 @@ class TrainConfig:
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"the settings are not TOML: {error}. Write lines such as: epochs = 40") from error
         return cls.from_dict(values)
+
+
+def words_of(settings: Mapping[str, object]) -> list[str]:
+    """The options of `landscape train` that make these settings: of each that is not the default.
+
+    Example:
+        >>> words_of({"method": "sam", "epochs": 40, "nesterov": True, "save_every": 2})
+        ['--method', 'sam', '--nesterov', '--save-every', '2']
+    """
+    defaults, words = TrainConfig().to_dict(), list[str]()
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if value != defaults.get(name):
+            words += (
+                [f"--{option}" if value else f"--no-{option}"]
+                if isinstance(value, bool)
+                else [f"--{option}", str(value)]
+            )
+    return words
 
 
 def differences(a: TrainConfig, b: TrainConfig) -> list[str]:

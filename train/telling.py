@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from train import timing
 from train.config import TrainConfig
@@ -74,6 +75,17 @@ def outcome_text(outcome: Outcome) -> str:
     best = 100 * (metrics["best_val_accuracy"] or 0)
     at = f"best validation accuracy {best:.1f} %, at epoch {metrics['best_epoch']:.0f}"
     return f"{line}saved {_file(outcome, 'best.pt')}   {at}"
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """How a run ended, as primitives."""
+    return {
+        "status": outcome.status,
+        "checkpoint": str(outcome.folder / "last.pt"),
+        "epoch": outcome.epoch,
+        "metrics": dict(outcome.metrics),
+        "already_finished": outcome.already_finished,
+    }
 
 
 def plan_lines(config: TrainConfig, plan: Plan, time: str) -> list[str]:

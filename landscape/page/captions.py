@@ -10,6 +10,7 @@ from landscape.formatting import percent, plus_minus, short
 from landscape.page.markup import escape
 from landscape.readings import centre, centre_cell, measured
 from landscape.results import Line, Surface
+from landscape.subjects import plain_loop
 from landscape.view import STATUS_NAMES
 
 
@@ -48,10 +49,11 @@ def badge(surface: Surface | Line) -> str:
     difference = (
         f" (relative difference {error:.1g})" if isinstance(error, int | float) and math.isfinite(error) else ""
     )
+    against = f"that of {loop}" if (loop := plain_loop(surface.settings)) else "the checkpoint’s"
     if passed is True:
-        return f'<p class="badge">✓ centre check: loss at the centre equals the checkpoint’s{difference}</p>{count}'
+        return f'<p class="badge">✓ centre check: loss at the centre equals {against}{difference}</p>{count}'
     if passed is False:
-        text = f"centre check FAILED: loss at the centre differs from the checkpoint’s{difference}"
+        text = f"centre check FAILED: loss at the centre differs from {against}{difference}"
         return f'<p class="badge warn">✗ {text}</p>{count}'
     return f'<p class="badge">The centre was not checked against the checkpoint.</p>{count}'
 

@@ -110,7 +110,7 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
         [
             c.style.name,
             str(one.settings["layer"]),
-            str(one.settings.get("num_kept", "—")),
+            f"{count:,}" if isinstance(count := one.settings.get("num_kept"), int) else "—",
             plus_minus(largest(one), float(one.residuals[0])) if math.isfinite(largest(one)) else "—",
             "yes" if one.converged.all() and one.complete else "NO",
         ]

@@ -14,6 +14,7 @@ from landscape.page.payload import MOST_DIFFERENCES
 from landscape.paired import Difference, paired_difference, paired_rise
 from landscape.readings import centre_cell
 from landscape.results import Surface
+from landscape.view import difference_view
 
 Sets = Sequence[tuple[str, Surface, list[Surface]]]
 
@@ -33,7 +34,7 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
     note = (
         '<p class="note">The same examples at the same steps from each checkpoint: below zero (blue) the first named '
         "has the lower loss. ± is one standard error of the difference over these examples; a grey dot marks a point "
-        "where the difference is within two of them. A symlog scale is linear up to about two standard errors and "
+        "where the difference is within two of them. A symlog scale is linear up to about one standard error and "
         "logarithmic above; hover has the values. Rise: how much more the loss grows from the checkpoint to the "
         "square ring at half and at the whole extent. This is the error of the examples alone, not of other training "
         f"seeds.{f' The table has {hidden} more.' if hidden > 0 else ''}</p>"
@@ -49,9 +50,8 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
 
 
 def _spans_decades(one: Surface, first: Surface) -> bool:
-    size = np.abs(paired_difference(one, first).value)
-    size = size[np.isfinite(size)]
-    return bool(size.size and size.max() > 10 * np.median(size))
+    found = paired_difference(one, first)
+    return difference_view(found.value, found.standard_error).linear is not None
 
 
 def _names(one: Surface, first: Surface, known: dict[str, Style]) -> str:

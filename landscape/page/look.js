@@ -25,6 +25,7 @@ function themed(layout) {
   layout.font = { ...layout.font, color: ink };
   layout.hoverlabel = { bgcolor: ground, bordercolor: soft, font: { color: ink } };
   layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: css("--accent") };
+  for (const note of layout.annotations ?? []) note.bgcolor = ground; // over lines
   const axes = Object.entries(layout).filter(([name]) => /^[xy]axis\d*$/.test(name)).map(([, axis]) => axis);
   const solid = layout.scene ? [layout.scene.xaxis, layout.scene.yaxis, layout.scene.zaxis] : [];
   for (const axis of [...axes, ...solid]) {
@@ -83,9 +84,24 @@ function cutAxes(layout) { // curves end where the surfaces are clipped
     if (top > axis.range[0]) axis.range = [axis.range[0], Math.min(axis.range[1], top)];
   }
 }
+function lost(div, error) { // one figure that plotly cannot draw takes no other with it
+  console.warn(error);
+  Plotly.purge(div);
+  div.classList.remove("js-plotly-plot");
+  const note = document.createElement("p");
+  note.className = "missing";
+  note.textContent = "This figure could not be drawn. Its numbers are in the files: Save as JSON, below.";
+  div.replaceChildren(note);
+}
 async function plot(div, figure, layout) { // true where it is the first one there
   const first = !div.data;
-  await Plotly.react(div, figure.data, layout, CONFIG);
+  if (first) div.replaceChildren();
+  try {
+    await Plotly.react(div, figure.data, layout, CONFIG);
+  } catch (error) {
+    lost(div, error);
+    return false;
+  }
   if (first) div.on("plotly_afterplot", () => named(div)); // plotly redraws by itself too
   named(div);
   return first;
@@ -116,5 +132,5 @@ async function chart(id, figure, { clipped = false, margin = { l: 62, r: 12, t: 
   if (clipped) cutAxes(layout);
   keepSwitched(div, copy.data);
   if (await plot(div, copy, layout)) listenToLegend(div);
-  await makeRoom(div);
+  if (div.data) await makeRoom(div);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 from landscape.formatting import capital
@@ -15,11 +16,21 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def breakable(text: str) -> str:
+    """A name that may go on in a new line after a dot, a slash or an underscore, and not within a word."""
+    return re.sub("([./_])", r"\1<wbr>", escape(text))
+
+
+def unbroken(text: str) -> str:
+    """A sentence in which no line ends between a value and its uncertainty."""
+    return escape(text).replace(" ± ", "\u00a0±\u00a0")
+
+
 def section(name: str, title: str, body: str) -> str:
     """A section with its small name and its title, a sentence."""
     title = capital(title)
     identity = f"section-{name.split()[-1].lower()}"
-    return f'<section id="{identity}"><p class="eyebrow">{name}</p><h2>{escape(title)}</h2>{body}</section>'
+    return f'<section id="{identity}"><p class="eyebrow">{name}</p><h2>{unbroken(title)}</h2>{body}</section>'
 
 
 def missing(what: str, command: str) -> str:
@@ -44,7 +55,7 @@ def table(head: Row, rows: Sequence[Row], *, text: int = 1, sortable: bool = Fal
     body = ""
     for first, *rest in rows:
         cells = "".join(f"<td{kind(n, cell)}>{escape(cell)}</td>" for n, cell in enumerate(rest, 1))
-        body += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{breakable(first)}</th>{cells}</tr>'
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -18,7 +18,7 @@ from landscape.page.captions import badge, no_surface, stat
 from landscape.paired import comparable, paired_difference
 from landscape.readings import centre, measured, num_examples
 from landscape.results import Array, Json, Surface, Trajectory
-from landscape.view import STATUS_NAMES, View, loss_view
+from landscape.view import STATUS_NAMES, View, difference_view, loss_view
 
 MOST_COLUMNS = 8  # pictures side by side; of more checkpoints
 SLOTS = 3  # have a picture, each with a picker; of more than these that are seeds of few methods, one of each
@@ -46,7 +46,7 @@ def payload(
     traces = [one for c in checkpoints for one in c.traces]
     pictured = [(first, one) for _, first, others in difference_sets(planes, splits) for one in others]
     return {
-        "splits": [{"id": key, "name": name} for key, name in splits.values()],
+        "splits": {key: {"name": name, "hash": json.loads(data)[3]} for data, (key, name) in splits.items()},
         "loss": "log" if log else "linear",
         "linear_only": linear_only,
         "clip": _clip_range(surfaces),
@@ -79,6 +79,12 @@ def difference_sets(
     return found
 
 
+def epochs_of(family: Sequence[SurfaceGroup]) -> list[int]:
+    """The epochs that a run was seen at from one of these planes."""
+    surfaces = [one for plane in family for members in plane.sets.values() for _, one in members]
+    return sorted({int(epoch) for one in surfaces if one.trajectory for epoch in one.trajectory.epoch})
+
+
 def plane_named(n: int, num_planes: int) -> str:
     """What tells the pictures of one family of planes from those of another."""
     return f", plane {n + 1}" if num_planes > 1 else ""
@@ -107,6 +113,7 @@ def _family_payload(
     return {
         "x": one.x.tolist(),
         "y": one.y.tolist(),
+        "epochs": epochs_of(family),
         "columns": [{"name": style.name, "color": style.color} for style in family[0].columns],
         "crowded": len(slots(family[0].columns)) < len(family[0].columns),
         "missing": {key: no_surface(name) for key, name in splits.values()},
@@ -133,12 +140,16 @@ def _set_payload(
 
 
 def _difference_payload(one: Surface, first: Surface) -> dict[str, Any]:
-    """The look, and the values with their errors; `knee` is where a symlog scale turns from linear to log."""
+    """The look, and the values with their errors; `knee` is where the symlog scale turns to log, with its ticks."""
     found = paired_difference(one, first)
     figure = _figure_json(_without_arrays(figures.difference(one, first, scale="linear")))
-    error = found.standard_error[np.isfinite(found.standard_error) & (found.standard_error > 0)]
-    knee = 2 * float(np.median(error)) if error.size else None
-    return {"figure": figure, "value": _packed(found.value.T), "error": _packed(found.standard_error.T), "knee": knee}
+    view = difference_view(found.value, found.standard_error, scale="log")
+    return {
+        "figure": figure,
+        "value": _packed(found.value.T),
+        "error": _packed(found.standard_error.T),
+        "symlog": {"knee": view.linear, "ticks": view.ticks, "labels": view.labels, "told": view.scale},
+    }
 
 
 def _line_payload(group: LineGroup, known: dict[str, Style]) -> dict[str, Any]:

@@ -103,11 +103,16 @@ function cursor(div) {
   div.on("plotly_hover", (event) => readEpoch(event.points[0].x, div));
   div.on("plotly_unhover", () => readEpoch(null, div));
 }
-function tellEpoch(p) { // of the slider
-  const run = besides(p).map(runOf).find(Boolean), n = Number(state[`epoch${p}`]);
-  if (!run) return "";
-  const [own, plane, far] = [plusMinus(run.loss[n], run.standard_error[n]), short(run.plane_loss[n]), short(run.distance[n])];
-  return `${run.epoch[n]}: its own loss ${own}, the plane’s ${plane}, ${far} off the plane`;
+const epochOf = (p) => data.planes[p].epochs[Number(state[`epoch${p}`])];
+function tellEpoch(p) { // of the slider: what each run that is shown was then
+  const shown = besides(p).filter(runOf), epoch = epochOf(p);
+  const told = shown.map((column) => {
+    const run = runOf(column), n = run.epoch.indexOf(epoch), name = shown.length > 1 ? `${nameOf(column)} ` : "";
+    if (n < 0) return `${name}not kept`;
+    const own = plusMinus(run.loss[n], run.standard_error[n]);
+    return `${name}its own loss ${own}, the plane’s ${short(run.plane_loss[n])}, ${short(run.distance[n])} off the plane`;
+  });
+  return told.length ? `${epoch}: ${told.join(" · ")}` : "";
 }
 
 // ---- keys: over a contour they move the cell, over a scene they turn it ----

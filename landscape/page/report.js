@@ -85,8 +85,7 @@ async function draw(all = true) {
 }
 
 function showEpoch(p) {
-  const run = besides(p).map(runOf).find(Boolean);
-  if (run) readEpoch(run.epoch[Number(state[`epoch${p}`])]);
+  if (besides(p).some(runOf)) readEpoch(epochOf(p));
 }
 
 // ---- play: the first picture goes through the checkpoints, or a mark through the epochs of a run ----
@@ -106,6 +105,7 @@ async function redraw(column) {
   await drawContour(column);
   await drawScene(column);
   tellReading(column.p);
+  tellSliders();
   await drawSlices(column.p);
 }
 async function play(p) {
@@ -177,9 +177,13 @@ for (const link of document.querySelectorAll(".skip a")) {
 addEventListener("beforeprint", () => {
   document.documentElement.dataset.paper = "yes";
   for (const div of document.querySelectorAll(".js-plotly-plot")) onPaper(div);
+  for (const table of document.querySelectorAll(".scroll table")) { // all columns on the sheet
+    table.style.zoom = Math.min(1, table.parentElement.clientWidth / table.offsetWidth) || 1;
+  }
 });
 addEventListener("afterprint", () => {
   delete document.documentElement.dataset.paper;
+  for (const table of document.querySelectorAll(".scroll table")) table.style.zoom = "";
   draw();
 });
 

@@ -58,13 +58,9 @@ function crossings(x, y, z, level) { // where a surface has this height, cell by
 function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D the cell that is read
   const ring = ringOf(one), found = [], white = "#ffffff";
   const level = ring === null ? NaN : onAxis(ring), z = one.drawn.map((row) => row.map(onAxis));
-  const shared = { visible: ring !== null && reaches(one, ring), hoverinfo: "skip", meta: "ring" };
-  if (solid) {
-    found.push({ type: "scatter3d", mode: "lines", ...crossings(one.x, one.y, z, level), ...shared, line: { color: white, width: 5 } });
-  } else {
-    const contours = { start: level, end: level, size: 1, coloring: "none" }, line = { color: white, width: 2.5, smoothing: 0 };
-    found.push({ type: "contour", x: one.x, y: one.y, z, ...shared, showscale: false, autocontour: false, contours, line });
-  }
+  const { z: heights, ...line } = crossings(one.x, one.y, z, level), shown = ring !== null && reaches(one, ring);
+  const shared = { mode: "lines", visible: shown, hoverinfo: "skip", meta: "ring", line: { color: white, width: solid ? 5 : 2.5 } };
+  found.push(solid ? { type: "scatter3d", ...line, z: heights, ...shared } : { type: "scatter", ...line, ...shared });
   if (one.lowest) {
     const [j, i] = one.lowest, loss = one.loss[j][i], where = { x: [one.x[i]], y: [one.y[j]] };
     found.push({
@@ -79,6 +75,7 @@ function marks(one, height, solid) { // the ring, the lowest cell, and in 3-D th
   }
   return found;
 }
+const byColumn = (rows) => rows[0].map((_, i) => rows.map((row) => row[i])); // a surface's labels are looked up by [x, y]
 function fill(figure, one, view, solid = false) {
   const copy = structuredClone(figure);
   const height = (v) => (view.cut === undefined ? onAxis(v) : Math.min(onAxis(v), view.high));
@@ -88,6 +85,7 @@ function fill(figure, one, view, solid = false) {
       trace.customdata = one.loss.map((row, j) => row.map((v, i) => [v, one.error[j][i], one.accuracy[j][i]]));
       const said = ([v, error, right]) => `loss ${plusMinus(v, error)}${rightAt(right, "<br>")}<br>status ok`;
       trace.text = trace.customdata.map((row) => row.map(said));
+      if (solid) Object.assign(trace, { customdata: byColumn(trace.customdata), text: byColumn(trace.text) });
       const levels = { start: view.low, end: view.high, size: view.step };
       if (trace.type === "surface") {
         Object.assign(trace, { cmin: view.low, cmax: view.high });
@@ -164,7 +162,6 @@ async function drawScene(column) {
   Object.assign(layout.scene.zaxis, { range: [view.low, view.high], tickvals: ticks, ticktext: labels });
   layout.scene.zaxis.title.text = state.loss === "log" ? "loss (log scale)" : "loss";
   layout.scene.camera = structuredClone(camera());
-  if (!div.data) div.replaceChildren();
   div.tabIndex = 0;
   if (!await plot(div, figure, layout)) return;
   let waiting = null;
@@ -232,19 +229,15 @@ function raise(column) {
   }
   alive.push(column);
 }
-// The difference of two surfaces, on a symlog scale where differences span decades: asinh(d / knee), to the same ends.
-function colored({ figure, value, error, knee }) {
+// The difference of two surfaces; on the symlog scale log10(1 + |v| / knee) with its sign, to the same ends.
+function colored({ figure, value, error, symlog }) {
   const copy = structuredClone(figure), [trace] = copy.data, reach = trace.zmax, values = unpack(value), errors = unpack(error);
-  const bent = state.difference === "symlog", round = knee ?? reach / 1000;
-  const bend = (v) => (bent ? Math.asinh(v / round) / Math.asinh(reach / round) * reach : v);
+  const bent = state.difference === "symlog", log = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v) / symlog.knee);
+  const bend = (v) => (bent ? log(v) / log(reach) * reach : v);
   trace.z = values.map((row) => row.map(bend));
   trace.customdata = values.map((row, j) => row.map((v, i) => [v, errors[j][i]]));
   trace.text = trace.customdata.map((row) => row.map(([v, error]) => `difference ${signed(v, error)}`));
-  trace.colorbar.title.text = `difference of the mean losses${bent ? ", symlog scale" : ""}`;
-  if (!bent) return copy;
-  const [low, high] = [Math.ceil(Math.log10(round)), Math.floor(Math.log10(reach))], every = Math.max(1, Math.ceil((high - low + 1) / 3));
-  const sizes = Array.from({ length: Math.max(0, Math.floor((high - low) / every) + 1) }, (_, n) => 10 ** (high - n * every));
-  const apart = sizes.filter((v) => bend(v) > 0.25 * reach), ticks = [...apart.map((v) => -v), 0, ...apart.reverse()];
-  Object.assign(trace.colorbar, { tickvals: ticks.map(bend), ticktext: ticks.map((v) => (v > 0 ? "+" : "") + brief(v)) });
+  trace.colorbar.title.text = `difference of the mean losses${bent ? `, ${symlog.told}` : ""}`;
+  if (bent) Object.assign(trace.colorbar, { tickvals: symlog.ticks.map(bend), ticktext: symlog.labels });
   return copy;
 }

@@ -13,9 +13,18 @@ from landscape.formatting import capital, plus_minus, short
 from landscape.grouping import Style, SurfaceGroup, checkpoint_key, plane_kind
 from landscape.page.captions import badge, no_surface, stat, surface_command
 from landscape.page.markup import escape, missing, numbers, picker, radios, section, shown_for, slider, table
-from landscape.page.payload import plane_named, slots
+from landscape.page.payload import epochs_of, plane_named, slots
 from landscape.page.sentences import MOST_NAMED, slice_sentence, surface_sentence
-from landscape.readings import centre, centre_cell, edge_median, measured, nearest, quadratic_models, rise_distance
+from landscape.readings import (
+    centre,
+    centre_cell,
+    edge_median,
+    first_step,
+    measured,
+    nearest,
+    quadratic_models,
+    rise_distance,
+)
 from landscape.results import Array, Surface
 
 Ids = Sequence[tuple[str, str]]  # of the data: in the page, and as it is called
@@ -214,8 +223,7 @@ def _runs_html(n: int, family: Sequence[SurfaceGroup], where: str) -> str:
     seen = _runs(family)
     if not seen:
         return ""
-    assert seen[0].trajectory is not None
-    last = len(seen[0].trajectory.epoch) - 1
+    last = len(epochs_of(family)) - 1
     controls = slider(f"epoch{n}", "Epoch", 0, last, last) + _play_html(n, "through its epochs")
     return (
         "<figure><figcaption><h3>The run along its epochs: its own loss, and the loss of the plane below it</h3><p "
@@ -255,10 +263,12 @@ def _flatness_html(planes: Sequence[SurfaceGroup], key: str, name: str, ids: Ids
         return ""
     radii = [f"radius +{rise:g}" for rise in RISES]
     head = ["checkpoint", "planes", "centre loss", "curvature", *radii, "rise, half way", "rise, edge"]
+    step = short(first_step(next(iter(of.values()))[0]))
     text = (
         f"On {name}, over random planes of different seeds: mean ± standard deviation over the planes, which says how "
         "much one picture depends on its draw. Radius +d: the distance along an axis at which the loss has risen by d "
-        "nats (beyond: on some axis it never has). Rise: the mean on the square ring at half and at the whole extent. "
+        f"nats (beyond: on some axis it never has); below {step}, one step of the grid, the loss is taken for a bowl. "
+        "Rise: the mean on the square ring at half and at the whole extent. "
         "Curvature: the second difference over one step of the grid."
     )
     made = table(head, rows, sortable=True)

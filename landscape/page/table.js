@@ -36,7 +36,8 @@ function measurements() {
   const found = [];
   data.planes.forEach((plane, p) => plane.members.forEach((member, k) => {
     for (const [split, set] of Object.entries(member)) for (const one of set.surfaces) {
-      found.push({ checkpoint: plane.columns[one.column].name, family: p + 1, plane: k + 1, split, one });
+      const { name, hash } = data.splits[split], of = { data: name, data_hash: hash, num_examples: one.num_examples };
+      found.push({ checkpoint: plane.columns[one.column].name, family: p + 1, plane: k + 1, ...of, one });
     }
   }));
   return found;
@@ -46,8 +47,12 @@ function statuses(one) { // of every cell
   one.cells.forEach(([j, i, status]) => { rows[j][i] = status; });
   return rows;
 }
+function asWritten(v) { // no digit that float32, in which it travels, does not carry
+  const digits = [6, 7, 8, 9].find((n) => Math.fround(Number(v.toPrecision(n))) === v);
+  return digits ? Number(v.toPrecision(digits)) : v;
+}
 function asJson() {
-  const finite = (rows) => rows.map((row) => row.map((v) => (Number.isFinite(v) ? v : String(v))));
+  const finite = (rows) => rows.map((row) => row.map((v) => (Number.isFinite(v) ? asWritten(v) : String(v))));
   const surfaces = measurements().map(({ one, ...where }) => ({
     ...where, x: one.x, y: one.y, rows: "of y",
     loss: finite(one.loss), standard_error: finite(one.error), accuracy: finite(one.accuracy),
@@ -57,11 +62,12 @@ function asJson() {
 }
 function asCsv() {
   const quoted = (text) => `"${text.replace(/"/g, '""')}"`;
-  const lines = ["checkpoint,family,plane,split,x,y,loss,standard_error,accuracy,status"];
-  for (const { checkpoint, family, plane, split, one } of measurements()) {
+  const lines = ["checkpoint,family,plane,data,data_hash,num_examples,x,y,loss,standard_error,accuracy,status"];
+  for (const { checkpoint, family, plane, data: name, data_hash, num_examples, one } of measurements()) {
     const status = statuses(one);
     one.y.forEach((y, j) => one.x.forEach((x, i) => lines.push([
-      quoted(checkpoint), family, plane, split, x, y, one.loss[j][i], one.error[j][i], one.accuracy[j][i], status[j][i],
+      quoted(checkpoint), family, plane, quoted(name), data_hash ?? "", num_examples, x, y,
+      ...[one.loss, one.error, one.accuracy].map((rows) => asWritten(rows[j][i])), status[j][i],
     ].join(","))));
   }
   return lines.join("\n") + "\n";
@@ -91,8 +97,9 @@ const ACTIONS = {
 };
 data.planes.forEach((plane, p) => { // the cell that is read
   ACTIONS[`p${p}-copy`] = () => {
-    const [j, i] = readings[p], said = (key, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value);
-    return copy(JSON.stringify({ x: plane.x[i], y: plane.y[j], data: state.split, values: valuesAt(p) }, said));
+    const [j, i] = readings[p], on = data.splits[state.split].name;
+    const said = (key, v) => (typeof v !== "number" ? v : Number.isFinite(v) ? asWritten(v) : String(v));
+    return copy(JSON.stringify({ x: plane.x[i], y: plane.y[j], data: on, values: valuesAt(p) }, said));
   };
 });
 document.addEventListener("click", async (event) => {

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from landscape.formatting import counted, percent, plus_minus, short
-from landscape.grouping import Checkpoint, data_identity, spectrum_kind
-from landscape.methods import FEWEST_SEEDS, Comparison, deviation, method_told, ratio
+from landscape.grouping import Checkpoint, conditions, spectrum_kind
+from landscape.methods import deviation, method_told
 from landscape.page.captions import surface_command
 from landscape.page.markup import escape, missing, section, table
-from landscape.page.sentences import MOST_NAMED, repeats
+from landscape.page.measures import Row, Seeds, measures, over_seeds, pooled, ratios, rows_of
+from landscape.page.sentences import MOST_NAMED
 from landscape.readings import QUANTITIES, Centre, centre, centre_cell, largest, loss_of_spectrum, places
-from landscape.results import Eigenpairs, Estimate, Surface
-from landscape.verdicts import eigenvalues_over_seeds, mean_and_deviation, on_which_data, times
+from landscape.results import Eigenpairs, Surface
+from landscape.subjects import mode_words
+from landscape.verdicts import mean_and_deviation, times
 
 _ACTIONS = (
     '<div class="actions"><span>Table:</span> <button type="button" id="copy-csv">Copy as CSV</button> <button '
@@ -30,13 +32,15 @@ _ACTIONS = (
 )
 _LATEX = {"λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "—": "---", "₂": "$_2$", "₃": "$_3$"}
 _LATEX |= {"₄": "$_4$", "₅": "$_5$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$"}
+_LATEX |= {special: "\\" + special for special in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}"}
 
 _RATIO = "λmax / that"
 _ERRORS = (
     "± is the standard error over the examples for a loss, sqrt(p(1 − p)/n) for an accuracy, the residual for an "
     "eigenvalue, the standard error over random probes for a trace."
 )
+_CONGRUENCE = "congruence, eval mode"
+_SPLITS = ("train", "test")
 _OVER_SEEDS = "Over seeds: mean ± standard deviation"
 
 
@@ -45,7 +49,7 @@ def table_section(checkpoints: Sequence[Checkpoint]) -> str:
     if not checkpoints:
         return section("Table", "Nothing was measured", missing("No results", "landscape surface CKPT"))
     head, rows = _measures(checkpoints)
-    body = _table_note(_kinds(checkpoints))
+    body = _table_note(checkpoints)
     if over := _over_seeds(checkpoints):
         kept = [name for name in _with_ratios(head, over) if any(row.get(name, "—") != "—" for row in over)]
         titles = [{"checkpoint": "method", "method, radii": "seeds"}.get(name, name) for name in kept]
@@ -74,8 +78,8 @@ def table_latex(checkpoints: Sequence[Checkpoint]) -> str:
         "\n".join(map(line, part)) for part in ([[row.get(n, "—") for n in titles] for row in each], means) if part
     ]
     columns = "ll" + "r" * (len(titles) - 2)
-    notes = [_ERRORS, *([f"{_OVER_SEEDS}, in the rows at the end.", _pooled(checkpoints)] if over else [])]
-    comments = "".join(f"% {note}\n" for note in notes if note)
+    seeds = [f"{_OVER_SEEDS}, in the rows at the end.", pooled(over_seeds(checkpoints))] if over else []
+    comments = "".join(f"% {note}\n" for note in [_ERRORS, _unusual(checkpoints), *seeds] if note)
     return (
         f"{comments}% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(titles)}\n\\midrule\n"
         + "\n\\midrule\n".join(parts)
@@ -91,9 +95,7 @@ def _with_ratios(head: Sequence[str], over: Sequence[dict[str, str]]) -> list[st
 
 def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
     """The tables of the page in full precision, a column per number; `row` tells checkpoints from means over seeds."""
-    records = [(c, _csv_record(c, one)) for c in checkpoints for one in c.pairs]
-    records += [(c, _csv_record(c, None)) for c in checkpoints if not c.pairs]
-    rows = [record for _, record in records] + _csv_over_seeds(checkpoints, records)
+    rows = [_csv_record(row) for c in checkpoints for row in rows_of(c)] + _csv_over_seeds(over_seeds(checkpoints))
     head = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     head.sort(key=lambda name: name.startswith("lambda_"))  # as many as there are, at the end
     file = io.StringIO()
@@ -103,163 +105,100 @@ def table_csv(checkpoints: Sequence[Checkpoint]) -> str:
     return file.getvalue()
 
 
-def _csv_record(c: Checkpoint, one: Eigenpairs | None) -> dict[str, object]:
+def _csv_record(row: Row) -> dict[str, object]:
     """What is known of a checkpoint and of one of its spectra."""
+    c, one = row.checkpoint, row.pairs
     seed, data_seed = _seeds(c)
     found: dict[str, object] = {"checkpoint": c.style.name, "row": "checkpoint", "hash": c.record.get("hash") or ""}
     found |= {"method": method_told(c.record), "seed": seed, "data_seed": data_seed}
-    for split in ("train", "test"):
-        at = centre(c.surface(split))
-        found |= {f"{split}_loss": at.loss, f"{split}_loss_se": at.error}
-        found |= {f"{split}_accuracy": at.accuracy, f"{split}_accuracy_se": at.accuracy_error}
-    for n, probe in enumerate(c.congruences):
-        found |= {f"congruence_{n + 1}": probe.value, f"congruence_{n + 1}_se": probe.standard_error}
-    if one is None:
-        return found
-    found |= {"spectrum_of": spectrum_kind(one), "at_loss": loss_of_spectrum(one, c), "matvecs": one.num_matvecs}
-    found |= {"converged": bool(one.converged.all()), "complete": one.complete}
-    for estimate in c.estimates:
-        if _of(estimate, spectrum_kind(one)):
-            found |= {estimate.quantity: estimate.value, f"{estimate.quantity}_se": estimate.standard_error}
-    for n, (value, residual) in enumerate(zip(one.values.tolist(), one.residuals.tolist(), strict=True)):
-        found |= {f"lambda_{n + 1}": value, f"lambda_{n + 1}_residual": residual}
+    found |= {f"{split}_mode": _mode(surface) for split in _SPLITS if (surface := c.surface(split)) and _mode(surface)}
+    names = ("loss", "loss_se", "accuracy", "accuracy_se")
+    found |= {f"{split}_{name}": "" for split in _SPLITS for name in names}  # also where none was measured
+    found |= {"spectrum_of": row.kind} if row.kind else {}
+    for name, (value, error) in measures(row).items():
+        found |= {name: value}
+        if name != "at_loss":
+            found |= {f"{name}_{'residual' if name.startswith('lambda_') else 'se'}": error}
+    if one is not None:
+        found |= {"matvecs": one.num_matvecs, "converged": bool(one.converged.all()), "complete": one.complete}
     return found
 
 
-def _csv_over_seeds(
-    checkpoints: Sequence[Checkpoint], records: Sequence[tuple[Checkpoint, dict[str, object]]]
-) -> list[dict[str, object]]:
-    """Mean, standard deviation and number of seeds of each measure of each method, of the first kind of spectra."""
-    kind, rows = next(iter(_kinds(checkpoints)), ""), []
-    ratios = _ratios(checkpoints, kind)
-    for method in repeats(checkpoints):
-        members = [checkpoints[n] for n in method.members]
-        mine = [r for c, r in records if any(c is one for one in members) and r.get("spectrum_of", kind) == kind]
-        values: dict[str, list[float]] = {}
-        for record in mine:
-            for name, value in record.items():
-                if isinstance(value, float) and math.isfinite(value) and not name.endswith(("_se", "_residual")):
-                    values.setdefault(name, []).append(value)
-        enough = {name: np.array(of) for name, of in values.items() if len(of) >= FEWEST_SEEDS}
-        start: dict[str, object] = {"checkpoint": method.name, "spectrum_of": kind}
+def _csv_over_seeds(seeds: Sequence[Seeds]) -> list[dict[str, object]]:
+    """Mean, standard deviation and number of seeds of each measure of each method, where it is a finite number."""
+    rows, found = [], ratios(seeds)
+    for one in seeds:
+        finite = {name: of[np.isfinite(of)] for name, of in one.values.items() if np.isfinite(of).any()}
+        start: dict[str, object] = {"checkpoint": one.name, "spectrum_of": _kind(one)}
         rows += [
-            start | {"row": "mean over seeds"} | {name: float(np.mean(of)) for name, of in enough.items()},
-            start | {"row": "standard deviation over seeds"} | {name: deviation(of) for name, of in enough.items()},
-            start | {"row": "number of seeds"} | {name: len(of) for name, of in enough.items()},
+            start | {"row": "mean over seeds"} | {name: float(np.mean(of)) for name, of in finite.items()},
+            start | {"row": "standard deviation over seeds"} | {name: deviation(of) for name, of in finite.items()},
+            start | {"row": "number of seeds"} | {name: len(of) for name, of in finite.items()},
         ]
-        if method.name in ratios:
-            first, found = ratios[method.name]
-            ends = {"": found.difference, "_low": found.low, "_high": found.high}
+        if one.name in found:
+            first, ratio = found[one.name]
+            ends = {"": ratio.difference, "_low": ratio.low, "_high": ratio.high}
             rows[-3] |= {"ratio_to": first} | {f"lambda_1_ratio{end}": 1 + value for end, value in ends.items()}
     return rows
 
 
+def _kind(seeds: Seeds) -> str:
+    return next(map(spectrum_kind, seeds.spectra), "") or next((row.kind for row in seeds.rows), "")
+
+
 def _kinds(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    return list(dict.fromkeys(spectrum_kind(one) for c in checkpoints for one in c.pairs))
+    return list(dict.fromkeys(row.kind for c in checkpoints for row in rows_of(c) if row.kind))
 
 
 def _measures(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and the rows."""
     several = len(_kinds(checkpoints)) > 1
     most = min(max((len(one.values) for c in checkpoints for one in c.pairs), default=1), 5)
-    rows: list[dict[str, str]] = []
-    for c in checkpoints:
-        spectra = [_spectrum_cells(c, one, checkpoints, most, named=several) for one in c.pairs]
-        spectra = spectra or [{"λmax": "—"}]
-        rows += [{**_checkpoint_cells(c), **cells, **_congruence_cells(c)} for cells in spectra]
+    rows = [
+        {**_checkpoint_cells(c), **_spectrum_cells(row, checkpoints, most, named=several), **_congruence_cells(c)}
+        for c in checkpoints
+        for row in rows_of(c)
+    ]
     head = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
     return head, [[row.get(name, "—") for name in head] for row in rows]
 
 
 def _over_seeds(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
-    """Cells by column for each method with three seeds or more; of spectra those of the first kind."""
-    kind, rows = next(iter(_kinds(checkpoints)), ""), []
-    for method in repeats(checkpoints):
-        members = [checkpoints[n] for n in method.members]
-        values = {name: of for name, of in _seed_values(members, kind).items() if len(of) >= FEWEST_SEEDS}
-        cells = {name: mean_and_deviation(np.array(of)) for name, of in values.items()}
-        cells |= {name: f"{told} %" for name, told in cells.items() if "accuracy" in name and told != "—"}
-        top = np.array(values.get("λmax", [math.nan]))
+    """Cells by column for each method with three seeds or more."""
+    rows, seeds = [], over_seeds(checkpoints)
+    for one in seeds:
+        cells = {_title(name): mean_and_deviation(of) for name, of in one.values.items()}
+        for name in ("train_accuracy", "test_accuracy"):
+            told = mean_and_deviation(100 * one.values.get(name, np.full(1, np.nan)))
+            cells[_title(name)] = told if told == "—" else f"{told} %"
+        top = one.values.get("lambda_1", np.full(1, np.nan))
         if (top > 0).all():
             cells["ln, log10"] = f"{mean_and_deviation(np.log(top))}, {mean_and_deviation(np.log10(top))}"
-        spectra = _spectra(members, kind)
-        sure = sum(bool(p.converged.all() and p.complete) for p in spectra)
-        cells |= {"converged": f"{sure} of {len(spectra)}"} if spectra else {}
-        counts = sorted({len(of) for of in values.values()}) or [len(members)]
+        sure = sum(bool(p.converged.all() and p.complete) for p in one.spectra)
+        cells |= {"converged": f"{sure} of {len(one.spectra)}"} if one.spectra else {}
+        counts = sorted({len(of) for of in one.values.values()}) or [len(one.rows)]
         count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-        whole = "" if counts == [len(members)] else f" of {len(members)}"
-        cells |= {"checkpoint": method.name, "method, radii": count + whole, "spectrum of": kind}
+        whole = "" if counts == [len(one.rows)] else f" of {len(one.rows)}"
+        cells |= {"checkpoint": one.name, "method, radii": count + whole, "spectrum of": _kind(one)}
         rows.append(cells)
-    for name, (first, found) in _ratios(checkpoints, kind).items():
+    for name, (first, found) in ratios(seeds).items():
         cells = next(row for row in rows if row["checkpoint"] == name)
         cells[f"{_RATIO} of {first} (95 %)"] = "no spread" if math.isnan(found.low) else times(found)
     return rows
 
 
-def _ratios(checkpoints: Sequence[Checkpoint], kind: str) -> dict[str, tuple[str, Comparison]]:
-    """For each method, whose largest eigenvalue its own is held against, and the ratio."""
-    tops = []
-    for method in repeats(checkpoints):
-        spectra = [p for p in _spectra([checkpoints[n] for n in method.members], kind) if math.isfinite(largest(p))]
-        if len(spectra) >= FEWEST_SEEDS:
-            tops.append(eigenvalues_over_seeds(method.name, spectra, [one.loss for one in spectra]))
-    tops = [one for one in tops if not one.refused]
-    if len(tops) < 2 or on_which_data(tops) is None:
-        return {}
-    first, *others = tops
-    return {one.name: (first.name, ratio(one.values, first.values, comparisons=len(others))) for one in others}
-
-
-def _spectra(members: Sequence[Checkpoint], kind: str) -> list[Eigenpairs]:
-    """The first spectrum of that kind of each checkpoint that has one."""
-    chosen = (next((p for p in c.pairs if spectrum_kind(p) == kind), None) for c in members)
-    return [one for one in chosen if one is not None]
-
-
-def _pooled(checkpoints: Sequence[Checkpoint]) -> str:
-    """Which measures over seeds are of more than one data."""
-    members = [checkpoints[n] for method in repeats(checkpoints) for n in method.members]
-    kind = next(iter(_kinds(checkpoints)), "")
-    parts = {
-        split: {data_identity(surface) for c in members if (surface := c.surface(split))} for split in ("train", "test")
-    }
-    parts["λ"] = {data_identity(p) for c in members for p in c.pairs if spectrum_kind(p) == kind}
-    told = [name for name, data in parts.items() if len(data) > 1]
-    return f"Of different data from seed to seed: {', '.join(told)}" if told else ""
+def _title(name: str) -> str:
+    """The column of the page that a measure stands in."""
+    place = name.removeprefix("lambda_")
+    if place.isdecimal():
+        return "λmax" if place == "1" else f"λ{chr(0x2080 + int(place))}"
+    titles = QUANTITIES | {"lambda_min": "λmin", "congruence_1": _CONGRUENCE}
+    return titles.get(name, name.replace("_", " "))
 
 
 def _pooled_note(checkpoints: Sequence[Checkpoint]) -> str:
-    told = _pooled(checkpoints)
-    return f'<p class="note warn">{escape(told)}; ± holds the choice of the data too.</p>' if told else ""
-
-
-def _seed_values(members: Sequence[Checkpoint], kind: str) -> dict[str, list[float]]:
-    """By column, the values of those seeds that were measured."""
-    found: dict[str, list[float]] = {}
-
-    def add(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
-
-    for c in members:
-        for split in ("train", "test"):
-            if (surface := c.surface(split)) is not None:
-                add(f"{split} loss", centre(surface).loss)
-                add(f"{split} accuracy", 100 * centre(surface).accuracy)
-        one = next((p for p in c.pairs if spectrum_kind(p) == kind), None)
-        if one is None:
-            continue
-        add("at loss", loss_of_spectrum(one, c))
-        for place, value in zip(places(one), one.values.tolist(), strict=True):
-            add({1: "λmax", -1: "λmin"}.get(place, f"λ{chr(0x2080 + place)}" if place > 0 else ""), value)
-        for estimate in c.estimates:
-            if _of(estimate, kind):
-                add(QUANTITIES.get(estimate.quantity, estimate.quantity), estimate.value)
-    return found
-
-
-def _of(estimate: Estimate, kind: str) -> bool:
-    """Whether it is of the operator and the data that eigenvalues of that kind are of."""
-    return spectrum_kind(estimate) == kind.replace(", smallest eigenvalues", "")
+    told = pooled(over_seeds(checkpoints))
+    return f'<p class="note warn">{escape(told)}; ± holds that too.</p>' if told else ""
 
 
 def _unmeasured(checkpoints: Sequence[Checkpoint]) -> str:
@@ -274,12 +213,31 @@ def _unmeasured(checkpoints: Sequence[Checkpoint]) -> str:
     return told
 
 
-def _table_note(kinds: Sequence[str]) -> str:
+def _table_note(checkpoints: Sequence[Checkpoint]) -> str:
+    kinds, unusual = _kinds(checkpoints), _unusual(checkpoints)
     spectrum = f" λ are eigenvalues of: {kinds[0]}." if len(kinds) == 1 else ""
+    warning = f'<p class="note warn">{escape(unusual)}</p>' if unusual else ""
     return (
         f'<p class="note">Losses and accuracies at the checkpoint itself, train with the labels as trained. {_ERRORS}'
-        f"{escape(spectrum)}</p>"
+        f"{escape(spectrum)}</p>{warning}"
     )
+
+
+def _unusual(checkpoints: Sequence[Checkpoint]) -> str:
+    """Whose losses are not those of the checkpoint itself."""
+    found: dict[str, list[str]] = {}
+    for split in _SPLITS:
+        for c in checkpoints:
+            if (surface := c.surface(split)) is not None and (mode := _mode(surface)):
+                found.setdefault(f"{split}: {mode}", []).append(c.style.name)
+    told = [
+        f"{how} at {', '.join(names[:MOST_NAMED])}{' …' * (len(names) > MOST_NAMED)}" for how, names in found.items()
+    ]
+    return f"Not the checkpoint itself, {'; '.join(told)}." if told else ""
+
+
+def _mode(surface: Surface) -> str:
+    return mode_words(surface.settings).removeprefix(", ")
 
 
 def _checkpoint_cells(checkpoint: Checkpoint) -> dict[str, str]:
@@ -301,18 +259,25 @@ def _loss(surface: Surface | None, at: Centre) -> str:
     return plus_minus(at.loss, at.error)
 
 
-def _spectrum_cells(
-    c: Checkpoint, one: Eigenpairs, checkpoints: Sequence[Checkpoint], most: int, *, named: bool
-) -> dict[str, str]:
-    kind = spectrum_kind(one)
-    cells = {"spectrum of": kind} if named else {}
-    loss = loss_of_spectrum(one, c)
-    cells["at loss"] = "—" if math.isnan(loss) else short(loss)
+def _spectrum_cells(row: Row, checkpoints: Sequence[Checkpoint], most: int, *, named: bool) -> dict[str, str]:
+    cells = {"spectrum of": row.kind or "—"} if named else {}
+    cells |= {"λmax": "—"} if row.pairs is None else _eigenvalue_cells(row.pairs, row.checkpoint, checkpoints, most)
+    for estimate in row.estimates:
+        name = QUANTITIES.get(estimate.quantity, estimate.quantity)
+        told = plus_minus(estimate.value, estimate.standard_error)
+        cells[name] = f"{cells[name]}; {told}" if name in cells else told
+    return cells
+
+
+def _eigenvalue_cells(one: Eigenpairs, c: Checkpoint, checkpoints: Sequence[Checkpoint], most: int) -> dict[str, str]:
+    kind, loss = spectrum_kind(one), loss_of_spectrum(one, c)
+    cells = {"at loss": "—" if math.isnan(loss) else short(loss)}
     top = largest(one) if len(one.values) else math.nan
-    first = next((p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)), None)
+    firsts = [p for p in checkpoints[0].pairs if spectrum_kind(p) == kind and len(p.values)]
+    first = max(firsts, key=lambda p: conditions(p) == conditions(one), default=None)
     reference = largest(first) if first else math.nan
     relative = f"{top / reference:.2f}" if reference > 0 else "—"
-    relative = "other data" if first and data_identity(first) != data_identity(one) else relative
+    relative = "other data" if first and conditions(first) != conditions(one) else relative
     cells["λmax"] = plus_minus(top, one.residuals[0]) if math.isfinite(top) else "—"
     cells["ln, log10"] = f"{math.log(top):.2f}, {math.log10(top):.2f}" if top > 0 else "—"
     cells[f"vs {checkpoints[0].style.name}"] = relative
@@ -324,11 +289,6 @@ def _spectrum_cells(
         cells[f"λ{chr(0x2081 + n)}"] = short(float(one.values[n])) if at[n : n + 1] == [n + 1] else "—"
     if -1 in at:
         cells["λmin"] = plus_minus(float(one.values[-1]), one.residuals[-1])
-    for estimate in c.estimates:
-        if _of(estimate, kind):
-            cells[QUANTITIES.get(estimate.quantity, estimate.quantity)] = plus_minus(
-                estimate.value, estimate.standard_error
-            )
     return cells
 
 
@@ -337,7 +297,7 @@ def _congruence_cells(checkpoint: Checkpoint) -> dict[str, str]:
         plus_minus(one.value, one.standard_error) if one.status == "ok" else one.status
         for one in checkpoint.congruences
     ]
-    return {"congruence, eval mode": "; ".join(told)} if told else {}
+    return {_CONGRUENCE: "; ".join(told)} if told else {}
 
 
 def _raw(value: float) -> str:

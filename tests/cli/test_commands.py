@@ -173,22 +173,6 @@ def test_the_page_spells_a_switch_as_the_command_line_takes_it(landscape, tmp_pa
     assert landscape(*command.split()[1:], "--resume").code == 0  # the settings are those of the run
 
 
-def test_the_time_that_is_left_is_reckoned_from_what_this_process_did(monkeypatch, capsys):
-    import cli
-
-    clock = iter([0.0, 11.0, 22.0, 33.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._counting(cli._Console(as_json=False, quiet=False)) as count:
-        for epoch in (31, 32, 33):  # resumed at 30
-            count("train", "epochs", epoch, 40)
-    told = capsys.readouterr().err.splitlines()
-    assert told == [
-        "train: 31/40 epochs",
-        "train: 32/40 epochs, about 88 s left",
-        "train: 33/40 epochs, about 77 s left",
-    ]
-
-
 def test_the_same_command_gives_the_same_bits(landscape, runs, tmp_path):
     for name in ("a", "b"):
         landscape("surface", runs / "sgd/last.pt", *SMALL, "--out", tmp_path / f"{name}.npz")

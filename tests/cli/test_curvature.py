@@ -165,7 +165,7 @@ def test_a_run_is_followed_through_training(landscape, landscape_json, tmp_path)
     shown = landscape("hessian", run, *SMALL, "--resume").out
     assert "lambda_1" in shown
     assert "lambda_2" in shown
-    assert "all converged; none missed" in shown
+    assert "all converged; none seen beyond" in shown
     assert landscape("hessian", run / "last.pt", *SMALL, "--out", tmp_path / "last.npz").code == 0
     np.testing.assert_allclose(trace.values[-1], ls.load(tmp_path / "last.npz")[0].values, rtol=2e-3)
     refused = landscape("hessian", run, *SMALL, "--budget", 80, "--force")

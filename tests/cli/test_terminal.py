@@ -69,16 +69,6 @@ def test_a_document_has_what_the_table_says_also_where_a_number_failed_its_check
     assert "NOT converged" in table["notes"][0]
 
 
-def test_pictures_are_of_blocks_where_the_terminal_can_show_them(monkeypatch):
-    class Terminal:
-        encoding = "utf-8"
-
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    assert cli._can_show("█×")
-    Terminal.encoding = "latin-1"
-    assert not cli._can_show("█×")
-
-
 COMPLETED = [
     ("landscape al", {"alignment"}),
     ("landscape hessian --per", {"--per-layer"}),

@@ -131,3 +131,24 @@ def paired(label, losses):
     kept = bowl().loss[..., None] + np.asarray(losses)
     surface = changed(bowl(label, paired_hash="same"), kept.mean(-1))
     return replace(surface, examples=ExampleLosses(loss=kept, denominator=np.ones(len(losses))))
+
+
+def surface(label="sgd", *, accuracy=0.9, loss=0.5, checks=None, **settings):
+    """A bowl of this loss and accuracy at its centre."""
+    one = bowl(label, centre=loss, **settings)
+    return replace(one, accuracy=np.full_like(one.loss, accuracy), checks=checks or {})
+
+
+def pairs(label="sgd", values=(4.0, 1.0), **settings):
+    """A spectrum with other settings."""
+    one = spectrum(label, values)
+    return replace(one, settings={**one.settings, **settings})
+
+
+def seeds_of(method, make, count=3):
+    """`make(seed)` for each seed of a method."""
+    found = []
+    for seed in range(count):
+        label, config = f"{method}-{seed}", {"method": method, "seed": seed}
+        found.append(replace(make(seed), checkpoint={"label": label, "hash": label, "epoch": 4, "config": config}))
+    return found

@@ -79,7 +79,7 @@ class CountedGradient:
 
     def __call__(self, objective, theta):
         def see(_, inputs):
-            self.seen += len(inputs[0])
+            self.seen += len(inputs[0]) if torch.is_grad_enabled() else 0
 
         handle = objective.model.register_forward_pre_hook(see)
         try:

@@ -123,6 +123,17 @@ def test_what_is_right_passes(function, make, dtype):
     assert "finite differences" not in problem_of(pairs)
 
 
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_units_that_are_given_exactly_zero_are_no_false_alarm(make):
+    objective = objective_with(lambda x: Sine.apply(x.relu()))
+    with torch.no_grad():
+        objective.model.first.bias.zero_()  # as before training
+    inputs, targets = objective.batches[0]
+    dark = inputs * torch.tensor([0.0, 1, 1, 1, 0, 1, 1, 1]).double()[:, None]
+    operator = make(Objective(objective.model, objective.loss, [(dark, targets)]))
+    assert operator.checks["gradient_change"] < 1e-6
+
+
 def test_a_second_derivative_that_is_not_there_matters_to_the_hessian_alone():
     objective = objective_with(KeptInForward.apply)
     found = {name: make(objective).checks["gradient_change_ok"] for name, make in MATRICES.items()}
@@ -161,6 +172,19 @@ def test_a_loss_of_ones_own_is_checked_with_the_outputs(kept, right):
     objective = objective_with(torch.tanh, loss=loss, reduction="mean")
     for make in (hessian, gauss_newton):
         assert make(objective).checks["gradient_change_ok"] is right
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_a_loss_that_is_nearly_zero_is_no_false_alarm(make):
+    objective = objective_with(Sine.apply)
+    inputs = torch.cat([batch[0] for batch in objective.batches])
+    with torch.no_grad():
+        objective.model.second.weight.mul_(1e4)  # sure of every label, which are those it gives
+    labels = objective.model(inputs).argmax(1)
+    sure = Objective(objective.model, objective.loss, [(inputs, labels)])
+    assert sure.evaluate().loss < 1e-9
+    operator = make(sure)
+    assert operator.checks["gradient_change"] < 1e-5
 
 
 def test_a_weighted_loss_is_checked_in_float64_with_its_weights():

@@ -113,6 +113,15 @@ def test_batches_that_cannot_be_cut_are_dealt_out_whole():
     assert sizes == [[40, 40], [21]]
 
 
+def test_parts_of_an_objective_whose_model_has_changed_are_refused():
+    objective = cases.objective()
+    objective.evaluate()
+    with torch.no_grad():
+        objective.model[0].weight.add_(1)
+    with pytest.raises(ValueError, match=r"the model has changed since .* \(0\.weight\)"):
+        part_of(objective, 0, 2)
+
+
 def test_more_processes_than_examples_are_refused():
     with pytest.raises(ValueError, match="102 parts of 101 examples: take at most 101"):
         part_of(cases.objective(), 0, 102)

@@ -463,3 +463,42 @@ def test_a_compiled_model_is_measured_as_the_model_itself():
     )
     assert plain.theta_hash == compiled.theta_hash
     assert torch.equal(hessian(plain).matvec(plain.theta), hessian(compiled).matvec(plain.theta))
+
+
+@pytest.mark.parametrize("how", ["in place", "a child"])
+def test_a_model_that_compiles_itself_is_measured_as_it_was_written(how):
+    def backend(*_):
+        raise AssertionError("compiled")
+
+    net, inputs, targets = build("batch_norm_net")
+    expected = Objective(copy.deepcopy(net), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    if how == "in place":
+        net.compile(backend=backend)
+    else:
+        net[4] = torch.compile(net[4], backend=backend)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    for make in (hessian, gauss_newton):
+        assert make(objective).matvec(objective.theta).equal(make(expected).matvec(expected.theta))
+    assert objective.gradient().equal(expected.gradient())
+
+
+class OfEachExample(nn.Module):
+    """A convolution under vmap, which our kernels do not know, with a weight that is normed."""
+
+    def __init__(self):
+        super().__init__()
+        self.normed, self.head = nn.utils.parametrizations.weight_norm(nn.Conv1d(1, 3, 3)), nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.head(torch.func.vmap(lambda one: self.normed(one[None, None])[0])(x).tanh().flatten(1))
+
+
+def test_without_our_convolutions_weight_norm_still_has_the_second_derivative_of_its_formula():
+    _, inputs, targets = build("tied")
+    torch.manual_seed(0)
+    objective = Objective(OfEachExample().double(), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    operator, v = hessian(objective), torch.randn(objective.theta.numel(), dtype=torch.float64)
+    ends = [objective.gradient(objective.theta + step * v) for step in (1e-6, -1e-6)]
+    product = operator.matvec(v)
+    assert operator.checks["kernels"].startswith("torch's own")
+    assert (product - (ends[0] - ends[1]) / 2e-6).norm() <= 1e-7 * product.norm()

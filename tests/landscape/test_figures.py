@@ -19,7 +19,7 @@ from landscape.results import (
     Surface,
 )
 from landscape.tables import tables
-from landscape.view import log_ticks, tick_labels
+from landscape.view import difference_view, log_ticks, tick_labels
 
 
 def part(figure, meta):
@@ -32,7 +32,10 @@ def test_rows_of_the_drawn_array_are_y(draw):
     drawn = part(draw(surface, scale="linear"), "surface")
     assert drawn.z[0][2] == surface.loss[2, 0] == 1.0  # x = 0, y = -1
     assert drawn.z[2][0] == surface.loss[0, 2] == 2.5  # x = -1, y = 0
-    np.testing.assert_array_equal(np.array(drawn.customdata)[:, :, 0], surface.loss.T)
+    by_cell = np.array(drawn.customdata)[:, :, 0]
+    solid = drawn.type == "surface"  # whose labels plotly looks up by [x, y]
+    np.testing.assert_array_equal(by_cell if solid else by_cell.T, surface.loss)
+    assert drawn.text[(2, 0) if solid else (0, 2)].startswith("loss 1.00 ")
 
 
 @pytest.mark.parametrize("draw", [figures.surface_3d, figures.contour])
@@ -139,7 +142,7 @@ def test_a_negative_eigenvalue_makes_the_axis_linear():
 def test_spectra_of_different_operators_are_named_apart():
     other = Eigenpairs(**{**vars(spectrum()), "settings": {"operator": "fisher", "split": "train"}})
     names = [one.name for one in figures.eigenvalues([spectrum(), other]).data]
-    assert names == ["sgd, hessian, train", "sgd, fisher, train"]
+    assert names == ["sgd, hessian", "sgd, fisher"]
 
 
 def test_congruence_joins_the_probed_epochs_and_bands_only_what_has_an_error():
@@ -474,6 +477,21 @@ def test_eigenvalues_are_numbered_from_their_own_end(settings, expected):
     )
     told = [labels[round(x)] for x in figures.eigenvalues([one]).data[0].x]
     assert told == [str(place).replace("-", "−") for place in expected]
+
+
+@pytest.mark.parametrize(("reach", "error"), [(3.0, 0.01), (3.0, 5.0), (0.07, 0.0), (1e6, 1e-3)])
+def test_a_signed_log_scale_holds_its_ends_and_is_linear_near_zero(reach, error):
+    values = np.array([-reach, 0.0, reach / 2, np.nan, np.inf])
+    view = difference_view(values, np.full(5, error), scale="log")
+    assert view.reach >= reach
+    assert list(view.ticks) == sorted(view.ticks)
+    assert 3 <= len(view.ticks) <= 9
+    assert max(view.ticks) <= view.reach
+    assert view.linear < max(view.ticks)
+    small = 1e-4 * view.linear
+    np.testing.assert_allclose(view.at(np.array([-small, small])) * np.log(10) / 1e-4, [-1, 1], rtol=1e-3)
+    assert (difference_view(values, np.full(5, error)).linear is None) == (error in (5.0, 0.0))
+    assert difference_view(values, np.full(5, error), scale="linear").linear is None
 
 
 def test_differences_that_span_decades_are_read_raw_on_a_signed_log_scale():

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from landscape.directions import random_plane
-from landscape.filters import filter_groups, filters
+from landscape.filters import filter_groups, filters, groups_text
 from landscape.objective import Objective
 
 
@@ -166,3 +166,12 @@ def test_an_override_by_type_is_of_the_parametrized_weights_too():
         "mixed.parametrizations.weight.original": (5, "dimension 1, as given"),
     }
     assert random_plane(objective).settings["whole_tensors"] == ["mixed.parametrizations.weight.original"]
+
+
+def test_a_table_of_filters_has_a_row_for_each_parameter():
+    objective = Objective(nn.Conv2d(1, 12, 3), nn.MSELoss(), [(torch.randn(2, 1, 4, 4), torch.randn(2, 12, 2, 2))])
+    assert groups_text(filter_groups(objective)).splitlines() == [
+        "parameter  shape     filters  rule",
+        "weight     12x1x3x3       12  Conv2d: dimension 0",
+        "bias       12              0  one-dimensional: does not move",
+    ]

@@ -6,7 +6,7 @@ import pytest
 
 from landscape.flatness import flatness, mean_and_spread
 from landscape.grid import coarse_grids
-from landscape.readings import barrier, ring_rise
+from landscape.readings import barrier, crossing, ring_rise, rise_distance
 from landscape.results import Line, Surface, status_of
 from landscape.surface_tables import flatness_table
 from landscape.tables import tables
@@ -34,8 +34,8 @@ def test_measures_of_a_bowl_are_those_of_its_formula():
     assert found.loss == 0.5
     np.testing.assert_allclose(found.curvature, [6.0, 6.0], rtol=1e-10)  # mean of 2a and 2b
     expected = [np.mean([math.sqrt(1 / 2), math.sqrt(1 / 4)]), math.sqrt(1 / 3)]
-    np.testing.assert_allclose(found.radius_large, expected, atol=2e-3)  # linear between points 0.1 apart
-    np.testing.assert_allclose(found.radius_small[1], math.sqrt(0.1 / 3), atol=1e-2)
+    np.testing.assert_allclose(found.radius_large, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.radius_small[1], math.sqrt(0.1 / 3), rtol=1e-12)
     assert found.rise_edge[1] > found.rise_half[1] > 0
 
 
@@ -48,6 +48,29 @@ def test_the_rise_on_a_ring_is_its_mean_above_the_centre():
     assert ring_rise(one, 0.75) == pytest.approx((np.mean(inner) + np.mean(edge)) / 2 - 0.5, rel=1e-14)
     assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=1), 1.0))
     assert math.isnan(ring_rise(bowl(1.0, 1.0, steps=3), 0.5))
+
+
+@pytest.mark.parametrize("steps", [3, 5, 11, 41])
+def test_the_radius_of_a_bowl_does_not_depend_on_the_grid(steps):
+    one = bowl(9.0, 16.0, steps=steps)
+    assert rise_distance(one, 0.1) == pytest.approx(math.sqrt(0.1 / 9), rel=1e-12)
+    expected = math.sqrt(0.1) * (1 / 3 + 1 / 4) / 2
+    assert flatness([one]).radius_small[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_where_the_loss_has_dipped_below_the_centre_it_is_linear_between_the_points():
+    at = np.array([0.0, 1.0, 2.0])
+    assert crossing(at, np.array([0.5, 0.25, 1.25]), 0.75) == pytest.approx(1.5, rel=1e-14)
+    assert math.isnan(crossing(at, np.array([1e300, 1e300, 2e300]), 1e300 + 0.1))  # the rise is lost in rounding
+
+
+def test_a_radius_below_one_step_of_the_grid_is_said_to_be_one():
+    def notes(steps):
+        return " ".join(flatness_table([bowl(2.0, 2.0, steps=steps, seed=seed) for seed in (0, 1)]).notes)
+
+    assert "radius +0.1 and +1 is below one step of the grid (1.00)" in notes(3)
+    assert "radius +0.1 is below one step of the grid (0.500)" in notes(5)
+    assert "below one step" not in notes(21)
 
 
 def test_an_axis_that_never_rises_makes_the_radius_infinite():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from landscape.formatting import percent, plus_minus, short, signed
+from landscape.formatting import percent, plus_minus, short, signed, told_apart
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_a_fraction_without_an_error_has_none():
     assert percent(0.9, 0.015) == "90.0 ± 1.5 %"
     assert percent(0.9, math.nan) == "90.0 %"
     assert percent(math.nan, math.nan) == "—"
+
+
+def test_names_are_told_apart_by_what_they_do_not_share():
+    assert told_apart(["a, x", "a, y", "a, y"]) == {"a, x": "x", "a, y": "y"}
+    assert told_apart(["a, x", "a, x"]) == {"a, x": "a, x"}
+    assert told_apart(["a", "a, smallest"]) == {"a": "a", "a, smallest": "smallest"}
+    assert told_apart([]) == {}

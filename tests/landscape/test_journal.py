@@ -216,3 +216,16 @@ def test_a_slurm_array_with_gaps_is_refused(task, last, step):
 def test_a_slurm_task_beyond_its_array_is_refused_without_its_last():
     with pytest.raises(ValueError, match="an array without gaps"):
         parse_shard("slurm", {f"SLURM_ARRAY_TASK_{n}": v for n, v in {"ID": "7", "MIN": "1", "COUNT": "3"}.items()})
+
+
+def test_what_is_left_of_this_work_is_forgotten_and_other_work_is_not(tmp_path):
+    folder, decided = folder_of(tmp_path / "surface.npz"), {"command": "surface", "steps": 3}
+    journal.write_plan(folder, {"decided": decided})
+    journal.forget(folder, {**decided, "steps": 5})
+    assert folder.exists()
+    with opened(folder, (1, 1), 1):
+        journal.forget(folder, decided)  # somebody writes there
+    assert folder.exists()
+    journal.forget(folder, decided)
+    assert not folder.exists()
+    journal.forget(folder, decided)  # nothing there

@@ -3,12 +3,15 @@ import pytest
 import torch
 from problems import NETS, dense_hessian, objective_of
 
+from landscape.krylov import Counted, extend, join, put_first, restart, run_beside, started
 from landscape.lanczos import COMPLETENESS_MATVECS, top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
 
+d64 = torch.float64
 
-def operator_with(values, seed=0, dtype=torch.float64):
+
+def operator_with(values, seed=0, dtype=d64):
     """A dense symmetric operator with the given eigenvalues and random eigenvectors."""
     values = torch.as_tensor(np.array(values), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
@@ -137,6 +140,79 @@ def test_a_copy_that_there_was_no_budget_to_look_for_is_reported_as_incomplete(s
     np.testing.assert_allclose(pairs.values, [9, 4], atol=1e-2)  # one start vector sees one copy
     assert not pairs.complete
     assert pairs.num_matvecs <= 45
+
+
+COPIES = {
+    "pairs": [10.0, 10.0, 9.9, 9.9, *np.linspace(-1, 9.7, 196)],
+    "eightfold": [10.0] * 8 + [*np.linspace(0, 9.5, 192)],
+    "a large negative end": [1.0, 1.0, 0.9, *np.linspace(-10, 0, 197)],
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_a_symmetric_operator_is_never_called_unsymmetric_after_a_missed_copy_joined(name, tolerance, seed):
+    values = np.sort(COPIES[name])[::-1]
+    pairs = top_eigenpairs(operator_with(values, seed), k=3, tolerance=tolerance, seed=seed, max_matvecs=600)
+    assert pairs.num_matvecs > 3 + COMPLETENESS_MATVECS  # more than one look
+    assert pairs.checks["symmetry"] < 1e-13
+    assert pairs.converged.all()
+    assert pairs.complete
+    np.testing.assert_allclose(pairs.values, values[:3], atol=tolerance * np.abs(values).max())
+
+
+def test_the_rows_that_wait_keep_the_projection_exact_after_one_joined():
+    values = np.sort(COPIES["pairs"])[::-1]
+    product = Counted(operator_with(values), None)
+    random = torch.Generator().manual_seed(3)
+    basis = started(torch.zeros(40, 200, dtype=torch.float64), torch.randn(200, generator=random, dtype=torch.float64))
+    for step in range(90):
+        if basis.held == 40:
+            restart(basis, range(12))
+        if step in (20, 45):
+            join(basis, run_beside(basis.vectors[: basis.num], product, 20, random).ritz_vectors([0])[0])
+        extend(basis, product, random)
+        put_first(basis, range(min(3, basis.num)))
+    seen = product.many(basis.vectors[: basis.num])
+    assert basis.held == basis.num + 3
+    known = basis.matrix[: basis.held, : basis.num]
+    np.testing.assert_allclose(basis.vectors[: basis.held] @ seen.T, known, atol=1e-12)
+    for place, residual in enumerate(basis.residual_estimates(range(6))):
+        y, value = basis.ritz_vectors([place])[0], basis.ritz_values()[place]
+        assert float((product(y) - value * y).norm()) == pytest.approx(residual, abs=1e-12)
+
+
+def test_inside_a_bulk_the_look_goes_on_until_it_excludes_what_it_did_not_see():
+    """A look of 20 products alone saw nothing at all six, where four had missed one."""
+    for seed in range(210, 216):
+        values = np.sort(np.random.default_rng(seed).uniform(0, 1, 400))[::-1].copy()
+        diagonal = torch.as_tensor(values)
+        pairs = top_eigenpairs(SymmetricOperator(lambda v, d=diagonal: d * v, 400, d64), 5, seed=seed, max_matvecs=900)
+        assert pairs.complete
+        beyond = pairs.checks["largest_beyond"] + pairs.checks["largest_beyond_residual"]
+        assert beyond <= pairs.values[-1] + 1.1e-3
+        assert (values[:5] <= pairs.values + 1e-3).all()
+
+
+def test_a_look_that_ran_out_of_products_inside_a_bulk_is_reported_as_incomplete():
+    diagonal = torch.linspace(0, 1, 1000, dtype=d64)
+    operator = SymmetricOperator(lambda v: diagonal * v, 1000, d64)
+    enough = top_eigenpairs(operator, 2, seed=5, max_matvecs=900)
+    few = top_eigenpairs(operator, 2, seed=5, max_matvecs=enough.num_matvecs - 10)
+    assert enough.complete
+    assert few.converged.all()
+    assert not few.complete
+    assert few.num_matvecs <= enough.num_matvecs - 10
+
+
+def test_a_basis_without_room_for_a_missed_copy_is_reported_as_incomplete():
+    values = [9.0, 9.0, 4.0, 3.0, *np.linspace(0, 1, 60)]
+    small, larger = (top_eigenpairs(operator_with(values), k=2, basis_size=size, max_matvecs=900) for size in (4, 5))
+    assert small.converged.all()
+    assert not small.complete
+    assert larger.complete
+    np.testing.assert_allclose(larger.values, [9, 9], atol=1e-2)
 
 
 def test_the_threefold_eigenvalues_of_a_linear_layer_are_found():

@@ -98,3 +98,9 @@ def test_a_notebook_flags_what_did_not_converge():
 def test_a_notebook_counts_the_eigenvalues_that_it_leaves_out():
     page = Page(spectrum(values=np.arange(30.0, 0, -1))._repr_html_())
     assert "and 10 more" in page.said
+
+
+def test_a_result_without_a_name_is_called_in_its_title_as_in_its_table():
+    page = Page(replace(spectrum(), checkpoint={"hash": "0123456789abcdef"})._repr_html_())
+    assert "Eigenpairs at 01234567" in page.said
+    assert "01234567" in page.cells

@@ -561,6 +561,102 @@ def test_a_forward_pass_that_writes_weights_is_refused_and_has_written_none(name
     assert objective.theta.equal(theta)
 
 
+def trained(model):
+    with torch.no_grad():
+        model[0].weight.add_(0.1)
+
+
+def trained_past_autograd(model):
+    model[4].bias.data += 0.1
+
+
+def run_in_train_mode(model):
+    model(torch.randn(9, 5).double())
+
+
+def trained_where_frozen(model):
+    with torch.no_grad():
+        model[0].bias.add_(0.1)
+
+
+CHANGES = {
+    r"0\.weight": trained,
+    r"4\.bias": trained_past_autograd,
+    r"1\.running_mean, 1\.running_var, 1\.num_batches_tracked": run_in_train_mode,
+    r"0\.bias": trained_where_frozen,
+}
+
+
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "plain loop"])
+@pytest.mark.parametrize("names", CHANGES)
+def test_an_objective_whose_model_has_changed_is_refused(names, measure):
+    net, inputs, targets = build("batch_norm_net")
+    net[0].bias.requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    MEASURES[measure](objective)
+    CHANGES[names](net)
+    with pytest.raises(ValueError, match=rf"the model has changed since .* read it \({names}\): make a new objective"):
+        MEASURES[measure](objective)
+    MEASURES[measure](Objective(net, nn.CrossEntropyLoss(), objective.batches))
+
+
+def test_an_operator_is_that_of_the_model_as_it_was():
+    net, inputs, targets = build("batch_norm_net")
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    operator, theta = hessian(objective, memory_bytes=0), objective.theta
+    before, loss, name = operator.matvec(theta), objective.evaluate(theta).loss, objective.theta_hash
+    run_in_train_mode(net)
+    trained(net)
+    assert operator.matvec(theta).equal(before)
+    assert objective.evaluate(theta).loss == loss
+    assert objective.theta_hash == name
+
+
+def test_parameters_that_are_not_numbers_are_not_taken_for_changed_ones():
+    net, inputs, targets = build("batch_norm_net")
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.nan
+    assert np.isnan(Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets)).evaluate().loss)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_a_hook_makes_is_left_as_it_was(norm, measure):
+    net, inputs, targets = build("tied")
+    net.head = norm(net.head)
+    weight, value = net.head.weight, net.head.weight.detach().clone()
+    measure(Objective(net.double(), nn.CrossEntropyLoss(), in_batches(inputs, targets)))
+    assert net.head.weight is weight
+    assert weight.equal(value)
+
+
+def test_an_empty_batch_is_refused():
+    net, inputs, targets = build("tied")
+    batches = [(inputs, targets), (inputs[:0], targets[:0])]
+    for loss in (nn.CrossEntropyLoss(), nn.MSELoss()):
+        goals = [(x, y if isinstance(loss, nn.CrossEntropyLoss) else net(x).detach()) for x, y in batches]
+        with pytest.raises(ValueError, match="a batch holds no examples: leave empty batches out"):
+            Objective(net, loss, goals).evaluate()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_model_is_refused():
+    net, inputs, targets = build("batch_norm_net")
+    with pytest.raises(ValueError, match=r"a model of torch\.jit takes no parameters but its own"):
+        Objective(torch.jit.trace(net.eval(), inputs), nn.CrossEntropyLoss(), in_batches(inputs, targets))
+
+
+def test_inputs_of_another_precision_than_the_weights_are_named():
+    net, inputs, targets = build("tied", torch.float32)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs.double(), targets))
+    for measure in MEASURES.values():
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            measure(objective)
+        if measure is not MEASURES["plain loop"]:
+            assert "the inputs are float64 and the model is float32" in str(caught.value)
+
+
 def test_one_example_works():
     net, inputs, targets = build("batch_norm_net")
     found = Objective(net, nn.CrossEntropyLoss(), [(inputs[:1], targets[:1])]).evaluate()

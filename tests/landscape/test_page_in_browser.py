@@ -1,5 +1,6 @@
 """The page as a browser draws it. Its content policy forbids eval: the tests poll, and never wait for a function."""
 
+import csv
 import hashlib
 import importlib.resources
 import io
@@ -351,12 +352,13 @@ def test_the_label_at_the_mouse_says_what_the_words_below_say(seen):
         picture.scroll_into_view_if_needed()
         box = picture.bounding_box()
         for right in range(2):  # a scene looks where the mouse is once it has moved
-            seen.page.mouse.move(box["x"] + 0.45 * box["width"] + right, box["y"] + 0.55 * box["height"])
+            seen.page.mouse.move(box["x"] + 0.6 * box["width"] + right, box["y"] + 0.5 * box["height"])
             time.sleep(0.1)
         label = f"document.querySelector('#p0c0-{kind} .hovertext')"
         seen.until(f"{label} !== null")
         said = seen.page.inner_text("#p0-readout")
         x, y, loss, error = re.match(r"At x = (\S+), y = (\S+): sgd (\S+) ± (\S+) ", said).groups()
+        assert abs(float(x)) != abs(float(y))  # a cell whose mirror image has another loss
         assert seen.get(f"{label}.textContent") == f"x {x}y {y}loss {loss} ± {error}accuracy 90.0 %status ok"
         seen.page.mouse.move(1, 1)
 
@@ -406,6 +408,7 @@ def test_paper_has_light_figures_and_no_controls(seen):
     )
     assert seen.page.pdf().startswith(b"%PDF")
     assert seen.get("window.paper") == ["#000000", "#cccccc", True]
+    assert seen.get("[...document.querySelectorAll('table')].every((one) => !Number(one.style.zoom))")
     seen.until("document.getElementById('eigenvalues').layout.font.color === '#e4e7eb'")
     seen.page.emulate_media(media="print", color_scheme="light")
     assert not [one for one in seen.page.locator(".controls, .actions, .play, .skip").all() if one.is_visible()]
@@ -413,6 +416,20 @@ def test_paper_has_light_figures_and_no_controls(seen):
     seen.page.emulate_media(media="screen", color_scheme="light")
     seen.until("document.getElementById('eigenvalues').layout.font.color === '#1f2328'")
     seen.drawn()
+
+
+def test_every_table_fits_on_paper(browser, address):
+    watched = Watched(browser, address, viewport={"width": 1280, "height": 800})
+    watched.get("document.querySelector('[aria-label=\"All measures\"] td').textContent = 'x'.repeat(150)")
+    watched.get("dispatchEvent(new Event('beforeprint'))")
+    right = "getBoundingClientRect().right"
+    beyond = f"(one) => one.{right} > document.querySelector('main').{right} + 0.5"
+    assert not watched.get(f"[...document.querySelectorAll('table')].some({beyond})")
+    assert watched.get("[...document.querySelectorAll('table')].some((one) => Number(one.style.zoom) < 1)")
+    watched.get("dispatchEvent(new Event('afterprint'))")
+    watched.drawn()
+    assert watched.get("[...document.querySelectorAll('table')].every((one) => !one.style.zoom)")
+    watched.context.close()
 
 
 def test_controls_are_labelled_and_reachable_by_keyboard(seen):
@@ -547,7 +564,7 @@ def test_several_planes_are_one_table_and_a_picker(rich):
 def test_differences_are_centred_at_zero(rich):
     drawn = trace("difference-0", "difference")
     assert rich.get(f"{drawn}.zmin === -{drawn}.zmax")
-    assert "sam! less sgd: train loss +0.100 ± 0.025" in rich.page.inner_text("#section-differences h2")
+    assert "sam! less sgd: train loss +0.100\u00a0±\u00a00.025" in rich.page.inner_text("#section-differences h2")
 
 
 def on_axis(watched, loss):
@@ -581,8 +598,9 @@ def test_the_ring_lies_where_the_loss_is_the_chosen_one_above_the_centre(rich):
     rich.until("location.hash.includes('ring=0.5')")
     rich.drawn()
     level = on_axis(rich, 0.8)
-    contours = trace("p0c0-contour", "ring") + ".contours"
-    assert rich.get(f"[{contours}.start, {contours}.end]") == pytest.approx([level, level])
+    ring = plot("p0c0-contour", ".data.find((one) => one.meta === 'ring')")
+    x, y = (np.array(rich.get(f"{ring}.{axis}.filter((v) => v !== null)")) for axis in "xy")
+    assert (np.abs(x).max(), np.abs(y).max()) == pytest.approx((0.5, 0.5**0.5), rel=0.02)
     ring = plot("p0c0-scene", ".data.find((one) => one.meta === 'ring')")
     x, y, z = (np.array(rich.get(f"{ring}.{axis}.filter((v) => v !== null)")) for axis in "xyz")
     np.testing.assert_allclose(z, level)
@@ -606,7 +624,9 @@ def test_arrow_keys_read_a_cell_in_all_pictures_of_its_plane(rich):
         rich.page.keyboard.press(key)
     said = "sgd 0.488 ± 0.049 (accuracy 90.0 %) · sam! 0.587 ± 0.059 (accuracy 90.0 %); 100 examples"
     rich.until(f"document.getElementById('p0-readout').textContent === 'At x = 0.25, y = 0.25: {said}'")
-    assert ["0.48750" in text or "0.58750" in text for text in labels(rich)] == [True, True]
+    assert [
+        any(f"loss {loss} ± 0.0" in text for loss in ("0.487", "0.488", "0.587", "0.588")) for text in labels(rich)
+    ] == [True, True]
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.25"))
     expected = [[0.25, 0.25, on_axis(rich, loss)] for loss in (0.4875, 0.5875)]
     np.testing.assert_allclose(spots(rich, "p0c0", "p0c1"), expected, rtol=1e-6)
@@ -657,7 +677,7 @@ def test_pointing_at_a_contour_shows_the_cell_in_all_other_pictures(rich):
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] > 0"))
     (x, y, _), other = spots(rich, "p0c0", "p0c1")
     assert other[:2] == [x, y]
-    assert f"x {x:.3f}" in labels(rich)[0].replace("y", " y")
+    assert f"x {x:g}" in labels(rich)[0].replace("y", " y")
     rich.page.mouse.move(1, 1)
     rich.until(plot("p0c1-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
 
@@ -722,16 +742,16 @@ def test_differences_have_a_symlog_scale_and_raw_values_in_the_hover(rich):
     x = np.linspace(-1, 1, 9)
     value = np.broadcast_to(0.1 + 5 * x**2, (9, 9))
     rich.page.check("input[name=difference][value=symlog]")
-    rich.until(drawn + ".colorbar.title.text.includes('symlog')")
-    reach, knee = 10, 2 * np.std(np.linspace(-0.1, 0.1, 8), ddof=1) / 8**0.5  # twice the standard error
-    bent = np.arcsinh(value / knee) / np.arcsinh(reach / knee) * reach
+    rich.until(drawn + ".colorbar.title.text.includes('log beyond ±0.01')")  # a standard error of 0.025
+    reach, knee = 10, 0.01
+    bent = np.log10(1 + value / knee) / np.log10(1 + reach / knee) * reach
     np.testing.assert_allclose(rich.get(f"{drawn}.z"), bent, rtol=1e-5)
     hover = np.array(rich.get(f"{drawn}.customdata"))
     np.testing.assert_allclose(hover[..., 0], value, rtol=1e-5)
     assert rich.get(f"{drawn}.text[0][4]") == "difference +0.100 ± 0.025"
-    assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "0", "+1", "+10"]
+    assert rich.get(f"{drawn}.colorbar.ticktext") == ["-10", "-1", "-0.1", "0", "+0.1", "+1", "+10"]
     rich.page.check("input[name=difference][value=linear]")
-    rich.until(f"!{drawn}.colorbar.title.text.includes('symlog')")
+    rich.until(f"!{drawn}.colorbar.title.text.includes('log')")
     np.testing.assert_allclose(rich.get(f"{drawn}.z"), value, rtol=1e-5)
 
 
@@ -821,6 +841,38 @@ def test_an_epoch_is_read_along_training_and_on_the_plane(rich):
     rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === 0.9"))
     rich.page.mouse.move(1, 1)
     rich.until(plot("p1c0-scene", ".data.find((one) => one.meta === 'read').x[0] === null"))
+
+
+def seen_at(epochs):
+    """A run whose losses are its epochs."""
+    at = np.array(epochs, float)
+    numbers = {"x": at / 10, "y": 0 * at, "distance": at / 100, "loss": at, "plane_loss": 2 * at}
+    return Trajectory(epoch=np.array(epochs), standard_error=0.1 + 0 * at, explained_variance=0.9, **numbers)
+
+
+def test_runs_of_different_epochs_are_read_at_the_epochs_of_both(browser, tmp_path):
+    runs = {"long": [1, 2, 3, 5], "short": [2, 4]}
+    write_report([around(name, trajectory=seen_at(epochs)) for name, epochs in runs.items()], tmp_path / "a.html")
+    watched = Watched(
+        browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600}, reduced_motion="reduce"
+    )
+    told = "document.getElementById('epoch0-told').textContent"
+    long, short = "its own loss {0}.00 ± 0.10, the plane’s {1}.00, 0.0{0}00 off the plane".format, "short not kept"
+    assert watched.get(told) == f"5: long {long(5, '10').replace('10.00', '10.0')} · {short}"
+    for epoch, said in (
+        (1, f"1: long {long(1, 2)} · {short}"),
+        (2, f"2: long {long(2, 4)} · short {long(2, 4)}"),
+        (3, f"3: long {long(3, 6)} · {short}"),
+        (4, f"4: long not kept · short {long(4, 8)}"),
+    ):
+        watched.page.click("#p0-play")
+        watched.until(f"{told}.startsWith('{epoch}')")
+        assert watched.get(told) == said
+    watched.page.select_option("select[name=p0c0]", "1")
+    watched.drawn()
+    watched.until(f"{told} === '4: short {long(4, 8)} · short {long(4, 8)}'")
+    watched.context.close()
+    assert not watched.errors
 
 
 def test_the_run_stands_off_its_plane_by_the_gap_of_their_losses(rich):
@@ -967,7 +1019,7 @@ def test_the_numbers_and_the_pictures_leave_the_page_as_files(rich, tmp_path):
     assert found["surfaces"][0]["loss"][4][0] == pytest.approx(2.3)
     assert found["commands"] == ["landscape surface a.pt"]
     rows = saved(rich, "#save-csv", tmp_path).read_text().splitlines()
-    assert rows[0] == "checkpoint,family,plane,split,x,y,loss,standard_error,accuracy,status"
+    assert rows[0] == "checkpoint,family,plane,data,data_hash,num_examples,x,y,loss,standard_error,accuracy,status"
     assert len(rows) == 1 + 8 * 81
     assert rows[1].endswith(",ok")
     names = rich.get("[...document.getElementById('figure').options].map((one) => one.textContent)")
@@ -1070,6 +1122,63 @@ def test_nothing_on_the_page_is_seriously_inaccessible(rich, axe, width, scheme)
     }
     assert not serious
     assert rich.get("document.documentElement.scrollWidth") <= width
+
+
+def test_saved_surfaces_say_what_data_they_are_of_and_no_digit_that_is_not_known(browser, tmp_path):
+    first = around("sgd", settings={"split": "test", "data_hash": "0123456789", "num_examples": 360})
+    first.loss[0, 0] = 0.1 + 1e-12
+    other = around("sgd", settings={"split": "test", "data_hash": "abcdefghij", "num_examples": 90})
+    write_report([first, other], tmp_path / "a.html")
+    watched = Watched(browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600})
+    found = json.loads(saved(watched, "#save-json", tmp_path).read_text())["surfaces"]
+    said = [[one[name] for name in ("data", "data_hash", "num_examples")] for one in found]
+    assert said == [["test, 01234567", "0123456789", 360], ["test, abcdefgh", "abcdefghij", 90]]
+    assert found[0]["loss"][0][0] == 0.1
+    np.testing.assert_allclose(found[0]["loss"], first.loss.T, rtol=1e-7)
+    rows = list(csv.DictReader(io.StringIO(saved(watched, "#save-csv", tmp_path).read_text())))
+    assert (rows[0]["data"], rows[0]["data_hash"], rows[0]["num_examples"]) == ("test, 01234567", "0123456789", "360")
+    assert (rows[0]["loss"], rows[0]["accuracy"]) == ("0.1", "0.9")
+    watched.context.close()
+    assert not watched.errors
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e11, 1e30])
+def test_a_loss_of_any_size_is_drawn(browser, tmp_path, size):
+    one = around("sgd")
+    grown = replace(one, loss=size * (one.loss + 1), standard_error=size * one.standard_error)
+    write_report([grown], tmp_path / "a.html")
+    watched = Watched(browser, (tmp_path / "a.html").as_uri(), viewport={"width": 900, "height": 600})
+    assert watched.get(plot("p0c0-contour", ".querySelectorAll('.contourfill path').length")) > 3
+    watched.context.close()
+    assert not watched.errors
+
+
+def test_a_figure_that_cannot_be_drawn_takes_no_other_with_it(browser, address):
+    watched = Watched(browser, address, viewport={"width": 760, "height": 600})
+    watched.get("""(() => {
+        const react = Plotly.react;
+        window.mended = () => { Plotly.react = react; };
+        Plotly.react = (div, ...rest) => {
+            if (["p0c0-contour", "p0c1-scene", "eigenvalues"].includes(div.id)) throw new TypeError("reading 'z'");
+            return react(div, ...rest);
+        };
+    })()""")
+    watched.page.emulate_media(color_scheme="dark")
+    watched.until(plot("congruence", ".layout.font.color === '#e4e7eb'"))
+    watched.drawn()
+    for name in ("p0c0-contour", "p0c1-scene", "eigenvalues"):
+        assert watched.page.inner_text(f"#{name}").startswith("This figure could not be drawn.")
+        assert watched.page.locator(f"#figure option[value={name}]").count() == 0
+    watched.page.focus("#p0c1-contour")
+    watched.page.keyboard.press("Home")
+    watched.until("document.getElementById('p0-readout').textContent.startsWith('At x')")
+    watched.get("mended()")
+    watched.page.emulate_media(color_scheme="light")
+    watched.until(plot("eigenvalues", ".layout?.font.color === '#1f2328'"))
+    watched.drawn()
+    assert watched.get(plot("p0c0-contour", ".querySelectorAll('.contourfill path').length")) > 3
+    watched.context.close()
+    assert not watched.errors
 
 
 def test_a_plane_without_this_data_has_nothing_to_read_or_to_copy(browser, tmp_path):

@@ -60,6 +60,28 @@ def test_the_twin_of_figure_1_has_the_three_panels_of_the_traces():
     assert [text.get_text() for text in made.legends[0].get_texts()] == ["sgd", "sam"]
 
 
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_the_twin_of_figure_1_holds_every_value_and_its_error(width):
+    one = replace(trace(), cosine_b=np.full(3, 0.8), cosine_a=np.full(3, 0.4))
+    for ax, value in zip(picture.congruence_picture([one], width=width).axes[:2], (0.8, 0.4), strict=True):
+        low, high = ax.get_ylim()
+        assert low <= 0.4 - 0.01
+        assert high >= 0.8 + 0.01
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), [value] * 3)
+
+
+@pytest.mark.parametrize("width", ["single", "double", None])
+@pytest.mark.parametrize("draw", [picture.overview_picture, picture.relief_picture])
+def test_no_number_in_a_title_is_cut(draw, width):
+    made = draw([bowl(f"{n} a much longer name than there is room for", num_examples=363) for n in "ab"], width=width)
+    for ax in made.axes[:2]:
+        _, *told = ax.get_title().split("\n")  # a long name may be cut
+        assert " ".join(told).replace(",", "").replace("acc.", "accuracy") == "loss 0.500 accuracy 90.0 ± 1.6 %"
+    frame = made.bbox
+    for text, _, box in letters(made):
+        assert max(frame.x0 - box.x0, box.x1 - frame.x1) < 1, text
+
+
 def test_the_twin_of_the_spectrum_leaves_open_what_has_not_converged():
     (ax,) = picture.spectrum_picture([spectrum(converged=[True, False])]).axes
     done, open_mark = ax.lines[-2:]
@@ -169,6 +191,22 @@ def test_a_panel_has_the_shape_of_its_plane_and_the_bar_its_height():
 
 
 @pytest.mark.parametrize("width", ["single", "double"])
+@pytest.mark.parametrize("along", [-0.9, -0.5, 0.3, 0.6])
+def test_the_name_of_an_epoch_lies_on_no_loss_of_a_contour_line(width, along):
+    one = replace(bowl(steps=21), trajectory=replace(run(), x=np.array([along, along / 2, 0.0])))
+    made = picture.trajectory_picture([one], width=width)
+    FigureCanvasAgg(made).draw()
+    left = made.axes[0]
+    losses = [text for found in left.collections for text in getattr(found, "labelTexts", []) if text.figure]
+    names = [text for text in left.texts if text.get_text().startswith("epoch")]
+    assert losses
+    assert len(names) == 2
+    for a, b in itertools.product(losses, names):
+        one, other = a.get_window_extent(), b.get_window_extent()
+        assert min(min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)) < 1
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
 def test_no_letters_are_cut_or_overlap_and_none_is_below_six_points(width):
     surfaces = [bowl("sgd", steps=9), bowl("a much longer name than there is room for", steps=9), bowl("sam", steps=9)]
     along = replace(along_run(), stability_limit=np.array([5.0, 38.0, np.inf]))
@@ -269,6 +307,30 @@ def test_differences_that_span_decades_are_drawn_on_a_signed_log_scale_that_is_s
         picture.difference_picture([bowl(), bowl("sam")])
 
 
+def test_differences_are_drawn_on_each_data_on_which_they_were_measured():
+    results = [
+        replace(one, settings={**one.settings, "split": split, "paired_hash": split})
+        for split in ("test", "train")
+        for one in (paired("sgd", [0.0, 0.0]), paired("sam", [0.1, 0.3]), paired("asam", [0.5, 0.7]))
+    ]
+    made = picture.difference_picture(results)
+    maps = [ax for ax in made.axes if ax.get_title()]
+    assert [ax.get_title() for ax in maps] == ["sam\nless sgd", "asam\nless sgd"] * 2
+    assert [ax.get_ylabel() for ax in maps] == ["train: y", "", "test: y", ""]
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_a_picture_of_one_panel_is_no_higher_than_a_column_is_wide(width):
+    for made in (
+        picture.overview_picture([bowl()], width=width),
+        picture.difference_picture([paired("sgd", [0.0, 0.1]), paired("sam", [0.3, 50.0])], width=width),
+    ):
+        assert made.get_figheight() < 4.5
+        boxes = letters(made)
+        for text, _, box in boxes:
+            assert max(made.bbox.x0 - box.x0, box.x1 - made.bbox.x1, box.y1 - made.bbox.y1) < 1, text
+
+
 def test_epochs_have_ticks_at_whole_numbers():
     made = picture.congruence_picture([trace(change=(0.1, 0.2))])
     made.draw_without_rendering()
@@ -303,6 +365,46 @@ def test_a_pdf_has_its_fonts_within_it_and_each_file_the_same_bytes_twice(tmp_pa
     assert b"/Type3" not in first
     with pytest.raises(ValueError, match="a picture is written as png, svg, pdf, got"):
         picture.save_picture(made, tmp_path / "a.jpg")
+
+
+@pytest.fixture
+def with_a_font(tmp_path):
+    """A font that has 模 and little else, known to matplotlib for a while."""
+    import fontTools.ttLib
+    from matplotlib import font_manager
+
+    font = fontTools.ttLib.TTFont(font_manager.findfont("DejaVu Sans"))
+    for table in font["cmap"].tables:
+        table.cmap = {ord("模"): table.cmap[ord("A")]} if ord("A") in table.cmap else table.cmap
+    for record in font["name"].names:
+        record.string = "Lone Letter"
+    font.save(tmp_path / "lone.ttf")
+    before = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "lone.ttf")
+    yield
+    font_manager.fontManager.ttflist[:] = before
+    font_manager.fontManager._findfont_cached.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_letter_that_the_usual_font_lacks_is_taken_from_one_that_has_it(with_a_font, recwarn, kind):
+    made = [picture.picture_bytes(picture.spectrum_picture([spectrum(name)]), kind) for name in ("模", "模", "A")]
+    assert made[0] == made[1]
+    assert not [str(one.message) for one in recwarn]
+    if kind == "png":
+        assert made[0] == made[2]  # its glyph is that of an A
+    else:
+        assert b"Lone" in made[0]
+
+
+def test_letters_that_no_font_has_are_named_once():
+    missing = "\U000f1234"
+    made = picture.spectrum_picture([spectrum(f"a {missing}"), spectrum(f"b {missing}")])
+    with pytest.warns(UserWarning, match="no installed font") as said:
+        picture.picture_bytes(made, "png")
+    assert [str(one.message) for one in said] == [
+        f"no installed font has {missing}: boxes stand for them in the picture"
+    ]
 
 
 def test_the_twin_of_a_diagonal_has_the_same_bars():

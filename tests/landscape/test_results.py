@@ -367,6 +367,22 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r.npz"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": None}, "loss is no float, but None"),
+        ({"loss": True}, "loss is no float, but True"),
+        ({"complete": 1}, "complete is no bool, but 1"),
+        ({"num_matvecs": "many"}, "num_matvecs is no int, but 'many'"),
+        ({"checks": {"pyhessian": {}}}, "its cross-check lacks one of eigenvalue, difference, trace"),
+    ],
+)
+def test_a_plain_value_of_a_wrong_type_is_named(tmp_path, changes, message):
+    save(dataclasses.replace(pairs(), **changes), tmp_path / "r.npz")
+    with pytest.raises(ResultsError, match=rf"r.npz: result 0 is of an unknown type or lacks a part \({message}"):
+        load(tmp_path / "r.npz")
+
+
 def test_a_trajectory_of_a_wrong_shape_is_refused(tmp_path):
     short = dataclasses.replace(trajectory(), x=np.zeros(2))
     save(dataclasses.replace(surface(), trajectory=short), tmp_path / "r.npz")

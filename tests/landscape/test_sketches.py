@@ -255,6 +255,12 @@ def test_tensors_are_bars_as_long_as_their_traces_and_of_many_the_largest_are_sh
     assert rows[0].endswith(" -50.0")
 
 
+def test_no_word_of_a_title_is_cut():
+    text = sketch([along_run()], width=60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "Curvature through training, epochs 1 to 3; equal quantities share a scale" in " ".join(text.split())
+
+
 def test_what_is_one_number_has_no_picture():
     one = Estimate(quantity="trace", value=1.0, standard_error=0.1, num_samples=4, num_matvecs=4)
     assert sketch([one]) == ""

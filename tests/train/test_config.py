@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from train.config import MEANINGS, MODELS, TrainConfig, differences
+from train.config import MODELS, TrainConfig, differences
+from train.meanings import MEANINGS
 from train.models import CONSTRUCTORS
 
 

@@ -5,10 +5,12 @@ from train.data.catalogue import Record, checked, data_root, download, record, r
 from train.data.errors import AbsentDataError, DataError, LibraryError, UnsafeDataError
 from train.data.hashes import content_hash, splits_hash
 from train.data.images import Images, Part, selected
+from train.data.samples import Batches, sample
 from train.data.splits import Splits, batch_order, flip_labels, load, num_held_out
 
 __all__ = [
     "AbsentDataError",
+    "Batches",
     "DataError",
     "Images",
     "LibraryError",
@@ -28,6 +30,7 @@ __all__ = [
     "record",
     "records",
     "records_text",
+    "sample",
     "selected",
     "splits_hash",
 ]

@@ -1,0 +1,87 @@
+"""What was read of a model, and whether the model still is, and in a pass remains, what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Trainable parameters and buffers, by name; of frozen parameters, which may be large, their place and version."""
+
+    params: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    frozen: Mapping[str, tuple[int, int]]
+
+
+def snapshot_of(model: nn.Module, params: Mapping[str, Tensor]) -> Snapshot:
+    """What is there now; `params` holds the trainable parameters."""
+    return Snapshot(params, {name: buffer.clone() for name, buffer in model.named_buffers()}, _frozen(model))
+
+
+def refuse_changed(model: nn.Module, before: Snapshot) -> None:
+    """Refuse a model that is no longer what was read of it.
+
+    Raises:
+        ValueError: If parameters or buffers have changed.
+    """
+    now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    taken = {**before.params, **before.buffers}
+    changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
+    changed += [name for name, state in _frozen(model).items() if before.frozen.get(name, state) != state]
+    if changed:
+        told = _listed(changed)
+        raise ValueError(f"the model has changed since this objective first read it ({told}): make a new objective")
+
+
+def refuse_written(params: Mapping[str, Tensor], before: Snapshot) -> None:
+    """Refuse parameters that a pass has written, be it with what they held: `params` were made for that pass alone.
+
+    Raises:
+        ValueError: If some were.
+    """
+    untouched = {name for name, p in params.items() if p.is_inference() or p._version == 0}
+    written = [name for name, p in params.items() if name not in untouched or not _same(p, before.params[name])]
+    if written:
+        raise ValueError(
+            f"the forward pass writes parameters that are to be measured: {_listed(written)} (F.embedding with "
+            "max_norm, or a constraint written into the weights). Do so once, before measuring, or give the "
+            "constrained weights to the layer without writing them"
+        )
+
+
+def refuse_rewritten_weights(model: nn.Module) -> None:
+    """Refuse embeddings that shorten their rows in each pass.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            fix = f"weight.copy_(weight.renorm({module.norm_type:g}, 0, {module.max_norm:g}))"
+            raise ValueError(
+                f"{name or type(module).__name__} has max_norm={module.max_norm:g}: its forward pass shortens rows of "
+                f"the weights that are to be measured. Do so once, {fix} in torch.no_grad(), and set its max_norm to "
+                "None"
+            )
+
+
+def _frozen(model: nn.Module) -> dict[str, tuple[int, int]]:
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: (p.data_ptr(), 0 if p.is_inference() else p._version) for name, p in frozen.items()}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Byte for byte: NaN is itself."""
+    if one.device != other.device:
+        return False
+    return bool(one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8)))
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    names = [*names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
