@@ -1133,14 +1133,10 @@ class _Work:
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
         """Inside, what keeps the steps of a measurement: new, or one to go on with."""
-        from landscape import journal, ledger
-        from landscape.distributed import place
+        from landscape import ledger
+        from landscape.distributed import from_first
 
-        folder = journal.folder_of(self.out)
-        if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
-            ledger.refuse_busy(folder)
-            told = f"{folder} holds a measurement that was not finished"
-            raise _CommandError(6, told, "--resume goes on, --force anew")
+        folder = from_first(lambda: ledger.begin(self.out, force=output.force, resume=output.resume))
         with _noting_what_is_kept(folder), ledger.opened(folder, self.plan, anew=output.force) as kept:
             yield kept.step
 

@@ -38,6 +38,7 @@ from landscape import journal
 from landscape.distributed import from_first, place
 from landscape.journal import JournalError
 from landscape.operators import SymmetricOperator
+from landscape.outputs import OutputExistsError
 from landscape.results import Record, Result, load, save
 
 _ROOM = 10  # products that must fit on the disk beside one that is kept
@@ -97,6 +98,21 @@ class Ledger:
         return folder / f"{name}-{self.work[:16]}.{ending}"
 
 
+def begin(out: Path, *, force: bool = False, resume: bool = False) -> Path:
+    """The journal of a results file: empty, or one that `resume` goes on with, or that `force` is to empty.
+
+    Raises:
+        OutputExistsError: If it holds anything that was measured, and neither is given.
+        JournalBusyError: If another process writes that.
+    """
+    folder = journal.folder_of(out)
+    if begun(folder) and not (force or resume):
+        with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
+            told = f"{folder} holds a measurement that was not finished"
+            raise OutputExistsError(told, "--resume goes on, --force anew")
+    return folder
+
+
 @contextlib.contextmanager
 def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
     """Inside, the ledger of a measurement: an empty one or, unless `anew`, one that goes on.
@@ -136,16 +152,6 @@ def remove(folder: Path) -> None:
     (folder / journal.PRODUCTS_LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def refuse_busy(folder: Path) -> None:
-    """Refuse a folder that another process writes.
-
-    Raises:
-        JournalBusyError: If one does.
-    """
-    with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
-        pass
 
 
 @dataclass(eq=False)
