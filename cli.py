@@ -73,6 +73,7 @@ NUMBER_FAILED = 4
 _TIED = "\u00a0"  # a space at which no line ends
 WIDTH = 100  # of what is printed, at most
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_KEPT = "what was measured is kept: --resume goes on"
 _CHANGE_NO_NUMBER = ("--resume", "--force", "--show", "--json", "--quiet", "--debug")
 _INSIDE_DEMO = "inside demo"
 
@@ -514,7 +515,7 @@ def surface(
     if interval is None:
         _check_grid(steps, 1.0 if extent is None else extent)
     if explain:
-        return _explain(_open(checkpoints[0], labels_of(checkpoints)[0], "cpu"), look, console)
+        return _explained_each(checkpoints, "cpu", functools.partial(_explain_filters, look, console), console)
     normalize_by = None if look.normalize_by is None else _open(look.normalize_by, "--normalize-by", _device(device))
     run_folder = look.trajectory or (_folder_of(checkpoints[0]) if look.directions == "pca" else None)
     run = [] if run_folder is None else _run_states(run_folder)
@@ -534,11 +535,12 @@ def surface(
     if done is not None:
         return _told(work.out, done, console, there=True)
     _refuse_other_architectures([*work.opened, *([] if normalize_by is None else [normalize_by])])
-    if devices is not None:
-        return _on_devices(work, devices, output, console)
     from landscape import journal, survey
     from landscape.progress import counting
 
+    if devices is not None:
+        with _noting_what_is_kept(journal.folder_of(work.out)):
+            return _on_devices(work, devices, output, console)
     with _as_usage_error():
         shard_of = (1, 1) if shard is None else journal.parse_shard(shard, os.environ)
     folder = survey.begin(work.out, work.plan, shard_of, force=output.force, resume=output.resume)
@@ -548,7 +550,7 @@ def surface(
         (one, seen(one, _chosen(one, split, examples, look.seed)))
         for one in (work.opened[:1] if look.directions == "between" else work.opened)
     ]
-    with counting(quiet=console.quiet) as count, _as_usage_error():
+    with _noting_what_is_kept(folder), counting(quiet=console.quiet) as count, _as_usage_error():
         subjects = [
             dataclasses.replace(one, settings={**one.settings, "max_nonfinite": max_nonfinite})
             for one in _subjects(work, measured, look, normalize_by, run, planes, split, output, count)
@@ -568,7 +570,8 @@ def surface(
         console.say(f"shard {shard_of[0]}/{shard_of[1]} is measured")
         console.next(f"landscape merge {_shown(work.out)}   once all shards are")
         return {"journal": str(folder), "shard": list(shard_of)}
-    return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
+    with _noting_what_is_kept(folder):
+        return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
 @app.command()
@@ -794,12 +797,15 @@ def _hessian(
     console: _Console,
 ) -> Record:
     """What hessian measures, in each of the processes that share it."""
-    seed = wanted.seed
+    seed, checkpoints = wanted.seed, tuple(dict.fromkeys(checkpoints))
     if explain:
-        one = _open(checkpoints[0], labels_of(checkpoints)[0], _device(device))
-        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
-        with _as_usage_error():
-            return _explain_products(objective, wanted, console)
+
+        def explain_one(one: _Opened) -> Record:
+            objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+            with _as_usage_error():
+                return _explain_products(objective, wanted, console)
+
+        return _explained_each(checkpoints, _device(device), explain_one, console)
     folders = {label: path for label, path in zip(labels_of(checkpoints), checkpoints, strict=True) if path.is_dir()}
     read = {label: _run_states(path) for label, path in folders.items()}
     runs = {label: run for label, run in read.items() if len(run) > 1}
@@ -820,7 +826,7 @@ def _hessian(
             objective, wanted, replayed=replayed, progress=lambda done: count(told, "products", done, None)
         )
 
-    from landscape.analysis import hessian_analysis
+    from landscape.analysis import check_fit, hessian_analysis
     from train.checkpoint import content_hash
 
     options: Record = {**wanted.record(), "examples": examples}
@@ -830,8 +836,10 @@ def _hessian(
         options["runs"] = {label: [content_hash(state) for _, state in run] for label, run in runs.items()}
 
     def check(one: _Opened) -> None:
-        _chosen(one, split, examples, seed)
         _refuse_misfits(one.model, [state for _, state in runs.get(one.label, [])])
+        objective = _objective(one, _chosen(one, split, examples, seed), batch_norm=wanted.batch_norm)
+        with _as_usage_error(one.label if len(checkpoints) > 1 else ""):
+            check_fit(objective, wanted)
 
     kept = wanted.engine != "timed"  # which may choose another engine when it goes on
     return _measure_all(
@@ -1125,21 +1133,25 @@ class _Work:
     @contextlib.contextmanager
     def ledger(self, output: _Output) -> Iterator[Keep]:
         """Inside, what keeps the steps of a measurement: new, or one to go on with."""
-        from landscape import journal, ledger
-        from landscape.distributed import place
+        from landscape import ledger
+        from landscape.distributed import from_first
 
-        folder = journal.folder_of(self.out)
-        if place()[0] == 0 and ledger.begun(folder) and not (output.force or output.resume):
-            ledger.refuse_busy(folder)
-            told = f"{folder} holds a measurement that was not finished"
-            raise _CommandError(6, told, "--resume goes on, --force anew")
-        with ledger.opened(folder, self.plan, anew=output.force) as kept:
-            try:
-                yield kept.step
-            except (click.UsageError, FloatingPointError):  # which would end it again
-                if place()[0] == 0:
-                    ledger.remove(folder)
-                raise
+        folder = from_first(lambda: ledger.begin(self.out, force=output.force, resume=output.resume))
+        with _noting_what_is_kept(folder), ledger.opened(folder, self.plan, anew=output.force) as kept:
+            yield kept.step
+
+
+@contextlib.contextmanager
+def _noting_what_is_kept(folder: Path) -> Iterator[None]:
+    """Whatever ends a measurement inside can say whether it may go on."""
+    from landscape import ledger
+
+    try:
+        yield
+    except BaseException as error:
+        if ledger.begun(folder) and click.get_current_context().find_root().obj != _INSIDE_DEMO:
+            error.add_note(_KEPT)
+        raise
 
 
 def _measure_all(
@@ -1157,11 +1169,13 @@ def _measure_all(
 ) -> Record:
     """Measure every checkpoint, save all results in one file, print their table; or read the file that is there.
 
-    Of each checkpoint `check` refuses what cannot be measured before the first one is. What is `kept` of a measurement
-    that was stopped is not measured again.
+    Of each checkpoint `check` refuses what cannot be measured before the first one is; what one has no number for does
+    not take those of others. What is `kept` of a measurement that was stopped is not measured again.
     """
     from landscape.distributed import from_first, place
     from landscape.ledger import unkept
+    from landscape.objective import NotRepeatableError
+    from landscape.products import NotTwiceDifferentiableError
     from landscape.progress import counting
 
     work = _Work.of(command, paths, split, device, options, output)
@@ -1177,7 +1191,10 @@ def _measure_all(
             for index, one in enumerate(work.opened):
                 try:
                     made = measure(one, count, lambda name, make, index=index: keep(f"{index}-{name}", make))  # type: ignore[misc]
-                except FloatingPointError as error:
+                except (FloatingPointError, click.UsageError, NotTwiceDifferentiableError, NotRepeatableError) as error:
+                    alone = not isinstance(error, FloatingPointError)  # of several processes, perhaps of this one
+                    if alone and (not results or place()[1] > 1):
+                        raise
                     failed.append(f"{one.label}: {error}")
                     continue
                 listed = made if isinstance(made, list) else [made]
@@ -1185,33 +1202,41 @@ def _measure_all(
         if not results:
             raise FloatingPointError("; ".join(failed))
         if place()[0] == 0:
-            _save(work, results, failed, time.perf_counter() - started, console)
+            plan: Record = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
+            run = {**_run_record(time.perf_counter() - started), "checkpoints": work.places()}
+            _save(results, work.out, plan=plan, run=run, console=console)
+            console.say(f"wrote {_shown(work.out)}")
     return _told(work.out, results, console, failed=failed)
 
 
-def _save(work: _Work, results: Sequence[Result], failed: list[str], seconds: float, console: _Console) -> None:
-    work.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = {**work.plan, outputs.FAILED: cast(Json, failed)} if failed else work.plan
-    save(results, work.out, plan=plan, run={**_run_record(seconds), "checkpoints": work.places()})
-    console.say(f"wrote {_shown(work.out)}")
+def _save(results: Sequence[Result], out: Path, *, plan: Record, run: Record, console: _Console) -> None:
+    """Write the results file or, where that cannot be, show what would be in it."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(results, out, plan=plan, run=run)
+    except OSError as error:
+        code, message, hint = _explained(error)
+        raise _CommandError(code, message, hint, results={"tables": _tabled(results, console)}) from error
+
+
+def _tabled(results: Sequence[Result], console: _Console) -> Json:
+    """The tables of results, printed."""
+    from landscape.tables import tables
+    from landscape.typesetting import joined
+
+    made = tables(results)
+    console.table(joined(made, console.width))
+    return [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made]
 
 
 def _told(
     out: Path, results: Sequence[Result], console: _Console, *, there: bool = False, failed: Sequence[str] = ()
 ) -> Record:
     """The table of results that are in a file, or the check that one of them failed."""
-    from landscape.tables import tables
-    from landscape.typesetting import joined
-
     if there:
         console.say(f"{_shown(out)} is there already")
-    made = tables(results)
-    console.table(joined(made, console.width))
+    told: Record = {"file": str(out), "tables": _tabled(results, console)}
     console.pictures(results)
-    told: Record = {
-        "file": str(out),
-        "tables": [{"title": one.title, "rows": list(one.records), "notes": list(one.notes)} for one in made],
-    }
     problems = [*failed, *(problem for result in results if (problem := problem_of(result)))]
     if problems:
         raise _CommandError(NUMBER_FAILED, f"{problems[0]}; {_shown(out)} is written and flagged", results=told)
@@ -1227,14 +1252,9 @@ def _merged(
     folder = journal.folder_of(out)
     plan, surfaces = survey.merge(folder, partial=partial)
     results: list[Result] = list(surfaces)
-    out.parent.mkdir(parents=True, exist_ok=True)
     early: Record = {outputs.EARLY: True} if partial else {}
     run = {**_run_record(seconds), "checkpoints": places or {}}
-    try:
-        save(results, out, plan={**plan, **early}, run=run)
-    except OSError as error:
-        error.filename = error.filename or str(out)
-        raise
+    _save(results, out, plan={**plan, **early}, run=run, console=console)
     if not partial:
         journal.remove(folder, wait=True)
     console.say(f"wrote {_shown(out)}" + (f"   {_cost(run)}" if seconds else ""))
@@ -1270,7 +1290,7 @@ def _on_devices(work: _Work, devices: str, output: _Output, console: _Console) -
     for name, process, lines in zip(names, running, told, strict=True):
         if process.returncode:
             reason = lines[-1].removeprefix("landscape: ") if lines else f"ended with {process.returncode}"
-            raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}", "--resume goes on")
+            raise _CommandError(max(process.returncode, 1), f"device {name}: {reason}")
     return _merged(work.out, console, seconds=time.perf_counter() - started, places=work.places())
 
 
@@ -1312,6 +1332,19 @@ def _followed(
         gradient_of=shared_gradient,
         keep=keep,
     )
+
+
+def _explained_each(
+    paths: Sequence[Path], device: str, explain: Callable[[_Opened], Record], console: _Console
+) -> Record:
+    """What --explain prints of each checkpoint, below its name where there are several."""
+    found: list[Record] = []
+    for path, label in zip(paths, labels_of(paths), strict=True):
+        one = _open(path, label, device)
+        if len(paths) > 1:
+            console.table(f"{label}:")
+        found.append({"checkpoint": label, **explain(one)})
+    return found[0] if len(found) == 1 else {"checkpoints": cast(Json, found)}
 
 
 def _explain_products(objective: Objective, asked: HessianOptions, console: _Console) -> Record:
@@ -1470,7 +1503,7 @@ def _save_directions(
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
+def _explain_filters(look: PlaneOptions, console: _Console, one: _Opened) -> Record:
     """The filters of a model, as a table."""
     from landscape.filters import filter_groups, groups_text
     from landscape.plane import layers_of
@@ -1484,7 +1517,7 @@ def _explain(one: _Opened, look: PlaneOptions, console: _Console) -> Record:
         if group["name"] not in moving:
             group |= {"num_filters": 0, "rule": "not among --layers: does not move"}
     console.table(groups_text(groups))
-    return {"checkpoint": one.label, "groups": cast(Json, groups)}
+    return {"groups": cast(Json, groups)}
 
 
 def _described(one: _Opened, split: str) -> Record:
@@ -1729,13 +1762,13 @@ def _check_grid(steps: int, extent: float) -> None:
 
 
 @contextlib.contextmanager
-def _as_usage_error() -> Iterator[None]:
+def _as_usage_error(of: str = "") -> Iterator[None]:
     """A refused value came from the command line; a subclass of ValueError did not (a damaged file, say)."""
     try:
         yield
     except ValueError as error:
         if type(error) is ValueError:
-            raise click.UsageError(_in_options(str(error))) from error
+            raise click.UsageError(f"{of}{': ' if of else ''}{_in_options(str(error))}") from error
         raise
 
 
@@ -1808,12 +1841,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code not in (2, 130, 143):
                 click.echo(f"landscape: process {rank}: {message}", err=True)
             return code
-        kinds = {"surface": "measured points are kept", "hessian": "what was measured is kept"}
-        kept = None if "timed" in words else kinds.get("".join(words[:1]))
-        if kept and code in (130, 143):
-            hint = f"{kept}: --resume goes on"
-        if kept and getattr(error, "errno", None) in _NO_ROOM:
-            hint = f"make room; {kept}: --resume goes on"
+        if code in (1, 5, 130, 143) and _is_noted(error) and _KEPT not in message:
+            hint = f"{hint}; {_KEPT}" if hint else _KEPT
         if code in (130, 143) and words[0] in ("train", "demo"):
             torchrun = f"torchrun --no-python --nproc-per-node {size} -- " if size > 1 else ""
             hint = f"{torchrun}landscape {shlex.join(_words_to_go_on(words))} goes on"
@@ -1827,6 +1856,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, previous)
         warnings.showwarning = show
+
+
+def _is_noted(error: BaseException) -> bool:
+    """Whether it was noted that something is kept; on Ctrl-C click raises its own error from the one that was."""
+    return any(_KEPT in getattr(one, "__notes__", ()) for one in (error, error.__context__))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -1871,7 +1905,7 @@ def _explained(error: BaseException) -> tuple[int, str, str]:
         return 5, "out of memory", "use fewer examples or another --device"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return 5, f"{where}{error.strerror or message}", ""
+        return 5, f"{where}{error.strerror or message}", "make room" if error.errno in _NO_ROOM else ""
     return 1, f"a bug of ours ({kind}: {message})", "--debug shows where; please report it"
 
 

@@ -25,13 +25,13 @@ from landscape.distributed import place, shared
 from landscape.engines import ProductEngine
 from landscape.entries import diagonal
 from landscape.krylov import Progress
-from landscape.lanczos import top_eigenpairs
+from landscape.lanczos import least_matvecs, top_eigenpairs
 from landscape.ledger import Replayed
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator
 from landscape.plane import layer_mask, layers_of
 from landscape.products import BatchNorm
-from landscape.protocols import paper_hessian
+from landscape.protocols import paper_hessian, weights_of
 from landscape.results import DataSpread, Eigenpairs, Record, Result
 from landscape.sampling import data_error
 from landscape.spectrum import effective_rank, spectral_density, trace
@@ -178,11 +178,7 @@ def hessian_analysis(
         >>> pairs.values.round(3).tolist(), round(found.value, 3), type(rank).__name__
         ([5.333, 0.667], 6.0, 'Estimate')
     """
-    least = 4 if place()[1] == 1 else NUM_PARTS * place()[1]
-    if options.data_error and objective.num_examples < least:
-        raise ValueError(f"`data_error` takes parts of the data: {objective.num_examples} examples are too few")
-    if options.cross_check:
-        require_comparable(objective)
+    check_fit(objective, options)
     operator = replayed(chosen_operator(objective, options))
     pairs, others = _of_one_operator(operator, options, progress)
     if options.data_error:
@@ -193,6 +189,24 @@ def hessian_analysis(
         check = pyhessian_check(objective, pairs, seed=options.seed, replayed=replayed)
         pairs = dataclasses.replace(pairs, checks={**pairs.checks, "pyhessian": check})
     return [pairs if options.save_vectors else dataclasses.replace(pairs, vectors=None), *others]
+
+
+def check_fit(objective: Objective, options: HessianOptions) -> None:
+    """Refuse options that do not fit an objective's model or data, at no cost.
+
+    Raises:
+        ValueError: If layers are unknown, more eigenvalues are asked for than there are or than the memory can find, or
+            the data or the loss does not suit.
+    """
+    least = 4 if place()[1] == 1 else NUM_PARTS * place()[1]
+    if options.data_error and objective.num_examples < least:
+        raise ValueError(f"`data_error` takes parts of the data: {objective.num_examples} examples are too few")
+    if options.cross_check:
+        require_comparable(objective)
+    names = weights_of(objective) if options.protocol == "paper" else layers_of(objective, options.layers)
+    size = sum(objective.shapes[name].numel() for name in names)
+    least_matvecs(size, options.top, options.which)
+    _basis_size(size, objective.theta.dtype, options)
 
 
 def chosen_operator(objective: Objective, options: HessianOptions) -> SymmetricOperator:
@@ -239,7 +253,7 @@ def _of_one_operator(
     operator: SymmetricOperator, options: HessianOptions, progress: Progress | None
 ) -> tuple[Eigenpairs, list[Result]]:
     """The eigenpairs, and what is estimated with them taken out."""
-    basis_size, seed = _basis_size(operator, options), options.seed
+    basis_size, seed = _basis_size(operator.size, operator.dtype, options), options.seed
     if options.budget is not None and options.which != "smallest":
         found = curvature(
             operator,
@@ -287,13 +301,13 @@ def _block_pairs(block: SymmetricOperator, options: HessianOptions) -> Eigenpair
     return dataclasses.replace(found, vectors=None)
 
 
-def _basis_size(operator: SymmetricOperator, options: HessianOptions) -> int | None:
+def _basis_size(size: int, dtype: torch.dtype, options: HessianOptions) -> int | None:
     """How many vectors of the operator's size fit into the memory that was given."""
     if options.basis_memory is None:
         return None
-    fitting = int(options.basis_memory * 1e9 / (operator.size * operator.dtype.itemsize))
+    fitting = int(options.basis_memory * 1e9 / (size * dtype.itemsize))
     needed = (2 if options.which == "both" else 1) * options.top + 2
-    if fitting < min(needed, operator.size):
-        size = needed * operator.size * operator.dtype.itemsize / 1e9
-        raise ValueError(f"`basis_memory` holds {fitting} vectors, `top` {options.top} needs {needed}: {size:.2g} GB")
-    return min(fitting, operator.size)
+    if fitting < min(needed, size):
+        memory = needed * size * dtype.itemsize / 1e9
+        raise ValueError(f"`basis_memory` holds {fitting} vectors, `top` {options.top} needs {needed}: {memory:.2g} GB")
+    return min(fitting, size)

@@ -73,10 +73,13 @@ class ShardFile:
             "points": {str(point): _written(row) for point, row in points.items()},
         }
         line = memoryview(line_of(body))
-        with _naming(Path(self.file.name)):
+        try:
             while line:
                 line = line[self.file.write(line) :]
             os.fsync(self.file.fileno())
+        except OSError as error:
+            error.filename = self.file.name  # a full disk does not say which file it stopped
+            raise
 
 
 def folder_of(out: Path) -> Path:
@@ -90,8 +93,7 @@ def write_plan(folder: Path, plan: Record) -> Record:
     text = json.dumps({"format": FORMAT, "plan": plan}, indent=1).encode()
     with locked(folder / "plan.lock", wait=True):
         if not (folder / "plan.json").exists():
-            with _naming(folder / "plan.json"):
-                write_atomically(folder / "plan.json", lambda file: file.write(text))
+            write_atomically(folder / "plan.json", lambda file: file.write(text))
     return read_plan(folder)
 
 
@@ -288,16 +290,6 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """A full disk does not say which file it stopped."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def _read(path: Path) -> tuple[dict[int, Kept], int]:

@@ -246,11 +246,11 @@ class _Beyond:
 
     def excluded(self, last: _Last) -> bool:
         """Whether none lies beyond, within the residuals too: inside a bulk these are large."""
-        above, below = self.residuals.tolist()
-        return bool(self.largest + above <= last.highest and self.smallest - below >= last.lowest)
+        above, below = map(float, self.residuals)
+        return self.largest + above <= last.highest and self.smallest - below >= last.lowest
 
     def record(self, ends: _Ends) -> Record:
-        above, below = self.residuals.tolist()
+        above, below = map(float, self.residuals)
         top: Record = {"largest_beyond": self.largest, "largest_beyond_residual": above}
         bottom: Record = {"smallest_beyond": self.smallest, "smallest_beyond_residual": below}
         return {**(top if ends.top else {}), **(bottom if ends.bottom else {})}

@@ -38,6 +38,7 @@ from landscape import journal
 from landscape.distributed import from_first, place
 from landscape.journal import JournalError
 from landscape.operators import SymmetricOperator
+from landscape.outputs import OutputExistsError
 from landscape.results import Record, Result, load, save
 
 _ROOM = 10  # products that must fit on the disk beside one that is kept
@@ -72,9 +73,21 @@ class Ledger:
             return make(_Products(None, None).replayed)
         products = self._file(self.folder, name, "products")
         with products.open("ab", buffering=0) as file, products.open("rb") as kept:
-            results = make(_Products(file, kept).replayed)
-        save(results, self._file(self.folder, name, "step"))
-        products.unlink()
+            try:
+                results = make(_Products(file, kept).replayed)
+            except JournalError:
+                raise
+            except (ValueError, FloatingPointError):  # which would end it again
+                products.unlink()
+                raise
+        step = self._file(self.folder, name, "step")
+        try:
+            save(results, step)
+        except OSError as error:
+            told = f"{step}: {error.strerror}, so no more than its products is kept"
+            warnings.warn(told, LedgerWarning, stacklevel=2)
+        else:
+            products.unlink()
         return results
 
     def _finished(self, name: str) -> list[Result] | None:
@@ -83,6 +96,21 @@ class Ledger:
 
     def _file(self, folder: Path, name: str, ending: str) -> Path:
         return folder / f"{name}-{self.work[:16]}.{ending}"
+
+
+def begin(out: Path, *, force: bool = False, resume: bool = False) -> Path:
+    """The journal of a results file: empty, or one that `resume` goes on with, or that `force` is to empty.
+
+    Raises:
+        OutputExistsError: If it holds anything that was measured, and neither is given.
+        JournalBusyError: If another process writes that.
+    """
+    folder = journal.folder_of(out)
+    if begun(folder) and not (force or resume):
+        with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
+            told = f"{folder} holds a measurement that was not finished"
+            raise OutputExistsError(told, "--resume goes on, --force anew")
+    return folder
 
 
 @contextlib.contextmanager
@@ -100,11 +128,11 @@ def opened(folder: Path, decided: Record, *, anew: bool) -> Iterator[Ledger]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
-        if anew or not begun(folder):
-            journal.remove(folder, own=True)
-            journal.write_plan(folder, {"decided": decided})
-        journal.refuse_other_work(folder, decided)
         try:
+            if anew or not begun(folder):
+                journal.remove(folder, own=True)
+                journal.write_plan(folder, {"decided": decided})
+            journal.refuse_other_work(folder, decided)
             yield Ledger(folder, hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest())
         except BaseException:
             if not begun(folder):
@@ -124,16 +152,6 @@ def remove(folder: Path) -> None:
     (folder / journal.PRODUCTS_LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def refuse_busy(folder: Path) -> None:
-    """Refuse a folder that another process writes.
-
-    Raises:
-        JournalBusyError: If one does.
-    """
-    with journal.locked(folder / journal.PRODUCTS_LOCK, wait=False):
-        pass
 
 
 @dataclass(eq=False)

@@ -40,9 +40,7 @@ def paper_hessian(objective: Objective) -> SymmetricOperator:
         raise ValueError(
             "the protocol of the paper is of the plain cross-entropy of single examples, in batches of 128"
         )
-    names = [name for name, shape in objective.shapes.items() if len(shape) > 1]
-    if not names:
-        raise ValueError("the protocol of the paper is of parameters with two dimensions or more: there are none")
+    names = weights_of(objective)
     batches = [*_in_batches(objective)]
     summed = Objective.from_sums(objective.model, _mean_loss, batches)
     found, num = hessian(summed, only=names), len(batches)
@@ -53,6 +51,18 @@ def paper_hessian(objective: Objective) -> SymmetricOperator:
         "num_batches": num,
     }
     return replace(found, matvec=lambda v: num * found.matvec(v), matvecs=None, settings=settings)
+
+
+def weights_of(objective: Objective) -> set[str]:
+    """The names of the parameters with two dimensions or more.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    names = {name for name, shape in objective.shapes.items() if len(shape) > 1}
+    if not names:
+        raise ValueError("the protocol of the paper is of parameters with two dimensions or more: there are none")
+    return names
 
 
 def _mean_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:

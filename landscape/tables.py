@@ -20,10 +20,8 @@ from landscape.curvature_tables import (
     whole_spectra,
 )
 from landscape.formatting import percent, plus_minus
-from landscape.readings import (
-    centre,
-    mean_over_epochs,
-)
+from landscape.grouping import checkpoints
+from landscape.readings import centre, largest, mean_over_epochs, standing_spectra
 from landscape.results import (
     Congruence,
     CongruenceTrace,
@@ -80,20 +78,19 @@ def summary_table(results: Sequence[Result]) -> Table:
     """One row for each checkpoint: test accuracy, train loss, and the largest eigenvalue with that loss beside it."""
     rows: list[list[str]] = []
     records: list[Record] = []
-    keys = list(dict.fromkeys(str(r.checkpoint.get("hash")) for r in results))
-    for key in keys:
-        mine = [r for r in results if str(r.checkpoint.get("hash")) == key]
-        parts = {str(r.settings.get("split")): centre(r) for r in mine if isinstance(r, Surface)}
-        pairs = next((r for r in mine if isinstance(r, Eigenpairs)), None)
-        top = float(pairs.values[0]) if pairs else math.nan
-        record: Record = {"checkpoint": label(mine[0]), "lambda_1": top}
+    found = checkpoints(results)
+    for c, pairs in zip(found, standing_spectra(found), strict=True):
+        splits = dict.fromkeys(str(one.settings.get("split")) for one in c.surfaces)
+        parts = {split: centre(c.surface(split)) for split in splits}
+        top = largest(pairs) if pairs else math.nan
+        record: Record = {"checkpoint": c.style.name, "lambda_1": top}
         for split, at in parts.items():
             record |= {f"{split}_loss": at.loss, f"{split}_accuracy": at.accuracy}
         records.append(record)
         test, train = parts.get("test"), parts.get("train")
         rows.append(
             [
-                label(mine[0]),
+                c.style.name,
                 percent(test.accuracy, test.accuracy_error) if test else "",
                 plus_minus(train.loss, train.error) if train else "",
                 plus_minus(top, float(pairs.residuals[0])) if pairs else "",

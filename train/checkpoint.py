@@ -155,8 +155,12 @@ def versions_here(config: TrainConfig) -> dict[str, str]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Fill a temporary file in the same folder, then put it in place; the old file stays until then."""
-    path = Path(os.path.realpath(path))  # through a link, to the file itself
+    """Fill a temporary file in the same folder, then put it in place; the old file stays until then.
+
+    Raises:
+        OSError: With the name of the file: a full disk does not say which one it stopped.
+    """
+    name, path = path, Path(os.path.realpath(path))  # through a link, to the file itself
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         if not _alive(stale.name.rsplit("-", 1)[-1]):
             stale.unlink(missing_ok=True)
@@ -167,6 +171,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(name)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -283,9 +283,10 @@ def _ranks(checkpoints: Sequence[Checkpoint]) -> list[tuple[Checkpoint, Estimate
     """One of each checkpoint, all of the matrix that most have, on the data of the spectra that stand for them."""
     known = [[one for one in c.estimates if one.quantity == "effective_rank"] for c in checkpoints]
     kinds = [kind for mine in known for kind in dict.fromkeys(map(spectrum_kind, mine))]
-    kind = max(kinds, key=kinds.count, default="")
-    found = []
-    for c, mine, pairs in zip(checkpoints, known, standing_spectra(checkpoints), strict=True):
+    standing, found = standing_spectra(checkpoints), []
+    told = {spectrum_kind(pairs) for pairs in standing if pairs}
+    kind = max(kinds, key=lambda kind: (kinds.count(kind), kind in told), default="")
+    for c, mine, pairs in zip(checkpoints, known, standing, strict=True):
         data, alike = conditions(pairs) if pairs else "", [one for one in mine if spectrum_kind(one) == kind]
         found += [(c, one) for one in sorted(alike, key=lambda one: conditions(one) != data)[:1]]
     return found

@@ -1,7 +1,10 @@
+import errno
 import io
 import json
+import os
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +32,22 @@ def landscape_json():
         return SimpleNamespace(code=done.code, err=done.err, document=json.loads(done.out))
 
     return run
+
+
+@pytest.fixture
+def full_for(monkeypatch):
+    """Makes the disk too full for files whose names end so."""
+    replace = Path.replace
+
+    def refuse(*endings):
+        def replaced(path, target):
+            if target.name.endswith(endings):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+
+    return refuse
 
 
 @pytest.fixture(scope="session")

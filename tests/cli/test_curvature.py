@@ -270,11 +270,18 @@ def test_a_tolerance_that_float32_resolves_is_met(measured):
 
 def test_what_cannot_be_measured_of_the_last_is_refused_before_the_first_is(landscape, trained, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    assert landscape("train", "--epochs", 1, "--val-fraction", 0, "--out", run).code == 0
-    monkeypatch.setattr("landscape.lanczos.top_eigenpairs", None)  # would raise, if called
-    done = landscape("hessian", trained / "sgd", run, "--split", "val", "--out", tmp_path / "h.npz")
-    assert done.code == 2
-    assert "was trained without a validation part" in done.err
+    assert landscape("train", "--epochs", 1, "--val-fraction", 0, "--model", "resnet20", "--out", run).code == 0
+    monkeypatch.setattr("landscape.analysis.top_eigenpairs", None)  # would raise, if called
+    for paths, options, told in (
+        ((trained / "sgd", run), ["--split", "val"], "was trained without a validation part"),
+        ((trained / "sgd", run), ["--layers", "stages.0*"], "run: layers: no parameter is called or fits 'stages.0*'"),
+        ((run, trained / "sgd"), ["--layers", "*.bias", "--top", 500], "sgd: --top must be in 1..346"),
+        ((trained / "sgd", run), ["--basis-memory", 0.004], "run: --basis-memory holds 3 vectors"),
+    ):
+        done = landscape("hessian", *paths, *options, "--out", tmp_path / "h.npz")
+        assert done.code == 2
+        assert told in done.err
+    assert not (tmp_path / "h.npz.journal").exists()
 
 
 def test_the_caption_names_an_engine_that_is_not_the_usual_one(measured):
@@ -292,6 +299,10 @@ def test_explain_says_how_a_product_is_made_and_measures_nothing(landscape, land
     told = landscape_json(*words, "--engine", "recomputed").document["results"]
     assert (told["engine"], told["micro_batch"], told["num_examples"]) == ("recomputed", 64, 64)
     assert told["seconds_per_product"] > 0
+    words = ("hessian", trained / "sgd", trained / "sam", trained / "sam", *words[2:])
+    assert [line for line in landscape(*words).out.splitlines() if line.endswith(":")] == ["sgd:", "sam:"]
+    each = landscape_json(*words).document["results"]["checkpoints"]
+    assert [one["checkpoint"] for one in each] == ["sgd", "sam"]
     assert not (tmp_path / "e.npz").exists()
 
 

@@ -147,6 +147,8 @@ def test_explain_prints_the_filters_and_measures_nothing(landscape, landscape_js
     whole = landscape_json("surface", kept / "sgd/last.pt", "--explain", "--output-dim", "Linear=1").document
     groups = {group["name"]: group for group in whole["results"]["groups"]}
     assert groups["head.weight"]["num_filters"] == 64
+    both = landscape("surface", kept / "sgd/last.pt", kept / "sam/last.pt", "--explain").out.splitlines()
+    assert [line for line in both if line.endswith(":")] == ["sgd:", "sam:"]
 
 
 @pytest.mark.parametrize(

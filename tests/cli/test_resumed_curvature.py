@@ -1,7 +1,9 @@
 """A hessian command that was killed goes on where it was, with the bits of one that was not."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,9 @@ import torch
 import cli
 import landscape as ls
 from landscape import analysis
+from landscape.objective import NotRepeatableError
 from landscape.operators import SymmetricOperator
+from landscape.products import NotTwiceDifferentiableError
 from landscape.results import load_file, taken_apart
 
 SMALL = ("--split", "test", "--examples", 64, "--top", 2, "--seed", 3)
@@ -93,7 +97,7 @@ def test_a_killed_walk_through_training_goes_on(landscape, tmp_path):
     run = tmp_path / "run"
     assert landscape("train", "--epochs", 3, "--save-every", 1, "--out", run).code == 0
     words = ("hessian", run, *SMALL)
-    assert landscape(*words, "--out", tmp_path / "whole.npz").code == 0
+    assert landscape("hessian", run, *words[1:], "--out", tmp_path / "whole.npz").code == 0  # a run twice is a run
     out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
     killed(*words, "--out", out, folder=folder, when="0-epoch-2-*.products")
     assert [*folder.glob("0-epoch-1-*.step")]
@@ -146,6 +150,47 @@ def refuse(*_, **__):
     raise ValueError("no")
 
 
+def test_what_ends_a_step_again_leaves_those_before_it(landscape, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert landscape("train", "--epochs", 2, "--save-every", 1, "--out", run).code == 0
+    monkeypatch.setattr("landscape.following._overlap", lambda before, _: refuse() if before else math.nan)
+    assert landscape("hessian", run, *SMALL, "--out", tmp_path / "h.npz").code == 2
+    kept = [path.name.rpartition("-")[0] for path in (tmp_path / "h.npz.journal").glob("*-*")]
+    assert kept == ["0-epoch-1"]
+
+
+@pytest.mark.filterwarnings("default::landscape.ledger.LedgerWarning")
+def test_a_full_disk_at_the_end_leaves_the_table_and_the_products(
+    landscape, runs, tmp_path, monkeypatch, products, full_for
+):
+    words = ("hessian", runs / "sgd", *SMALL, "--out", tmp_path / "h.npz")
+    full_for(".step", "h.npz")
+    done = landscape(*words)
+    assert done.code == 5
+    assert "step: No space left on device, so no more than its products is kept" in done.err
+    hint = "make room; what was measured is kept: --resume goes on"
+    assert done.err.splitlines()[-1] == f"landscape: {tmp_path / 'h.npz'}: No space left on device. {hint}"
+    assert "lambda_1" in done.out
+    monkeypatch.undo()
+    products[0] = 0
+    again = landscape(*words, "--resume")
+    assert (again.code, again.out, products[0]) == (0, done.out, 0)
+
+
+@pytest.mark.filterwarnings("default::landscape.ledger.LedgerWarning")
+def test_a_full_disk_that_keeps_nothing_still_tells_the_numbers(landscape_json, runs, tmp_path, monkeypatch, full_for):
+    free = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    full_for(".step", ".npz")
+    for command, options in (("hessian", SMALL), ("alignment", ())):
+        done = landscape_json(command, runs / "sgd/last.pt", *options, "--out", tmp_path / "x.npz")
+        assert done.code == 5
+        assert done.document["error"]["message"] == f"{tmp_path / 'x.npz'}: No space left on device"
+        assert done.document["error"]["hint"] == "make room"
+        assert done.document["results"]["tables"][0]["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 @pytest.mark.parametrize("command", ["train", "surface", "hessian", "alignment"])
 def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, command):
     words = () if command == "train" else (tmp_path / "last.pt",)
@@ -154,13 +199,14 @@ def test_going_on_and_starting_anew_exclude_each_other(landscape, tmp_path, comm
     assert "--force starts anew and --resume goes on: give one of them" in done.err
 
 
-def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [FloatingPointError, ValueError, NotTwiceDifferentiableError, NotRepeatableError])
+def test_a_checkpoint_without_a_number_leaves_those_of_the_others(landscape, runs, tmp_path, monkeypatch, error):
     measured, calls = analysis.hessian_analysis, []
 
     def overflowing(*args, **options):
         calls.append(args)
         if len(calls) == 2:
-            raise FloatingPointError("product 1 with the operator is not finite (overflow, or NaN weights)")
+            raise error("product 1 with the operator is not finite (overflow, or NaN weights)")
         return measured(*args, **options)
 
     monkeypatch.setattr(analysis, "hessian_analysis", overflowing)

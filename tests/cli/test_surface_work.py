@@ -1,6 +1,5 @@
 """Surfaces that are resumed, sharded and merged."""
 
-import errno
 import logging
 import os
 import resource
@@ -145,7 +144,7 @@ def test_a_full_disk_loses_no_finished_block(measure, whole, tmp_path, monkeypat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(done.err.splitlines()) == 1
-    assert "2-of-2.jsonl: File too large. make room; measured points are kept: --resume goes on" in done.err
+    assert "2-of-2.jsonl: File too large. make room; what was measured is kept: --resume goes on" in done.err
     other = tmp_path / "surface.npz.journal/2-of-2.jsonl"
     assert not other.read_bytes().endswith(b"\n")  # a torn line
     measure("--shard", "2/2", "--resume")
@@ -153,13 +152,13 @@ def test_a_full_disk_loses_no_finished_block(measure, whole, tmp_path, monkeypat
     assert_same(load(tmp_path / "surface.npz"), whole)
 
 
-def test_a_results_file_that_a_full_disk_stops_is_named_and_made_by_resume(measure, whole, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(cli, "save", full)
+def test_a_results_file_that_a_full_disk_stops_is_named_and_made_by_resume(
+    measure, whole, tmp_path, monkeypatch, full_for
+):
+    full_for("surface.npz")
     done = measure(code=5)
-    assert f"{tmp_path / 'surface.npz'}: No space left on device. make room; measured points are kept" in done.err
+    assert f"{tmp_path / 'surface.npz'}: No space left on device. make room; what was measured is kept" in done.err
+    assert "Loss on a" in done.out
     monkeypatch.undo()
     measure("--resume")
     assert_same(load(tmp_path / "surface.npz"), whole)

@@ -14,6 +14,7 @@ from landscape.engines import DoubleBackward
 from landscape.following import curvature_trace
 from landscape.journal import JournalBusyError, JournalError
 from landscape.operators import SymmetricOperator, hessian
+from landscape.outputs import OutputExistsError
 from landscape.results import taken_apart
 
 PLAN = {"command": "hessian", "seed": 0}
@@ -170,6 +171,18 @@ def test_one_process_at_a_time_writes_a_ledger(tmp_path):
         pytest.raises(JournalBusyError, match="another process writes"),
     ):
         run(tmp_path / "journal", counted()[0])
+
+
+def test_what_was_measured_is_gone_on_with_or_replaced_only_when_that_is_said(tmp_path):
+    out, folder = tmp_path / "h.npz", tmp_path / "h.npz.journal"
+    assert ledger.begin(out) == folder
+    with pytest.raises(StoppedError):
+        run(folder, counted(9)[0])
+    with pytest.raises(OutputExistsError, match=r"h.npz.journal holds a measurement that was not finished"):
+        ledger.begin(out)
+    assert ledger.begin(out, resume=True) == ledger.begin(out, force=True) == folder
+    with ledger.opened(folder, PLAN, anew=False), pytest.raises(JournalBusyError, match="another process writes"):
+        ledger.begin(out)
 
 
 def test_an_end_before_anything_was_kept_leaves_nothing(tmp_path):

@@ -187,7 +187,7 @@ def rank(one, value):
 def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared():
     def title(*ones):
         results = [*ones, *(rank(one, 10.0 + n) for n, one in enumerate(ones))]
-        return re.search(r"<h2>(.*?)</h2>", density_section(checkpoints(results)))[1]
+        return re.search(r"<h2>(.*?)</h2>", density_section(checkpoints(results)))[1].replace("\u00a0", " ")
 
     assert title(pairs("a"), pairs("b")) == "Trace / λmax: a 10.00 ± 0.10, b 11.00 ± 0.10"
     assert title(pairs("a", operator="fisher")) == "Trace / λmax of the Fisher matrix: a 10.00 ± 0.10"

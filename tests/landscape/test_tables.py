@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 from curvature_results import density
+from plain_results import pairs as spectrum
+from plain_results import surface
 
 from landscape.results import Congruence, CongruenceTrace, Eigenpairs, Surface, status_of
-from landscape.tables import tables
+from landscape.tables import summary_table, tables
 
 
 def pairs(converged, *, complete=True):
@@ -89,3 +91,12 @@ def test_columns_that_would_be_empty_are_not_there():
         settings = {"num_examples": 4, "num_validation_examples": 4}
         found = [Congruence(**{**vars(r), "settings": settings}) for r in some]
         assert list(tables(found)[0].header) == header
+
+
+def test_the_summary_speaks_of_the_measurement_that_stands_for_each_checkpoint():
+    few = surface(split="test", accuracy=0.5, num_examples=40)
+    frozen = surface(split="test", accuracy=0.9, num_examples=360)
+    recalibrated = surface(split="test", accuracy=0.7, num_examples=360, batch_norm="recalibrated")
+    results = few, frozen, recalibrated, spectrum(operator="fisher"), spectrum(values=(3.0, 1.0))
+    (record,) = summary_table(results).records
+    assert (record["test_accuracy"], record["lambda_1"]) == (0.9, 3.0)
