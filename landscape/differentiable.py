@@ -24,8 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.batches import converted, rows, to_device
 from landscape.kernels import SecondOrder
+from landscape.losses import LossFunction, terms, unreduced
 from landscape.objective import Objective
-from landscape.passes import copied
+from landscape.passes import as_tensor, copied
 from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
 from landscape.results import Record
 
@@ -62,8 +63,7 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
                 loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
-            few = _doubled(few)
-            found = min(difference(few, _direction(few, seed)) for seed in range(3))
+            found = _found(few, difference)
         except (RuntimeError, TypeError, NotTwiceDifferentiableError):  # told by the product, in its own precision
             found = math.nan
     return {"gradient_change": found, "gradient_change_ok": not found > _TOLERANCE}
@@ -90,11 +90,37 @@ class _Cuts(TorchFunctionMode):
         return found
 
 
+def _found(few: Objective, difference: Callable[[Objective, Tensor], float]) -> float:
+    """How far products are from finite differences along the nearest of three vectors.
+
+    One of torch's losses, which needs no check and may be so small that differences of it are rounding, gives way to
+    the sum of squares. But to a loss may be nothing what the squares see, as a shift of all logits is to cross-entropy:
+    where they fail it is taken itself, of outputs so much smaller that it is not small. NaN where it counts no target.
+    """
+    doubled = _doubled(few)
+    if not few.per_example:
+        return _nearest(doubled, difference)
+    found = _nearest(replace(doubled, loss=_squares, reduction="sum"), difference)
+    if found <= _TOLERANCE:
+        return found
+    inputs, target = doubled.first_batch
+    output = as_tensor(doubled.model(inputs)).detach()
+    loss = unreduced(doubled.loss) if doubled.loss else None
+    if loss is None or not bool(terms(loss, output, target, reduction=None).denominator.any()):
+        return math.nan
+    largest = max(1.0, float(output.abs().max()))
+    own = replace(doubled, loss=partial(_sum_of_smaller, loss, largest), reduction="sum")
+    return _nearest(own, difference) or found  # 0: a loss linear in the outputs sees nothing
+
+
+def _nearest(few: Objective, difference: Callable[[Objective, Tensor], float]) -> float:
+    return min(difference(few, _direction(few, seed)) for seed in range(3))
+
+
 def _doubled(few: Objective) -> Objective:
     """The same in float64, of a copy of the model, its parameters moved off what may be a kink, and of the loss.
 
-    Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
-    and may be so small that differences of it are rounding, gives way to the sum of squares.
+    Where biases are 0, as before training, many a ReLU is given exactly 0.
     """
     model = copied(few.model).double()
     moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
@@ -102,14 +128,16 @@ def _doubled(few: Objective) -> Objective:
         for name, view in few.named(moved).items():
             model.get_parameter(name).copy_(view)
     batches = [converted(few.first_batch, torch.float64)]
-    if few.per_example:
-        return replace(few, model=model, loss=_squares, reduction="sum", batches=batches)
     loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
     return replace(few, model=model, loss=loss, batches=batches)
 
 
 def _squares(output: Tensor, _target: Tensor) -> Tensor:
     return output.square().sum() / 2
+
+
+def _sum_of_smaller(loss: LossFunction, largest: float, output: Tensor, target: Tensor) -> Tensor:
+    return loss(output / largest, target).sum()
 
 
 def _direction(few: Objective, seed: int) -> Tensor:

@@ -187,6 +187,33 @@ def test_a_loss_that_is_nearly_zero_is_no_false_alarm(make):
     assert operator.checks["gradient_change"] < 1e-5
 
 
+class Shifted(Net):
+    """Logits less their largest, which cross-entropy does not see."""
+
+    def forward(self, x):
+        z = super().forward(x)
+        return z - z.amax(1, keepdim=True).detach()
+
+
+@pytest.mark.parametrize("sure", [1.0, 1e4])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_what_the_loss_does_not_see_is_no_false_alarm(make, sure):
+    _, inputs, targets = build("tied")
+    for function, right in ((torch.tanh, True), (CUTS["detach"], False)):
+        model = Shifted(function).double()
+        with torch.no_grad():
+            model.second.weight.mul_(sure)
+        labels = targets if sure == 1 else model(inputs).argmax(1)
+        assert make(Objective(model, nn.CrossEntropyLoss(), [(inputs, labels)])).checks["gradient_change_ok"] is right
+
+
+@pytest.mark.parametrize("make", [hessian, EMPIRICAL])
+def test_a_loss_that_is_linear_in_the_outputs_is_checked_too(make):
+    for function, right in ((Sine.apply, True), (Steeper.apply, False)):
+        objective = objective_with(lambda x, function=function: function(x).log_softmax(1), loss=nn.NLLLoss())
+        assert make(objective).checks["gradient_change_ok"] is right
+
+
 def test_a_weighted_loss_is_checked_in_float64_with_its_weights():
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
     objective = objective_with(Steeper.apply, torch.float32, loss)
