@@ -3,7 +3,12 @@
 Autograd's own functions are differentiable or say so. A function of the model's own (torch.autograd.Function) may have
 a backward that gives numbers without a graph, or takes what its forward kept, and a forward pass may detach what it
 goes on with: then a product lacks, silently, what comes through there. The first is seen in the graph; the others are
-looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs.
+looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs:
+
+    |p - d(h)| / |d(h)|    p a product, d(h) the central difference with a step h,    noise |d(100 h) - d(h)| / |d(h)|
+
+A fault is what does not shrink with the step: more than three times the noise. What is less, and yet more than is
+allowed, decides nothing: rounding in what stays single precision, or kinks.
 """
 
 from __future__ import annotations
@@ -33,27 +38,33 @@ from landscape.results import Record
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
 _MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
+_LONGER, _SURE = 100.0, 3.0  # another step, over this one; times what the two differ by
 _CUTS = (
     *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
     torch.Tensor.data.__get__,  # type: ignore[attr-defined]
 )
+_SHORT = (torch.float32, torch.bfloat16, torch.float16)
+_SHORTENING = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
 _HIDDEN = "None of the inputs have requires_grad"  # a warning of torch's
 
 STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
+Sides = tuple[Tensor, Callable[[float], Tensor]]  # a product, and the finite difference with a step that it is to be
+
 
 def checked_against_gradients(objective: Objective) -> Record:
     """How far a product is from the change of the gradient, as `checked` has it: nine gradients and three products."""
-    return checked(objective, _difference)
+    return checked(objective, _sides)
 
 
-def checked(objective: Objective, difference: Callable[[Objective, Tensor], float]) -> Record:
+def checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -> Record:
     """How far products are from finite differences, relative, where the graph may lack something.
 
     That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
-    four examples in float64, near theta, along three random vectors, of which the nearest counts: a kink may lie in the
-    way of one. NaN where the model takes no float64. One forward pass over these examples; where there is anything to
-    be checked, `difference` three times, on a copy of the model.
+    four examples in float64, also where the model asks for less, near theta, along three random vectors, of which the
+    nearest counts: a kink may lie in the way of one. NaN, and no `gradient_change_ok`, where nothing is decided: the
+    model takes no float64, or differences with another step differ as much. One forward pass over these examples; where
+    there is anything to be checked, `sides` three times, on a copy of the model.
     """
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
@@ -63,10 +74,13 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
                 loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
-            found = _found(few, difference)
+            with _Doubling():
+                found = _found(few, sides)
         except (RuntimeError, TypeError, NotTwiceDifferentiableError):  # told by the product, in its own precision
             found = math.nan
-    return {"gradient_change": found, "gradient_change_ok": not found > _TOLERANCE}
+    if math.isnan(found):
+        return {"gradient_change": found}
+    return {"gradient_change": found, "gradient_change_ok": found <= _TOLERANCE}
 
 
 class _Cuts(TorchFunctionMode):
@@ -90,7 +104,25 @@ class _Cuts(TorchFunctionMode):
         return found
 
 
-def _found(few: Objective, difference: Callable[[Objective, Tensor], float]) -> float:
+class _Doubling(TorchFunctionMode):
+    """Inside, what asks for less than double precision has that: norms and attention that say torch.float32."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        func = torch.Tensor.double if func in _SHORTENING else func
+        return func(*map(_longer, args), **{name: _longer(one) for name, one in (kwargs or {}).items()})
+
+
+def _longer(argument: Any) -> Any:  # noqa: ANN401
+    return torch.float64 if isinstance(argument, torch.dtype) and argument in _SHORT else argument
+
+
+def _found(few: Objective, sides: Callable[[Objective, Tensor], Sides]) -> float:
     """How far products are from finite differences along the nearest of three vectors.
 
     One of torch's losses, which needs no check and may be so small that differences of it are rounding, gives way to
@@ -99,8 +131,8 @@ def _found(few: Objective, difference: Callable[[Objective, Tensor], float]) -> 
     """
     doubled = _doubled(few)
     if not few.per_example:
-        return _nearest(doubled, difference)
-    found = _nearest(replace(doubled, loss=_squares, reduction="sum"), difference)
+        return _nearest(doubled, sides)
+    found = _nearest(replace(doubled, loss=_squares, reduction="sum"), sides)
     if found <= _TOLERANCE:
         return found
     inputs, target = doubled.first_batch
@@ -110,11 +142,23 @@ def _found(few: Objective, difference: Callable[[Objective, Tensor], float]) -> 
         return math.nan
     largest = max(1.0, float(output.abs().max()))
     own = replace(doubled, loss=partial(_sum_of_smaller, loss, largest), reduction="sum")
-    return _nearest(own, difference) or found  # 0: a loss linear in the outputs sees nothing
+    return _nearest(own, sides) or found  # 0: a loss linear in the outputs sees nothing
 
 
-def _nearest(few: Objective, difference: Callable[[Objective, Tensor], float]) -> float:
-    return min(difference(few, _direction(few, seed)) for seed in range(3))
+def _nearest(few: Objective, sides: Callable[[Objective, Tensor], Sides]) -> float:
+    decided = [off for seed in range(3) if not math.isnan(off := _off(*sides(few, _direction(few, seed))))]
+    return min(decided, default=math.nan)
+
+
+def _off(product: Tensor, seen: Callable[[float], Tensor]) -> float:
+    """How far a product is from the finite difference, with the step that is the better one; NaN if noise is as far."""
+    short = seen(STEP)
+    if (off := distance(product, short)) <= _TOLERANCE:
+        return off
+    longer = seen(_LONGER * STEP)
+    if (nearer := distance(product, longer)) <= _TOLERANCE:
+        return nearer
+    return off if off > _SURE * distance(longer, short) else math.nan
 
 
 def _doubled(few: Objective) -> Objective:
@@ -156,17 +200,21 @@ def _slope(few: Objective, theta: Tensor) -> Tensor:
         return torch.autograd.grad(_loss(few, leaf), leaf)[0]
 
 
-def _difference(few: Objective, v: Tensor) -> float:
-    ahead, behind = few.theta + STEP * v, few.theta - STEP * v
+def _sides(few: Objective, v: Tensor) -> Sides:
     leaf = few.theta.clone().requires_grad_()
     with few.holding(few.named(leaf)):
         loss = _loss(few, leaf)
         if not loss.requires_grad:  # all of the graph is cut
-            return distance(torch.zeros_like(loss), (_loss(few, ahead) - _loss(few, behind)) / (2 * STEP))
+            return torch.zeros_like(loss), partial(change, partial(_loss, few), few.theta, v)
         gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
         zero = torch.zeros_like(v)
         product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
-    return distance(product, (_slope(few, ahead) - _slope(few, behind)) / (2 * STEP))
+    return product, partial(change, partial(_slope, few), few.theta, v)
+
+
+def change(of: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, step: float) -> Tensor:
+    """The central difference of a function of theta along v."""
+    return (of(theta + step * v) - of(theta - step * v)) / (2 * step)
 
 
 def distance(product: Tensor, change: Tensor) -> float:

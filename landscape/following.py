@@ -109,10 +109,11 @@ def _worst_change(found: list[Eigenpairs]) -> Record:
     changes = [float(str(pairs.checks["gradient_change"])) for pairs in found if "gradient_change" in pairs.checks]
     if not changes:
         return {}
-    return {
-        "gradient_change": max(changes, key=lambda change: -1.0 if math.isnan(change) else change),
-        "gradient_change_ok": all(bool(pairs.checks.get("gradient_change_ok", True)) for pairs in found),
-    }
+    worst = max(changes, key=lambda change: -1.0 if math.isnan(change) else change)
+    if math.isnan(worst):
+        return {"gradient_change": worst}
+    ok = all(bool(pairs.checks.get("gradient_change_ok", True)) for pairs in found)
+    return {"gradient_change": worst, "gradient_change_ok": ok}
 
 
 def stability_limit(

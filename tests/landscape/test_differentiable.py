@@ -1,5 +1,6 @@
 """What autograd's graph lacks is found out by finite differences, for every matrix that would be wrong without it."""
 
+import math
 from functools import partial
 
 import pytest
@@ -154,6 +155,13 @@ def test_a_network_that_lets_go_of_all_of_its_graph_is_not_one_without_curvature
         assert operator.matvec(objective.theta).count_nonzero() == 0
 
 
+def test_a_run_that_is_undecided_everywhere_passes_no_check():
+    undecided = objective_with(rounded)
+    assert "gradient_change_ok" not in curvature_trace([(1, undecided)], k=1).checks
+    trace = curvature_trace([(1, undecided), (2, objective_with(KeptInForward.apply))], k=1)
+    assert trace.checks["gradient_change_ok"] is False
+
+
 def test_a_run_is_told_of_the_checkpoint_where_it_is_worst():
     wrong, right = objective_with(KeptInForward.apply), objective_with(torch.sin)
     trace = curvature_trace([(1, right), (2, wrong), (3, right)], k=1)
@@ -205,6 +213,40 @@ def test_what_the_loss_does_not_see_is_no_false_alarm(make, sure):
             model.second.weight.mul_(sure)
         labels = targets if sure == 1 else model(inputs).argmax(1)
         assert make(Objective(model, nn.CrossEntropyLoss(), [(inputs, labels)])).checks["gradient_change_ok"] is right
+
+
+class SinglePrecision(Net):
+    """Norm and attention as language models have them, in float32 whatever the weights are."""
+
+    def forward(self, x):
+        h = self.first(x)
+        h = (h.to(torch.float32) * h.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()).to(h.dtype)
+        h = self.function(h)
+        return self.second(h * F.softmax(h, -1, dtype=torch.float32).to(h.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_parts_in_single_precision_hide_no_fault_and_make_none(make, dtype):
+    _, inputs, targets = build("tied")
+    harmless = lambda x: stable_softmax(x) + 0 * x.detach()  # noqa: E731
+    for function, right in ((harmless, True), (CUTS["detach"], False), (Steeper.apply, False)):
+        torch.manual_seed(0)
+        objective = Objective(SinglePrecision(function).to(dtype), nn.CrossEntropyLoss(), [(inputs.to(dtype), targets)])
+        assert make(objective).checks["gradient_change_ok"] is right
+
+
+def rounded(x):
+    numbers = x.detach().numpy()  # where no precision is asked for by torch
+    return x + (torch.from_numpy((numbers + 256).astype("float32")).to(x) - 256 - x.detach())
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_rounding_that_hides_the_difference_is_no_fault_but_undecided(make):
+    operator = make(objective_with(rounded))
+    assert math.isnan(operator.checks["gradient_change"])
+    assert "gradient_change_ok" not in operator.checks
+    assert "finite differences" not in problem_of(top_eigenpairs(operator, k=1))
 
 
 @pytest.mark.parametrize("make", [hessian, EMPIRICAL])
