@@ -16,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,10 @@ STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
 Sides = tuple[Tensor, Callable[[float], Tensor]]  # a product, and the finite difference with a step that it is to be
 
+_COPIES, _SHARE_OF_MEMORY = 12, 0.5  # of theta in float64, at most at once; of what there is
+_WHOLE: WeakKeyDictionary[Objective, Objective] = WeakKeyDictionary()  # what a part is of
+_FOUND: WeakKeyDictionary[Objective, dict[Callable[[Objective, Tensor], Sides], Record]] = WeakKeyDictionary()
+
 
 def checked_against_gradients(objective: Objective) -> Record:
     """How far a product is from the change of the gradient, as `checked` has it: nine gradients and three products."""
@@ -62,10 +68,24 @@ def checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -
 
     That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
     four examples in float64, also where the model asks for less, near theta, along three random vectors, of which the
-    nearest counts: a kink may lie in the way of one. NaN, and no `gradient_change_ok`, where nothing is decided: the
-    model takes no float64, or differences with another step differ as much. One forward pass over these examples; where
-    there is anything to be checked, `sides` three times, on a copy of the model.
+    nearest counts: a kink may lie in the way of one. NaN, and `gradient_change_undecided` in place of
+    `gradient_change_ok`, where nothing is decided: the model takes no float64, differences with another step differ as
+    much, or the copies would take too much memory. Once for an objective and its parts: one forward pass over these
+    examples; where there is anything to be checked, `sides` three times, on a copy of the model.
     """
+    whole = _WHOLE.get(objective, objective)
+    found = _FOUND.setdefault(whole, {})
+    if sides not in found:
+        found[sides] = _checked(whole, sides)
+    return dict(found[sides])
+
+
+def share_checks(objective: Objective, part: Objective) -> None:
+    """Let what is found of an objective hold for a part of its data: it is of the same model and loss."""
+    _WHOLE[part] = _WHOLE.get(objective, objective)
+
+
+def _checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -> Record:
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
     with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
@@ -74,13 +94,27 @@ def checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -
                 loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
+            del loss
+            if (needed := _COPIES * 8 * few.theta.numel()) > _SHARE_OF_MEMORY * _memory(few.theta):
+                return _undecided(f"takes {needed:,} bytes, over half of the memory")
             with _Doubling():
                 found = _found(few, sides)
         except (RuntimeError, TypeError, NotTwiceDifferentiableError):  # told by the product, in its own precision
-            found = math.nan
+            return _undecided("the model does not run in float64, or has no second derivative there")
     if math.isnan(found):
-        return {"gradient_change": found}
+        return _undecided("rounding or kinks hide the difference")
     return {"gradient_change": found, "gradient_change_ok": found <= _TOLERANCE}
+
+
+def _undecided(reason: str) -> Record:
+    return {"gradient_change": math.nan, "gradient_change_undecided": reason}
+
+
+def _memory(theta: Tensor) -> float:
+    """Bytes of the machine, or of its GPU what is free."""
+    if theta.is_cuda:
+        return torch.cuda.mem_get_info(theta.device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 class _Cuts(TorchFunctionMode):
@@ -167,7 +201,8 @@ def _doubled(few: Objective) -> Objective:
     Where biases are 0, as before training, many a ReLU is given exactly 0.
     """
     model = copied(few.model).double()
-    moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
+    moved = few.theta.double()
+    moved += _MOVED * float(moved.norm()) * _direction(few, _MOVED_SEED)
     with torch.no_grad():
         for name, view in few.named(moved).items():
             model.get_parameter(name).copy_(view)
@@ -186,7 +221,7 @@ def _sum_of_smaller(loss: LossFunction, largest: float, output: Tensor, target: 
 
 def _direction(few: Objective, seed: int) -> Tensor:
     v = torch.randn(few.theta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return v.div(v.norm()).to(few.theta)
+    return v.div_(v.norm()).to(few.theta)
 
 
 def _loss(few: Objective, leaf: Tensor) -> Tensor:
@@ -195,7 +230,7 @@ def _loss(few: Objective, leaf: Tensor) -> Tensor:
 
 
 def _slope(few: Objective, theta: Tensor) -> Tensor:
-    leaf = theta.clone().requires_grad_()
+    leaf = theta.detach().requires_grad_()
     with few.holding(few.named(leaf)):
         return torch.autograd.grad(_loss(few, leaf), leaf)[0]
 
@@ -214,7 +249,8 @@ def _sides(few: Objective, v: Tensor) -> Sides:
 
 def change(of: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, step: float) -> Tensor:
     """The central difference of a function of theta along v."""
-    return (of(theta + step * v) - of(theta - step * v)) / (2 * step)
+    ahead = of(torch.add(theta, v, alpha=step))
+    return ahead.sub_(of(torch.sub(theta, v, alpha=step))).div_(2 * step)
 
 
 def distance(product: Tensor, change: Tensor) -> float:

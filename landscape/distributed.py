@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from landscape.batches import Batch, bytes_of, count, rows
+from landscape.differentiable import share_checks
 from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import SymmetricOperator, hessian
 
@@ -135,7 +136,9 @@ def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = No
     order = torch.arange(num) if seed is None else torch.randperm(num, generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(num, dtype=torch.bool)
     chosen[order.tensor_split(size)[rank]] = True
-    return replace(objective, batches=_Part(objective, chosen, cut))
+    part = replace(objective, batches=_Part(objective, chosen, cut))
+    share_checks(objective, part)
+    return part
 
 
 @dataclass(frozen=True, eq=False)

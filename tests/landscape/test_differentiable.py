@@ -9,6 +9,8 @@ from problems import NETS, build, in_batches, objective_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from landscape import differentiable
+from landscape.distributed import part_of
 from landscape.following import curvature_trace
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
@@ -246,7 +248,40 @@ def test_rounding_that_hides_the_difference_is_no_fault_but_undecided(make):
     operator = make(objective_with(rounded))
     assert math.isnan(operator.checks["gradient_change"])
     assert "gradient_change_ok" not in operator.checks
+    assert operator.checks["gradient_change_undecided"] == "rounding or kinks hide the difference"
     assert "finite differences" not in problem_of(top_eigenpairs(operator, k=1))
+
+
+def test_an_objective_is_checked_once_with_all_its_parts_and_blocks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(differentiable, "distance", lambda product, change: seen.append(product) or 0.0)
+    objective = objective_with(CUTS["detach"])
+    parts = [part_of(objective, rank, 2) for rank in range(2)]
+    for one in (parts[0], objective, part_of(parts[1], 1, 2)):
+        hessian(one)
+        per_layer(one)
+        assert len(seen) == 3
+        assert hessian(one).checks["gradient_change_ok"] is True
+    for one in (*parts, objective):
+        gauss_newton(one)
+        assert len(seen) == 6
+
+
+def test_a_part_has_the_check_of_the_whole_whatever_is_in_it():
+    objective = objective_with(CUTS["detach"])
+    found = {hessian(part_of(objective, rank, 3)).checks["gradient_change"] for rank in range(3)}
+    assert found == {hessian(objective).checks["gradient_change"]}
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_a_check_that_takes_most_of_the_memory_is_left_out_and_said_to_be(make, monkeypatch):
+    monkeypatch.setattr(differentiable, "_memory", lambda theta: 24 * 8 * theta.numel() - 1)
+    checks = make(objective_with(CUTS["detach"])).checks
+    assert math.isnan(checks["gradient_change"])
+    assert checks["gradient_change_undecided"].endswith("over half of the memory")
+    assert "gradient_change_ok" not in checks
+    monkeypatch.setattr(differentiable, "_memory", lambda theta: 24 * 8 * theta.numel())
+    assert make(objective_with(CUTS["detach"])).checks["gradient_change_ok"] is False
 
 
 @pytest.mark.parametrize("make", [hessian, EMPIRICAL])
