@@ -100,15 +100,17 @@ def shared_gradient(objective: Objective, theta: Tensor | None = None) -> Tensor
     Raises:
         NotRepeatableError: If the processes came to different theta.
         ToldError: If another process failed.
-        ValueError: If there are more processes than examples, or than batches that cannot be cut.
+        ValueError: If there are more processes than examples, or than batches that cannot be cut, or no target counts.
     """
     rank, size = place()
     theta = objective.theta if theta is None else theta
     if size == 1:
         return objective.gradient(theta)
     part = together(lambda: part_of(objective, rank, size), state=zlib.crc32(bytes_of(theta)))
-    total, denominator = together(lambda: _sums(part, theta))
-    return summed(total) / float(summed(denominator))
+    total, own = together(lambda: _sums(part, theta))
+    denominator = float(summed(own))
+    objective.refuse_no_denominator(denominator)
+    return summed(total) / denominator
 
 
 def _sums(part: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
