@@ -5,10 +5,10 @@ a backward that gives numbers without a graph, or takes what its forward kept, a
 goes on with: then a product lacks, silently, what comes through there. The first is seen in the graph; the others are
 looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs:
 
-    |p - d(h)| / |d(h)|    p a product, d(h) the central difference with a step h,    noise |d(100 h) - d(h)| / |d(h)|
+    |p - d(h)| / |d(h)|    p a product, d(h) the central difference with a step h,    noise |d(h') - d(h)| / |d(h)|
 
-A fault is what does not shrink with the step: more than three times the noise. What is less, and yet more than is
-allowed, decides nothing: rounding in what stays single precision, or kinks.
+A fault does not depend on the step: it is more than three times the noise of the step h' that agrees best. What is
+less, and yet more than is allowed, decides nothing: rounding in what stays single precision, or kinks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from landscape.results import Record
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
 _MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
-_LONGER, _SURE = 100.0, 3.0  # another step, over this one; times what the two differ by
+_OTHER_STEPS, _SURE = (0.5, 10.0, 100.0), 3.0  # over the usual one; times what the nearest differs from that
 _CUTS = (
     *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
     torch.Tensor.data.__get__,  # type: ignore[attr-defined]
@@ -185,14 +185,17 @@ def _nearest(few: Objective, sides: Callable[[Objective, Tensor], Sides]) -> flo
 
 
 def _off(product: Tensor, seen: Callable[[float], Tensor]) -> float:
-    """How far a product is from the finite difference, with the step that is the better one; NaN if noise is as far."""
-    short = seen(STEP)
-    if (off := distance(product, short)) <= _TOLERANCE:
+    """How far a product is from the finite difference, with the step that is the best one; NaN if noise is as far."""
+    usual = seen(STEP)
+    if (off := distance(product, usual)) <= _TOLERANCE:
         return off
-    longer = seen(_LONGER * STEP)
-    if (nearer := distance(product, longer)) <= _TOLERANCE:
-        return nearer
-    return off if off > _SURE * distance(longer, short) else math.nan
+    noise = math.inf
+    for times in _OTHER_STEPS:
+        other = seen(times * STEP)
+        if (nearer := distance(product, other)) <= _TOLERANCE:
+            return nearer
+        noise = min(noise, distance(other, usual))
+    return off if off > _SURE * noise else math.nan
 
 
 def _doubled(few: Objective) -> Objective:
