@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from landscape.batches import bytes_of
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Trainable parameters and buffers, by name; of frozen parameters, which may be large, their place and version."""
+    """Trainable parameters and buffers, by name; of frozen parameters, often many, a checksum of their bytes."""
 
     params: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    frozen: Mapping[str, tuple[int, int]]
+    frozen: Mapping[str, int]
 
 
 def snapshot_of(model: nn.Module, params: Mapping[str, Tensor]) -> Snapshot:
@@ -70,9 +73,8 @@ def refuse_rewritten_weights(model: nn.Module) -> None:
             )
 
 
-def _frozen(model: nn.Module) -> dict[str, tuple[int, int]]:
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: (p.data_ptr(), 0 if p.is_inference() else p._version) for name, p in frozen.items()}
+def _frozen(model: nn.Module) -> dict[str, int]:
+    return {name: zlib.crc32(bytes_of(p)) for name, p in model.named_parameters() if not p.requires_grad}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
