@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from landscape.batches import bytes_of
 
@@ -29,10 +30,13 @@ def snapshot_of(model: nn.Module, params: Mapping[str, Tensor]) -> Snapshot:
 def refuse_changed(model: nn.Module, before: Snapshot) -> None:
     """Refuse a model that is no longer what was read of it.
 
+    Of buffers only running statistics of normalization layers count, which training and recalibrating move. A forward
+    pass may write the others (counters, caches, tables): they are measured as they were read.
+
     Raises:
-        ValueError: If parameters or buffers have changed.
+        ValueError: If parameters or running statistics have changed.
     """
-    now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    now = {**dict(model.named_parameters()), **_running_statistics(model)}
     taken = {**before.params, **before.buffers}
     changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
     changed += [name for name, state in _frozen(model).items() if before.frozen.get(name, state) != state]
@@ -75,6 +79,12 @@ def refuse_rewritten_weights(model: nn.Module) -> None:
 
 def _frozen(model: nn.Module) -> dict[str, int]:
     return {name: zlib.crc32(bytes_of(p)) for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    found = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in found}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
