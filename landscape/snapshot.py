@@ -19,12 +19,22 @@ class Snapshot:
 
     params: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
+    running_statistics: tuple[str, ...]
     frozen: Mapping[str, int]
+
+    def holds(self, name: str, tensor: Tensor) -> bool:
+        """Whether a tensor of that name was read, and had the bytes that it has."""
+        if name in self.frozen:
+            return _checksum(tensor) == self.frozen[name]
+        taken = self.params.get(name, self.buffers.get(name))
+        return taken is not None and _same(taken, tensor)
 
 
 def snapshot_of(model: nn.Module, params: Mapping[str, Tensor]) -> Snapshot:
     """What is there now; `params` holds the trainable parameters."""
-    return Snapshot(params, {name: buffer.clone() for name, buffer in model.named_buffers()}, _frozen(model))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    frozen = {name: _checksum(p) for name, p in model.named_parameters() if name not in params}
+    return Snapshot(params, buffers, tuple(_running_statistics(model)), frozen)
 
 
 def refuse_changed(model: nn.Module, before: Snapshot) -> None:
@@ -34,12 +44,12 @@ def refuse_changed(model: nn.Module, before: Snapshot) -> None:
     pass may write the others (counters, caches, tables): they are measured as they were read.
 
     Raises:
-        ValueError: If parameters or running statistics have changed.
+        ValueError: If parameters or running statistics have changed, are gone or are new.
     """
     now = {**dict(model.named_parameters()), **_running_statistics(model)}
-    taken = {**before.params, **before.buffers}
-    changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
-    changed += [name for name, state in _frozen(model).items() if before.frozen.get(name, state) != state]
+    taken = [*before.params, *before.frozen, *before.running_statistics]
+    changed = [name for name in taken if name not in now]
+    changed += [name for name, tensor in now.items() if not before.holds(name, tensor)]
     if changed:
         told = _listed(changed)
         raise ValueError(f"the model has changed since this objective first read it ({told}): make a new objective")
@@ -77,8 +87,8 @@ def refuse_rewritten_weights(model: nn.Module) -> None:
             )
 
 
-def _frozen(model: nn.Module) -> dict[str, int]:
-    return {name: zlib.crc32(bytes_of(p)) for name, p in model.named_parameters() if not p.requires_grad}
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(bytes_of(tensor))
 
 
 def _running_statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from landscape.alignment import gradient_congruence
@@ -590,6 +591,65 @@ CHANGES = {
     trained_where_frozen: r"0\.bias",
     trained_where_frozen_past_autograd: r"0\.bias",
 }
+
+
+def unfrozen_and_trained(model):
+    model[0].requires_grad_(True)
+    trained_where_frozen(model)
+
+
+def with_a_weight_that_is_made(model):
+    nn.utils.parametrizations.weight_norm(model[4])
+
+
+def pruned(model):
+    l1_unstructured(model[4], "weight", 0.5)
+
+
+def with_a_module_more(model):
+    model.append(nn.Linear(3, 3).double())
+
+
+def with_a_module_of_statistics_less(model):
+    model[2] = nn.Identity()
+
+
+def with_a_module_of_statistics_more(model):
+    model[3] = nn.BatchNorm1d(6, affine=False).double()
+
+
+REBUILT = {
+    unfrozen_and_trained: r"0\.bias",
+    with_a_weight_that_is_made: r"4\.weight, 4\.parametrizations\.weight\.original0, .*original1",
+    pruned: r"4\.weight, 4\.weight_orig",
+    with_a_module_more: r"5\.weight, 5\.bias",
+    with_a_module_of_statistics_less: r"2\.running_mean, 2\.running_var",
+    with_a_module_of_statistics_more: r"3\.running_mean, 3\.running_var",
+}
+
+
+@pytest.mark.parametrize("rebuild", REBUILT)
+def test_a_model_whose_parameters_or_statistics_are_gone_or_new_is_refused(rebuild):
+    statistics = nn.BatchNorm1d(6, affine=False)
+    net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), statistics, nn.Tanh(), nn.Linear(6, 3)).double()
+    net[0].bias.requires_grad_(False)
+    _, inputs, targets = build("batch_norm_net")
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    objective.evaluate()
+    rebuild(net)
+    with pytest.raises(ValueError, match=rf"the model has changed since .* read it \({REBUILT[rebuild]}\): make"):
+        hessian(objective)
+    Objective(net, nn.CrossEntropyLoss(), objective.batches).evaluate()
+
+
+def test_a_parameter_frozen_or_unfrozen_since_the_model_was_read_is_the_same():
+    net, inputs, targets = build("batch_norm_net")
+    net[0].requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    loss = objective.evaluate().loss
+    net[0].requires_grad_(True)
+    net[4].requires_grad_(False)
+    assert objective.evaluate().loss == loss
 
 
 def loaded_again(model):
