@@ -731,6 +731,36 @@ def test_buffers_that_a_forward_pass_writes_are_measured_as_they_were_read(measu
     assert objective.theta_hash == name
 
 
+class OnGraph(nn.Module):
+    """One layer of a graph network."""
+
+    def __init__(self, adjacency):
+        super().__init__()
+        self.head = nn.Linear(3, 2).double()
+        self.register_buffer("adjacency", adjacency)
+
+    def forward(self, x):
+        return self.head(self.adjacency @ x)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+def test_a_sparse_buffer_is_measured_as_a_dense_one(layout):
+    adjacency = (torch.rand(7, 7) < 0.4).double()
+    data, loss = [(torch.randn(7, 3).double(), torch.randint(0, 2, (7,)))], nn.CrossEntropyLoss(reduction="sum")
+    dense = OnGraph(adjacency)
+    sparse, other = copy.deepcopy(dense), copy.deepcopy(dense)
+    sparse.adjacency, other.adjacency = (matrix.to_sparse(layout=layout) for matrix in (adjacency, 2 * adjacency))
+    objectives = [
+        Objective.from_sums(model, lambda model, batch: (loss(model(batch[0]), batch[1]), len(batch[1])), data)
+        for model in (dense, sparse, other)
+    ]
+    assert len({objective.theta_hash for objective in objectives}) == 3
+    np.testing.assert_allclose(objectives[1].evaluate().loss, objectives[0].evaluate().loss, rtol=1e-12)
+    expected, found = (hessian(objective).matvec(objective.theta) for objective in objectives[:2])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_an_operator_is_that_of_the_model_as_it_was():
     net, inputs, targets = build("batch_norm_net")
     objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
