@@ -322,7 +322,10 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
 
 
 def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
-    """Without those whose eigenvalues another of the same operator and data has too, within both residuals."""
+    """Without those whose eigenvalues another of the same operator and data has too, within both residuals.
+
+    One that is sure is not dropped for one that is not, nor one of smaller residuals for one that is not sure.
+    """
     kept: list[Eigenpairs] = []
     for one in sorted(pairs, key=lambda one: -len(one.values)):
         if not any(_holds(other, one) for other in kept):
@@ -333,8 +336,17 @@ def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
 def _holds(longer: Eigenpairs, one: Eigenpairs) -> bool:
     if (spectrum_kind(longer), data_identity(longer)) != (spectrum_kind(one), data_identity(one)):
         return False
+    if _sure(one) and not _sure(longer):
+        return False
     apart = np.abs(longer.values[:, None] - one.values)
-    return bool((apart <= longer.residuals[:, None] + one.residuals).any(axis=0).all())
+    near = apart <= longer.residuals[:, None] + one.residuals
+    if not _sure(longer):
+        near &= longer.residuals[:, None] <= one.residuals
+    return bool(near.any(axis=0).all())
+
+
+def _sure(pairs: Eigenpairs) -> bool:
+    return pairs.complete and bool(pairs.converged.all())
 
 
 def _surface_group(

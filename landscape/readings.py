@@ -275,6 +275,11 @@ def largest(pairs: Eigenpairs) -> float:
     return float(pairs.values[0]) if 1 in places(pairs) else math.nan
 
 
+def certified(pairs: Eigenpairs) -> bool:
+    """Whether the largest eigenvalue is one: converged, and none was missed."""
+    return 1 in places(pairs) and bool(pairs.converged[0]) and pairs.complete
+
+
 def sample_errors(pairs: Eigenpairs, spreads: Sequence[DataSpread]) -> Array:
     """What the sample of the data leaves to each eigenvalue, one standard error, a lower bound; NaN where not measured.
 
@@ -340,7 +345,7 @@ def standing_spectra(checkpoints: Sequence[Checkpoint]) -> list[Eigenpairs | Non
     """For each checkpoint the spectrum that stands for it, of which every sentence and table speaks; None without one.
 
     All are of one kind of matrix: that which most checkpoints have, then the whole Hessian, then the one over most
-    examples. Of several on different data a checkpoint's is on those that most have.
+    examples. Of several a checkpoint's is on the data that most have, and rather a certified one.
     """
     spectra = [[(spectrum_kind(p), p) for p in c.pairs if len(p.values)] for c in checkpoints]
     kinds = {kind: p for mine in spectra for kind, p in reversed(mine)}
@@ -352,7 +357,7 @@ def standing_spectra(checkpoints: Sequence[Checkpoint]) -> list[Eigenpairs | Non
     kind = max(kinds, key=rank, default="")
     chosen = [[p for other, p in mine if other == kind] for mine in spectra]
     shared = Counter(key for mine in chosen for key in {conditions(p) for p in mine})
-    return [max(mine, key=lambda p: shared[conditions(p)], default=None) for mine in chosen]
+    return [max(mine, key=lambda p: (shared[conditions(p)], certified(p)), default=None) for mine in chosen]
 
 
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:

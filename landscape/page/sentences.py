@@ -20,6 +20,7 @@ from landscape.readings import (
     Centre,
     centre,
     centre_measured,
+    certified,
     edge_median,
     first_step,
     largest,
@@ -190,7 +191,7 @@ def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[
 def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     """The top eigenvalues of methods over their seeds; of checkpoints the smallest and the largest, and their ratio.
 
-    Each with its loss; empty where no loss is known.
+    Each with its loss; empty where no loss is known. One that is not certified is told with its residual, in no ratio.
     """
     spectra = [(c, pairs, loss) for c, pairs, loss in _curvatures(checkpoints) if math.isfinite(loss)]
     if not spectra:
@@ -213,12 +214,16 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
         checkpoint, pairs, loss = item
-        return f"{short(largest(pairs))} at {checkpoint.style.name} ({split} loss {short(loss)})"
+        sure, unsure = short(largest(pairs)), f"{plus_minus(largest(pairs), pairs.residuals[0])}, not certified,"
+        return f"{sure if certified(pairs) else unsure} at {checkpoint.style.name} ({split} loss {short(loss)})"
 
     if len(ranked) == 1:
         return f"{symbol} is {place(ranked[0])}{_other_data(checkpoints, spectra[0][1])}"
     low, high = ranked[0], ranked[-1]
     ends = f"{place(low)} {'to' if len(ranked) > 2 else 'and'} {place(high)}"
+    if unsure := sum(not certified(pairs) for _, pairs, _ in ranked):
+        verdict = f"not compared, for {unsure} {'is' if unsure == 1 else 'are'} not certified"
+        return f"{symbol} of these {len(ranked)} checkpoints is {verdict}: {ends}"
     if _alike(low, high):
         within = f"within {'two ' if _errors(low, high)[0] != 'residuals' else 'both '}{_errors(low, high)[0]}"
         return f"{symbol} of these {len(ranked)} checkpoints is not told apart: {ends}, {within}"

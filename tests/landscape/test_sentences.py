@@ -198,3 +198,29 @@ def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared(
         *seeds_of("sam", lambda n: pairs(values=(n + 3.0,), data_hash="B")),
     ]
     assert title(*seeds) == "Trace / λmax is of different train data, so methods are not compared"
+
+
+def test_an_uncertified_eigenvalue_is_told_to_be_one_and_hides_no_certified_one():
+    sure = replace(pairs(values=(13.247,), data_hash="a"), residuals=np.array([0.005]))
+    unsure = replace(
+        pairs(values=(11.8, 3.0, 1.0), data_hash="a"), residuals=np.array([1.7, 1.0, 1.0]), converged=np.zeros(3, bool)
+    )
+    assert told(unsure) == "λmax is 11.8 ± 1.7, not certified, at sgd (train loss 0.500)."
+    for results in ((sure, unsure), (unsure, sure)):
+        assert len(checkpoints(results)[0].pairs) == 2
+        assert told(*results) == "λmax is 13.2 at sgd (train loss 0.500)."
+    other = pairs("sam", values=(2.0,), data_hash="a")
+    assert "a ratio of" in told(sure, other)
+    assert told(unsure, other) == (
+        "λmax of these 2 checkpoints is not compared, for 1 is not certified: 2.00 at sam (train loss 0.500) and "
+        "11.8 ± 1.7, not certified, at sgd (train loss 0.500)."
+    )
+
+
+def test_a_spectrum_that_is_not_sure_holds_only_those_of_larger_residuals():
+    longer = replace(pairs(values=(4.0, 1.0, 0.5)), complete=False)
+    vague = replace(pairs(values=(4.0,)), complete=False, residuals=np.array([0.1]))
+    keen = replace(pairs(values=(4.0,)), complete=False, residuals=np.array([0.001]))
+    assert len(checkpoints([longer, vague])[0].pairs) == 1
+    assert len(checkpoints([longer, keen])[0].pairs) == 2
+    assert len(checkpoints([replace(longer, complete=True), keen])[0].pairs) == 1
