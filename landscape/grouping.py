@@ -15,6 +15,7 @@ import numpy as np
 
 from landscape.methods import method_key
 from landscape.results import (
+    MISSING,
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
@@ -89,8 +90,8 @@ class Checkpoint:
     def surface(self, split: str) -> Surface | None:
         """The surface that stands for the checkpoint on `split`, of which every sentence and table speaks.
 
-        Rather with the labels as trained, then with the checkpoint's own BatchNorm statistics in full precision, then
-        the one over most examples.
+        Rather one that was measured at the checkpoint, then with the labels as trained, then with the checkpoint's own
+        BatchNorm statistics in full precision, then the one over most examples.
         """
         mine = [one for one in self.surfaces if one.settings.get("split") == split]
         return max(mine, key=_standing, default=None)
@@ -277,9 +278,11 @@ def own(surface: Surface) -> bool:
     return all(surface.settings.get(name) in (None, usual) for name, usual in _USUAL.items())
 
 
-def _standing(surface: Surface) -> tuple[bool, bool, int]:
+def _standing(surface: Surface) -> tuple[bool, bool, bool, int]:
+    centre = (surface.x == 0)[:, None] & (surface.y == 0) & (surface.status != MISSING)
+    centred = bool(centre.any()) or "centre_loss" in surface.checks
     trained, count = "as trained" in str(surface.settings.get("labels")), surface.settings.get("num_examples")
-    return trained, own(surface), count if isinstance(count, int) else 0
+    return centred, trained, own(surface), count if isinstance(count, int) else 0
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:

@@ -238,15 +238,16 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     """The train loss of methods over their seeds, or else of checkpoints; empty where there is none."""
     surfaces = [(c, one) for c in checkpoints if (one := c.surface("train")) is not None]
-    known = [(c, at, conditions(one)) for c, one in surfaces if math.isfinite((at := centre(one)).loss)]
+    known = [(c, at, one) for c, one in surfaces if math.isfinite((at := centre(one)).loss)]
     if not known:
         return ""
-    mode = mode_words(surfaces[0][1].settings)
+    mode = mode_words(known[0][2].settings)
     found, lacking = methods_among(checkpoints, [c for c, _, _ in known])
     if len(found) > 1:
         nothing = np.full(1, np.nan)
         over = [
-            OverSeeds(method.name, nothing, nothing, tuple(known[n][2] for n in method.members)) for method in found
+            OverSeeds(method.name, nothing, nothing, tuple(conditions(known[n][2]) for n in method.members))
+            for method in found
         ]
         if (where := on_which_data(over)) is None:
             differing = apart([key for one in over for key in one.data], "train")
@@ -260,7 +261,7 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return told + (f" ({lacking})" if lacking else "")
     if lacking:
         return f"train loss is known for {lacking}: methods not compared"
-    if differing := apart([key for _, _, key in known], "train"):
+    if differing := apart([conditions(one) for _, _, one in known], "train"):
         return f"train losses are {differing} and not compared"
     return _ranged("train loss", [(c.style.name, at.loss, at.error) for c, at, _ in known]) + mode
 
@@ -419,7 +420,8 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
             )
             for method in found
         ]
-        return accuracy_over_seeds(over) + mode + (f" ({lacking})" if lacking else "")
+        compared = on_which_data(over) is not None
+        return accuracy_over_seeds(over) + (mode if compared else "") + (f" ({lacking})" if lacking else "")
     if lacking:
         return f"test accuracy is known for {lacking}: methods not compared"
     if differing := apart([conditions(surface) for _, surface, _ in tested], "test"):
