@@ -54,7 +54,17 @@ from landscape.readings import (
     shown_tensors,
     stick_height,
 )
-from landscape.results import CongruenceTrace, CurvatureTrace, DataSpread, Density, Diagonal, Eigenpairs, Line, Result
+from landscape.results import (
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    DataSpread,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+)
 from landscape.smoothing import of_one_width
 from landscape.view import loss_view
 
@@ -142,14 +152,16 @@ def spectrum_picture(
         if not done.all():
             told = "open: not converged" if done.any() else f"{label}, not converged"
             ax.plot(at[~done], one.values[~done], linestyle="none", markerfacecolor="none", label=told, **look)
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
+    if log := finite.size and finite.min() > 0:
+        _hold_bars(ax, bars, finite.min() / 3)
     label = SAMPLE_BARS
     for at, values, errors, color in bars:
         if np.isfinite(errors).any():
             broad: dict[str, Any] = {"colors": color, "linewidth": 9, "alpha": 0.35, "zorder": 0}
             ax.vlines(at, values - errors, values + errors, label=label, **broad)
             label = ""  # one entry of the legend for all
-    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
-    if finite.size and finite.min() > 0:
+    if log:
         log_axis(ax)
     every = -(-len(ticks) // 12)
     ax.set_xticks(ticks[::every], labels[::every])
@@ -157,6 +169,15 @@ def spectrum_picture(
     labelled(ax, "eigenvalue, largest first", "eigenvalue of the mean loss")
     legend(picture, ax)
     return picture
+
+
+def _hold_bars(ax: Axes, bars: Sequence[tuple[Array, Array, Array, str]], least: float) -> None:
+    """A log axis that holds these bars, but of one that nearly reaches zero only what is above `least`."""
+    ax.set_yscale("log")
+    ends = np.concatenate([np.maximum(values + sign * e, least) for _, values, e, _ in bars for sign in (-1, 1)])
+    if (ends := ends[np.isfinite(ends)]).size:
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, ends.min() / 1.1), max(high, ends.max() * 1.1))
 
 
 def density_picture(

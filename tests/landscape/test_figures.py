@@ -246,6 +246,13 @@ def test_what_was_measured_at_other_eigenvalues_has_no_bar(spread):
     assert len(figures.eigenvalues([spectrum()], [spread]).data) == 1
 
 
+def test_a_bar_that_nearly_reaches_zero_does_not_set_the_axis():
+    figure = figures.eigenvalues([spectrum(values=(4.0, 1.0))], [sampled(errors=(9.0, 0.999999))])
+    low, high = (10**end for end in figure.layout.yaxis.range)
+    assert 0.2 < low < 1 / 3
+    assert high > 13
+
+
 def test_a_spread_at_fewer_or_more_eigenvalues_has_the_bars_of_those_that_are_the_same():
     np.testing.assert_array_equal(sample_errors(spectrum(), [sampled(values=(4.0,), errors=(0.5,))]), [0.5, np.nan])
     more = sampled(values=(4.0, 1.0, -3.0), errors=(0.5, 0.2, 0.1))

@@ -100,6 +100,13 @@ def test_the_twin_of_the_spectrum_has_broad_bars_of_what_the_sample_leaves():
     ]
 
 
+def test_a_bar_of_the_sample_that_nearly_reaches_zero_does_not_set_the_axis_of_the_twin():
+    drawn = picture.spectrum_picture([spectrum(values=(4.0, 1.0)), sampled(errors=(9.0, 0.999999))])
+    low, high = drawn.axes[0].get_ylim()
+    assert 0.2 < low < 1 / 3
+    assert high > 13  # the upper ends are held
+
+
 def test_the_twin_of_layers_has_their_eigenvalues_from_input_to_output():
     (ax,) = picture.layers_picture([*blocks(), spectrum()]).axes
     np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [4.0, 1.0, 0.5, np.nan, 40.0, 2.0])

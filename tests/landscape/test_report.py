@@ -10,6 +10,7 @@ import numpy as np
 import plotly.offline
 import pytest
 from curvature_results import along_run, density, entries
+from plain_results import paired
 from scipy.stats import ttest_ind
 
 from landscape.page.captions import surface_command
@@ -426,6 +427,11 @@ def test_a_page_of_planes_that_end_at_the_checkpoint_tells_no_step_it_has_not(pa
     assert not re.search(r"\bnan\b", text)
     assert "one step of the grid, the loss is taken for a bowl" not in text
     assert "one step of the grid, the loss is taken for a bowl" in visible(page(*(bowl("a", seed=n) for n in (3, 4))))
+
+
+def test_the_note_of_differences_has_the_knee_of_their_scale(page):
+    text = visible(page(paired("sgd", [0.0, 0.1]), paired("sam", [0.1, 0.25])))  # 0.125 ± 0.025
+    assert "A symlog scale is linear up to ±0.01, near the median standard error" in text
 
 
 def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
