@@ -226,6 +226,7 @@ def layers_picture(
     known, names = known or styles(results), shown_layers(groups, 20)
     picture = empty_picture(inches(width), 0.8 + len(names) * max(0.14, 0.06 * len(groups)))
     ax, left_out = picture.subplots(), 0
+    apart, opened = told_apart([spectrum_kind(group[0]) for group in groups]), False
     for n, group in enumerate(groups):
         style, one = known[checkpoint_key(group[0])], layer_points(group, names)
         at, value = (
@@ -236,14 +237,18 @@ def layers_picture(
         ax.errorbar(value, at, xerr=one.residual, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=1)
         look: dict[str, Any] = {
             "marker": MARKS[style.symbol],
-            "markersize": 3,
+            "markersize": 4,
             "color": style.color,
             "linestyle": "none",
+            "zorder": 3,  # an open mark is white, above its bar
         }
-        ax.plot(value[one.certified], at[one.certified], label=named(style), **look)
-        unsure = ~one.certified
-        if unsure.any():
-            ax.plot(value[unsure], at[unsure], markerfacecolor="none", label="open: not certified", **look)
+        label = named(style) + (f", {apart[spectrum_kind(group[0])]}" if len(apart) > 1 else "")
+        sure = one.certified
+        ax.plot(value[sure], at[sure], label=label if sure.any() else None, **look)
+        if not sure.all():
+            told = ("" if opened else "open: not certified") if sure.any() else f"{label}, not certified"
+            opened |= bool(sure.any())  # one entry of the legend for all
+            ax.plot(value[~sure], at[~sure], markerfacecolor="white", label=told, **look)
     ax.set_xscale("log")
     labelled(ax, "eigenvalue of the layer's own block" + (f"; {left_out} not above 0" if left_out else ""), "")
     ax.set_yticks(range(len(names)), [literal(shortened(name, 32)) for name in names], fontsize=6)

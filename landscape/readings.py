@@ -310,14 +310,13 @@ def by_layer(blocks: Sequence[Eigenpairs]) -> list[list[Eigenpairs]]:
 
 
 def shown_layers(groups: Sequence[Sequence[Eigenpairs]], most: int) -> list[str]:
-    """The layers of the largest eigenvalues, up to `most` of each checkpoint, in the order of the network."""
-    chosen = {
-        str(one.settings["layer"])
-        for blocks in groups
-        for one in sorted(blocks, key=lambda one: -np.nan_to_num(largest(one), nan=-np.inf))[:most]
-    }
-    names = dict.fromkeys(str(one.settings["layer"]) for blocks in groups for one in blocks)
-    return [name for name in names if name in chosen]
+    """The `most` layers of the largest eigenvalues over all checkpoints, in the order of the network."""
+    top: dict[str, float] = {}
+    for one in (one for blocks in groups for one in blocks):
+        name, value = str(one.settings["layer"]), float(np.nan_to_num(largest(one), nan=-np.inf))
+        top[name] = max(top.get(name, value), value)
+    chosen = sorted(top, key=lambda name: -top[name])[:most]
+    return [name for name in top if name in chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,6 +432,10 @@ def by_trace(result: Diagonal) -> list[int]:
 
 
 def shown_tensors(diagonals: Sequence[Diagonal], most: int) -> list[str]:
-    """The tensors of the largest traces, up to `most` of each diagonal, in the order of theta."""
-    chosen = {one.names[n] for one in diagonals for n in by_trace(one)[:most]}
-    return [name for name in dict.fromkeys(name for one in diagonals for name in one.names) if name in chosen]
+    """The `most` tensors of the traces of largest magnitude over all diagonals, in the order of theta."""
+    top: dict[str, float] = {}
+    for one in diagonals:
+        for name, value in zip(one.names, np.nan_to_num(np.abs(one.tensor_traces), nan=-1.0), strict=True):
+            top[name] = max(top.get(name, -1.0), float(value))
+    chosen = sorted(top, key=lambda name: -top[name])[:most]
+    return [name for name in top if name in chosen]

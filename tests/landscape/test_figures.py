@@ -219,6 +219,14 @@ def test_the_spectra_of_layers_are_points_from_input_to_output():
     assert list(below.data[0].x) == [-1.0, -2.0]
 
 
+def test_layers_on_different_data_or_of_different_matrices_are_told_apart():
+    for name, value in (("split", "test"), ("operator", "fisher"), ("num_examples", 9)):
+        other = [replace(one, settings={**one.settings, name: value}) for one in blocks()]
+        first, second = (curve.name for curve in figures.layers(blocks() + other).data)
+        assert first != second
+        assert str(value) in second
+
+
 def test_of_many_layers_the_sharpest_are_drawn():
     figure = figures.layers(blocks(layers={f"layer {n}": (float(n + 1),) for n in range(40)}))
     assert figure.layout.yaxis.ticktext == tuple(f"layer {n}" for n in range(10, 40))

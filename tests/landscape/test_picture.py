@@ -118,6 +118,21 @@ def test_the_twin_of_layers_has_their_eigenvalues_from_input_to_output():
         picture.layers_picture([spectrum()])
 
 
+def test_the_twin_of_layers_says_what_is_open_once_and_tells_data_apart():
+    mixed = [replace(one, complete=name != "conv") for name, one in zip(("conv", "norm", "fc"), blocks(), strict=True)]
+    other = [replace(one, settings={**one.settings, "split": "test"}) for one in mixed]
+    (ax,) = picture.layers_picture([*mixed, *other]).axes
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == [
+        "sgd, train",
+        "open: not certified",
+        "sgd, test",
+    ]
+    filled = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert [face == "white" for face in filled] == [False, True, False, True]
+    (ax,) = picture.layers_picture([replace(one, complete=False) for one in blocks()]).axes
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["sgd, not certified"]
+
+
 def test_the_twin_of_a_line_has_the_other_ends_own_loss():
     (ax,) = picture.line_picture([valley("_$sgd$")]).axes
     assert (ax.lines[1].get_xdata(), ax.lines[1].get_ydata()) == ([1.0], [1.25])
