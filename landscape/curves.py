@@ -143,7 +143,8 @@ def eigenvalues(
         shift = (n - (len(pairs) - 1) / 2) * 0.5 / max(len(pairs), 1)
         errors = sample_errors(one, spreads)
         if np.isfinite(errors).any():
-            ends += [one.values - errors, one.values + errors]
+            least = finite.min(initial=np.inf) / 3  # a bar that nearly reaches zero does not set the axis
+            ends += [np.maximum(one.values - errors, least), one.values + errors]
             _add_sample_bars(figure, np.array(at[n]) + shift, one.values, errors, style, log=log)
         sampled = [f"<br>± {short(error)} from the sample, at least" if error > 0 else "" for error in errors]
         figure.add_scatter(

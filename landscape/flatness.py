@@ -82,8 +82,8 @@ def _curvature(surface: Surface) -> float:
     loss = measured(surface)
     assert cell is not None
     i, j = cell
-    if min(loss.shape) < 3:
-        return math.nan
+    if not (0 < i < len(surface.x) - 1 and 0 < j < len(surface.y) - 1):
+        return math.nan  # a step on one side only
     along_x = (loss[i + 1, j] + loss[i - 1, j] - 2 * loss[i, j]) / (surface.x[i + 1] - surface.x[i]) ** 2
     along_y = (loss[i, j + 1] + loss[i, j - 1] - 2 * loss[i, j]) / (surface.y[j + 1] - surface.y[j]) ** 2
     return float(along_x + along_y) / 2

@@ -15,6 +15,7 @@ import numpy as np
 
 from landscape.methods import method_key
 from landscape.results import (
+    MISSING,
     Congruence,
     CongruenceTrace,
     CurvatureTrace,
@@ -89,8 +90,8 @@ class Checkpoint:
     def surface(self, split: str) -> Surface | None:
         """The surface that stands for the checkpoint on `split`, of which every sentence and table speaks.
 
-        Rather with the labels as trained, then with the checkpoint's own BatchNorm statistics in full precision, then
-        the one over most examples.
+        Rather one that was measured at the checkpoint, then with the labels as trained, then with the checkpoint's own
+        BatchNorm statistics in full precision, then the one over most examples.
         """
         mine = [one for one in self.surfaces if one.settings.get("split") == split]
         return max(mine, key=_standing, default=None)
@@ -277,9 +278,11 @@ def own(surface: Surface) -> bool:
     return all(surface.settings.get(name) in (None, usual) for name, usual in _USUAL.items())
 
 
-def _standing(surface: Surface) -> tuple[bool, bool, int]:
+def _standing(surface: Surface) -> tuple[bool, bool, bool, int]:
+    centre = (surface.x == 0)[:, None] & (surface.y == 0) & (surface.status != MISSING)
+    centred = bool(centre.any()) or "centre_loss" in surface.checks
     trained, count = "as trained" in str(surface.settings.get("labels")), surface.settings.get("num_examples")
-    return trained, own(surface), count if isinstance(count, int) else 0
+    return centred, trained, own(surface), count if isinstance(count, int) else 0
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
@@ -322,7 +325,10 @@ def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint
 
 
 def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
-    """Without those whose eigenvalues another of the same operator and data has too, within both residuals."""
+    """Without those whose eigenvalues another of the same operator and data has too, within both residuals.
+
+    One that is sure is not dropped for one that is not, nor one of smaller residuals for one that is not sure.
+    """
     kept: list[Eigenpairs] = []
     for one in sorted(pairs, key=lambda one: -len(one.values)):
         if not any(_holds(other, one) for other in kept):
@@ -333,8 +339,17 @@ def _distinct(pairs: Sequence[Eigenpairs]) -> list[Eigenpairs]:
 def _holds(longer: Eigenpairs, one: Eigenpairs) -> bool:
     if (spectrum_kind(longer), data_identity(longer)) != (spectrum_kind(one), data_identity(one)):
         return False
+    if _sure(one) and not _sure(longer):
+        return False
     apart = np.abs(longer.values[:, None] - one.values)
-    return bool((apart <= longer.residuals[:, None] + one.residuals).any(axis=0).all())
+    near = apart <= longer.residuals[:, None] + one.residuals
+    if not _sure(longer):
+        near &= longer.residuals[:, None] <= one.residuals
+    return bool(near.any(axis=0).all())
+
+
+def _sure(pairs: Eigenpairs) -> bool:
+    return pairs.complete and bool(pairs.converged.all())
 
 
 def _surface_group(

@@ -196,7 +196,7 @@ class Objective:
         return self._evaluation(self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True))
 
     def _evaluation(self, sums: Array) -> Evaluation:
-        self._refuse_no_denominator(sums[1])
+        self.refuse_no_denominator(sums[1])
         loss, standard_error, accuracy = summarise(sums)
         return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
 
@@ -287,7 +287,7 @@ class Objective:
         for gradient, part in self.batch_gradients(theta):
             total += gradient
             denominator += part
-        self._refuse_no_denominator(denominator)
+        self.refuse_no_denominator(denominator)
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
@@ -359,7 +359,12 @@ class Objective:
             )
         return self._evaluation(sums[0])
 
-    def _refuse_no_denominator(self, denominator: float) -> None:
+    def refuse_no_denominator(self, denominator: float) -> None:
+        """Refuse a mean over nothing, and say why there is nothing.
+
+        Raises:
+            ValueError: If the denominator is 0.
+        """
         if denominator != 0:
             return
         if self.sums is not None:
@@ -429,7 +434,7 @@ class Objective:
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
                 moved += self._moved_by_rounding(output, piece[1])
-        self._refuse_no_denominator(denominator)
+        self.refuse_no_denominator(denominator)
         rounding = moved / abs(total) if total else 0.0
         return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
 

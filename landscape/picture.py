@@ -54,7 +54,17 @@ from landscape.readings import (
     shown_tensors,
     stick_height,
 )
-from landscape.results import CongruenceTrace, CurvatureTrace, DataSpread, Density, Diagonal, Eigenpairs, Line, Result
+from landscape.results import (
+    Array,
+    CongruenceTrace,
+    CurvatureTrace,
+    DataSpread,
+    Density,
+    Diagonal,
+    Eigenpairs,
+    Line,
+    Result,
+)
 from landscape.smoothing import of_one_width
 from landscape.view import loss_view
 
@@ -142,14 +152,16 @@ def spectrum_picture(
         if not done.all():
             told = "open: not converged" if done.any() else f"{label}, not converged"
             ax.plot(at[~done], one.values[~done], linestyle="none", markerfacecolor="none", label=told, **look)
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
+    if log := finite.size and finite.min() > 0:
+        _hold_bars(ax, bars, finite.min() / 3)
     label = SAMPLE_BARS
     for at, values, errors, color in bars:
         if np.isfinite(errors).any():
             broad: dict[str, Any] = {"colors": color, "linewidth": 9, "alpha": 0.35, "zorder": 0}
             ax.vlines(at, values - errors, values + errors, label=label, **broad)
             label = ""  # one entry of the legend for all
-    finite = np.concatenate([one.values[np.isfinite(one.values)] for one in pairs])
-    if finite.size and finite.min() > 0:
+    if log:
         log_axis(ax)
     every = -(-len(ticks) // 12)
     ax.set_xticks(ticks[::every], labels[::every])
@@ -157,6 +169,15 @@ def spectrum_picture(
     labelled(ax, "eigenvalue, largest first", "eigenvalue of the mean loss")
     legend(picture, ax)
     return picture
+
+
+def _hold_bars(ax: Axes, bars: Sequence[tuple[Array, Array, Array, str]], least: float) -> None:
+    """A log axis that holds these bars, but of one that nearly reaches zero only what is above `least`."""
+    ax.set_yscale("log")
+    ends = np.concatenate([np.maximum(values + sign * e, least) for _, values, e, _ in bars for sign in (-1, 1)])
+    if (ends := ends[np.isfinite(ends)]).size:
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, ends.min() / 1.1), max(high, ends.max() * 1.1))
 
 
 def density_picture(
@@ -205,6 +226,7 @@ def layers_picture(
     known, names = known or styles(results), shown_layers(groups, 20)
     picture = empty_picture(inches(width), 0.8 + len(names) * max(0.14, 0.06 * len(groups)))
     ax, left_out = picture.subplots(), 0
+    apart, opened = told_apart([spectrum_kind(group[0]) for group in groups]), False
     for n, group in enumerate(groups):
         style, one = known[checkpoint_key(group[0])], layer_points(group, names)
         at, value = (
@@ -215,14 +237,18 @@ def layers_picture(
         ax.errorbar(value, at, xerr=one.residual, fmt="none", ecolor=style.color, elinewidth=0.8, capsize=1)
         look: dict[str, Any] = {
             "marker": MARKS[style.symbol],
-            "markersize": 3,
+            "markersize": 4,
             "color": style.color,
             "linestyle": "none",
+            "zorder": 3,  # an open mark is white, above its bar
         }
-        ax.plot(value[one.certified], at[one.certified], label=named(style), **look)
-        unsure = ~one.certified
-        if unsure.any():
-            ax.plot(value[unsure], at[unsure], markerfacecolor="none", label="open: not certified", **look)
+        label = named(style) + (f", {apart[spectrum_kind(group[0])]}" if len(apart) > 1 else "")
+        sure = one.certified
+        ax.plot(value[sure], at[sure], label=label if sure.any() else None, **look)
+        if not sure.all():
+            told = ("" if opened else "open: not certified") if sure.any() else f"{label}, not certified"
+            opened |= bool(sure.any())  # one entry of the legend for all
+            ax.plot(value[~sure], at[~sure], markerfacecolor="white", label=told, **look)
     ax.set_xscale("log")
     labelled(ax, "eigenvalue of the layer's own block" + (f"; {left_out} not above 0" if left_out else ""), "")
     ax.set_yticks(range(len(names)), [literal(shortened(name, 32)) for name in names], fontsize=6)

@@ -275,6 +275,11 @@ def largest(pairs: Eigenpairs) -> float:
     return float(pairs.values[0]) if 1 in places(pairs) else math.nan
 
 
+def certified(pairs: Eigenpairs) -> bool:
+    """Whether the largest eigenvalue is one: converged, and none was missed."""
+    return 1 in places(pairs) and bool(pairs.converged[0]) and pairs.complete
+
+
 def sample_errors(pairs: Eigenpairs, spreads: Sequence[DataSpread]) -> Array:
     """What the sample of the data leaves to each eigenvalue, one standard error, a lower bound; NaN where not measured.
 
@@ -305,14 +310,13 @@ def by_layer(blocks: Sequence[Eigenpairs]) -> list[list[Eigenpairs]]:
 
 
 def shown_layers(groups: Sequence[Sequence[Eigenpairs]], most: int) -> list[str]:
-    """The layers of the largest eigenvalues, up to `most` of each checkpoint, in the order of the network."""
-    chosen = {
-        str(one.settings["layer"])
-        for blocks in groups
-        for one in sorted(blocks, key=lambda one: -np.nan_to_num(largest(one), nan=-np.inf))[:most]
-    }
-    names = dict.fromkeys(str(one.settings["layer"]) for blocks in groups for one in blocks)
-    return [name for name in names if name in chosen]
+    """The `most` layers of the largest eigenvalues over all checkpoints, in the order of the network."""
+    top: dict[str, float] = {}
+    for one in (one for blocks in groups for one in blocks):
+        name, value = str(one.settings["layer"]), float(np.nan_to_num(largest(one), nan=-np.inf))
+        top[name] = max(top.get(name, value), value)
+    chosen = sorted(top, key=lambda name: -top[name])[:most]
+    return [name for name in top if name in chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +344,7 @@ def standing_spectra(checkpoints: Sequence[Checkpoint]) -> list[Eigenpairs | Non
     """For each checkpoint the spectrum that stands for it, of which every sentence and table speaks; None without one.
 
     All are of one kind of matrix: that which most checkpoints have, then the whole Hessian, then the one over most
-    examples. Of several on different data a checkpoint's is on those that most have.
+    examples. Of several a checkpoint's is on the data that most have, and rather a certified one.
     """
     spectra = [[(spectrum_kind(p), p) for p in c.pairs if len(p.values)] for c in checkpoints]
     kinds = {kind: p for mine in spectra for kind, p in reversed(mine)}
@@ -352,7 +356,7 @@ def standing_spectra(checkpoints: Sequence[Checkpoint]) -> list[Eigenpairs | Non
     kind = max(kinds, key=rank, default="")
     chosen = [[p for other, p in mine if other == kind] for mine in spectra]
     shared = Counter(key for mine in chosen for key in {conditions(p) for p in mine})
-    return [max(mine, key=lambda p: shared[conditions(p)], default=None) for mine in chosen]
+    return [max(mine, key=lambda p: (shared[conditions(p)], certified(p)), default=None) for mine in chosen]
 
 
 def loss_of_spectrum(pairs: Eigenpairs, checkpoint: Checkpoint) -> float:
@@ -428,6 +432,10 @@ def by_trace(result: Diagonal) -> list[int]:
 
 
 def shown_tensors(diagonals: Sequence[Diagonal], most: int) -> list[str]:
-    """The tensors of the largest traces, up to `most` of each diagonal, in the order of theta."""
-    chosen = {one.names[n] for one in diagonals for n in by_trace(one)[:most]}
-    return [name for name in dict.fromkeys(name for one in diagonals for name in one.names) if name in chosen]
+    """The `most` tensors of the traces of largest magnitude over all diagonals, in the order of theta."""
+    top: dict[str, float] = {}
+    for one in diagonals:
+        for name, value in zip(one.names, np.nan_to_num(np.abs(one.tensor_traces), nan=-1.0), strict=True):
+            top[name] = max(top.get(name, -1.0), float(value))
+    chosen = sorted(top, key=lambda name: -top[name])[:most]
+    return [name for name in top if name in chosen]

@@ -233,7 +233,7 @@ def _densities(same: Sequence[Density], known: Mapping[str, Style], width: int, 
 def _layers(blocks: Sequence[Eigenpairs], known: Mapping[str, Style], width: int, height: int, ink: Ink) -> str:
     """A bar for the largest eigenvalue of each layer's own block, those of several checkpoints below each other."""
     groups = by_layer(blocks)
-    names = shown_layers(groups, (height - 1) // max(len(groups), 1))
+    names = shown_layers(groups, max((height - 1) // max(len(groups), 1), 1))
     rows = [
         _Row(name, known[checkpoint_key(one)].name, one.values[:1])
         for name in names
@@ -247,7 +247,7 @@ def _layers(blocks: Sequence[Eigenpairs], known: Mapping[str, Style], width: int
 
 def _tensors(diagonals: Sequence[Diagonal], known: Mapping[str, Style], width: int, height: int, ink: Ink) -> str:
     """A bar for the trace of each tensor, in the same way."""
-    names = shown_tensors(diagonals, (height - 1) // max(len(diagonals), 1))
+    names = shown_tensors(diagonals, max((height - 1) // max(len(diagonals), 1), 1))
     rows = [
         _Row(name, known[checkpoint_key(one)].name, one.tensor_traces[[list(one.names).index(name)]])
         for name in names
@@ -259,7 +259,7 @@ def _tensors(diagonals: Sequence[Diagonal], known: Mapping[str, Style], width: i
 
 
 def _of(shown: int, count: int) -> str:
-    return f", the {shown} largest of {count}" if shown < count else ""
+    return f", the {f'{shown} ' if shown > 1 else ''}largest of {count}" if shown < count else ""
 
 
 def _bars(title: str, rows: Sequence[_Row], width: int, ink: Ink) -> str:

@@ -85,14 +85,13 @@ def layers(blocks: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = 
     no place for an eigenvalue of zero or below: such ones are left out, and counted in its title.
     """
     known, groups = known or styles(blocks), by_layer(blocks)
-    names = shown_layers(groups, MOST_LAYERS)
+    names, apart = shown_layers(groups, MOST_LAYERS), told_apart([spectrum_kind(group[0]) for group in groups])
     found = [layer_points(group, names) for group in groups]
     values = np.concatenate([one.value for one in found] or [np.zeros(0)])
     drawn = values[np.isfinite(values) & (values > 0)]
     figure = go.Figure(layout=layout("Eigenvalues of each layer's own block", height=layers_height(blocks)))
     for n, (group, one) in enumerate(zip(groups, found, strict=True)):
         style = known[checkpoint_key(group[0])]
-        kind = f", {split}" if (split := group[0].settings.get("split")) and _differ(groups, "split") else ""
         figure.add_scatter(
             x=np.where((one.value > 0) | (not drawn.size), one.value, np.nan),
             y=one.place + (n - (len(groups) - 1) / 2) * 0.6 / len(groups),
@@ -108,7 +107,7 @@ def layers(blocks: Sequence[Eigenpairs], *, known: Mapping[str, Style] | None = 
                 "symbol": [style.symbol + ("" if sure else "-open") for sure in one.certified],
                 "line": {"width": [0 if sure else 2 for sure in one.certified]},
             },
-            name=as_text(f"{style.name}{kind}"),
+            name=as_text(style.name + (f", {apart[spectrum_kind(group[0])]}" if len(apart) > 1 else "")),
             hovertemplate="%{text}",
         )
     figure.update_layout(showlegend=True)
@@ -126,10 +125,6 @@ def layers_height(blocks: Sequence[Eigenpairs]) -> int:
     """Pixels that the figure of these layers needs."""
     groups = by_layer(blocks)
     return 130 + len(shown_layers(groups, MOST_LAYERS)) * max(20, 9 * len(groups))
-
-
-def _differ(groups: Sequence[Sequence[Eigenpairs]], name: str) -> bool:
-    return len({str(group[0].settings.get(name)) for group in groups}) > 1
 
 
 def diagonal(diagonals: Sequence[Diagonal], *, known: Mapping[str, Style] | None = None) -> go.Figure:

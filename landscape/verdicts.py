@@ -16,7 +16,7 @@ import numpy as np
 from landscape.formatting import plus_minus, short, signed
 from landscape.grouping import conditions
 from landscape.methods import Comparison, deviation, methods, ratio, welch
-from landscape.readings import largest, places
+from landscape.readings import certified, largest, places
 from landscape.results import Array, Eigenpairs
 
 _WAYS = {"batch_norm": "BatchNorm", "precision": "precision"}
@@ -44,11 +44,6 @@ def eigenvalues_over_seeds(name: str, pairs: Sequence[Eigenpairs], losses: Seque
     if unsure or low:
         refused = f"{unsure or low} of {len(pairs)} are not {'certified' if unsure else 'positive'}"
     return OverSeeds(name, values, np.array(losses), tuple(conditions(one) for one in pairs), refused)
-
-
-def certified(pairs: Eigenpairs) -> bool:
-    """Whether the largest eigenvalue is one: converged, and none was missed."""
-    return 1 in places(pairs) and bool(pairs.converged[0]) and pairs.complete
 
 
 def curvature_over_seeds(measured: Sequence[OverSeeds], *, symbol: str, split: str) -> str:

@@ -125,10 +125,11 @@ def blocks_section(checkpoints: Sequence[Checkpoint]) -> str:
         if math.isfinite(value[0]):
             top[c.style.name] = max(top.get(c.style.name, value), value)
     told = [f"{layer} at {name} ({short(value)})" for name, (value, layer) in top.items()]
+    kinds = list(dict.fromkeys(spectrum_kind(one) for _, one in found))
     note = (
-        '<p class="note">The block of the Hessian that belongs to the parameters of one layer. What lies between '
-        "layers is in none of them: the whole has a largest eigenvalue at least as large as each. Bars are the "
-        "residual; an open marker is not certified.</p>"
+        f'<p class="note">Of: {escape("; ".join(kinds))}. The block of the matrix that belongs to the parameters of '
+        "one layer. What lies between layers is in none of them: the whole has a largest eigenvalue at least as large "
+        "as each. Bars are the residual; an open marker is not certified.</p>"
     )
     height = layers_height([one for _, one in found])
     chart = (

@@ -14,7 +14,7 @@ from landscape.page.payload import MOST_DIFFERENCES
 from landscape.paired import Difference, paired_difference, paired_rise
 from landscape.readings import centre_cell
 from landscape.results import Surface
-from landscape.view import difference_view
+from landscape.view import Scale, SignedView, difference_view
 
 Sets = Sequence[tuple[str, Surface, list[Surface]]]
 
@@ -31,17 +31,20 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
         for n, (data, first, one) in enumerate(pictured[:MOST_DIFFERENCES])
     )
     hidden = len(pictured) - MOST_DIFFERENCES
+    views = [_view(one, first, "log") for _, first, one in pictured[:MOST_DIFFERENCES]]
+    knees = " or ".join(f"±{knee:g}" for knee in sorted({view.linear for view in views if view.linear is not None}))
     note = (
         '<p class="note">The same examples at the same steps from each checkpoint: below zero (blue) the first named '
         "has the lower loss. ± is one standard error of the difference over these examples; a grey dot marks a point "
-        "where the difference is within two of them. A symlog scale is linear up to about one standard error and "
-        "logarithmic above; hover has the values. Rise: how much more the loss grows from the checkpoint to the "
-        "square ring at half and at the whole extent. This is the error of the examples alone, not of other training "
+        "where the difference is within two of them. A symlog scale is linear up to "
+        f"{knees}, near the median standard error, and logarithmic above; hover has the values. Rise: how much more "
+        "the loss grows from the checkpoint to the square ring at half and at the whole extent. This is the error of "
+        "the examples alone, not of other training "
         f"seeds.{f' The table has {hidden} more.' if hidden > 0 else ''}</p>"
     )
     rows = [_row(one, first, data, known) for data, first, one in pictured]
     head = ["difference", "on", "examples", "loss at the checkpoint", "rise, half way", "rise, edge"]
-    wide = any(_spans_decades(one, first) for _, first, one in pictured)
+    wide = any(_view(one, first).linear is not None for _, first, one in pictured)
     names = [("linear", "linear"), ("symlog", "symlog")]
     scale = radios("difference", "Colours", names, "symlog" if wide else "linear")
     body = f'{note}<div class="planebar">{scale}</div><div class="columns">{figures}</div><div class="scroll" '
@@ -49,9 +52,9 @@ def differences_section(sets: Sets, known: dict[str, Style]) -> str:
     return section("Differences", _sentence(pictured[0], known), body)
 
 
-def _spans_decades(one: Surface, first: Surface) -> bool:
+def _view(one: Surface, first: Surface, scale: Scale = "auto") -> SignedView:
     found = paired_difference(one, first)
-    return difference_view(found.value, found.standard_error).linear is not None
+    return difference_view(found.value, found.standard_error, scale=scale)
 
 
 def _names(one: Surface, first: Surface, known: dict[str, Style]) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from landscape.formatting import plus_minus, short, signed
+from landscape.formatting import counted, plus_minus, short, signed
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
 from landscape.page.sentences import change_sentence, curvature_sentence, repeats
-from landscape.readings import places, sample_errors
+from landscape.readings import loss_of_spectrum, places, sample_errors, standing_spectra
+from landscape.results import Eigenpairs
+from landscape.subjects import matrix_words
 
 _AGREES = 0.01  # relative: two programs, one number
 
@@ -67,8 +69,28 @@ def spectrum_section(checkpoints: Sequence[Checkpoint]) -> str:
     body += f"<figure>{chart}</figure>" + numbers(
         table(["checkpoint", "of", "index", "eigenvalue", "converged"], rows, text=2)
     )
-    sentence = curvature_sentence(checkpoints)
-    return section("Spectrum", sentence or "Eigenvalues; the loss they belong to was not recorded", body)
+    return section("Spectrum", curvature_sentence(checkpoints) or _other_end(checkpoints), body)
+
+
+def _other_end(checkpoints: Sequence[Checkpoint]) -> str:
+    """The smallest eigenvalues with their losses, where the largest were not sought."""
+    standing = zip(checkpoints, standing_spectra(checkpoints), strict=True)
+    found = [(c, one, loss_of_spectrum(one, c)) for c, one in standing if one and -1 in places(one)]
+    found = [(c, one, loss) for c, one, loss in found if math.isfinite(loss)]
+    if not found:
+        return "Eigenvalues; the loss they belong to was not recorded"
+    told = [
+        f"{_smallest(one)} at {c.style.name} ({one.settings.get('split') or 'mean'} loss {short(loss)})"
+        for c, one, loss in found
+    ]
+    more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
+    return f"λmin{matrix_words(found[0][1].settings)} is {', '.join(told[:3])}{more}"
+
+
+def _smallest(one: Eigenpairs) -> str:
+    value, residual = float(one.values[-1]), float(one.residuals[-1])
+    sure = one.complete and bool(one.converged[-1])
+    return (short(value) if sure else f"{plus_minus(value, residual)}, not certified,").replace("-", "−", 1)
 
 
 def _cross_check(checkpoints: Sequence[Checkpoint]) -> str:

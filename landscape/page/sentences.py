@@ -20,6 +20,7 @@ from landscape.readings import (
     Centre,
     centre,
     centre_measured,
+    certified,
     edge_median,
     first_step,
     largest,
@@ -190,7 +191,7 @@ def _over_seeds(members: Sequence[tuple[int, Surface]]) -> list[tuple[str, list[
 def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     """The top eigenvalues of methods over their seeds; of checkpoints the smallest and the largest, and their ratio.
 
-    Each with its loss; empty where no loss is known.
+    Each with its loss; empty where no loss is known. One that is not certified is told with its residual, in no ratio.
     """
     spectra = [(c, pairs, loss) for c, pairs, loss in _curvatures(checkpoints) if math.isfinite(loss)]
     if not spectra:
@@ -213,12 +214,16 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 
     def place(item: tuple[Checkpoint, Eigenpairs, float]) -> str:
         checkpoint, pairs, loss = item
-        return f"{short(largest(pairs))} at {checkpoint.style.name} ({split} loss {short(loss)})"
+        sure, unsure = short(largest(pairs)), f"{plus_minus(largest(pairs), pairs.residuals[0])}, not certified,"
+        return f"{sure if certified(pairs) else unsure} at {checkpoint.style.name} ({split} loss {short(loss)})"
 
     if len(ranked) == 1:
         return f"{symbol} is {place(ranked[0])}{_other_data(checkpoints, spectra[0][1])}"
     low, high = ranked[0], ranked[-1]
     ends = f"{place(low)} {'to' if len(ranked) > 2 else 'and'} {place(high)}"
+    if unsure := sum(not certified(pairs) for _, pairs, _ in ranked):
+        verdict = f"not compared, for {unsure} {'is' if unsure == 1 else 'are'} not certified"
+        return f"{symbol} of these {len(ranked)} checkpoints is {verdict}: {ends}"
     if _alike(low, high):
         within = f"within {'two ' if _errors(low, high)[0] != 'residuals' else 'both '}{_errors(low, high)[0]}"
         return f"{symbol} of these {len(ranked)} checkpoints is not told apart: {ends}, {within}"
@@ -233,15 +238,16 @@ def curvature_sentence(checkpoints: Sequence[Checkpoint]) -> str:
 def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
     """The train loss of methods over their seeds, or else of checkpoints; empty where there is none."""
     surfaces = [(c, one) for c in checkpoints if (one := c.surface("train")) is not None]
-    known = [(c, at, conditions(one)) for c, one in surfaces if math.isfinite((at := centre(one)).loss)]
+    known = [(c, at, one) for c, one in surfaces if math.isfinite((at := centre(one)).loss)]
     if not known:
         return ""
-    mode = mode_words(surfaces[0][1].settings)
+    mode = mode_words(known[0][2].settings)
     found, lacking = methods_among(checkpoints, [c for c, _, _ in known])
     if len(found) > 1:
         nothing = np.full(1, np.nan)
         over = [
-            OverSeeds(method.name, nothing, nothing, tuple(known[n][2] for n in method.members)) for method in found
+            OverSeeds(method.name, nothing, nothing, tuple(conditions(known[n][2]) for n in method.members))
+            for method in found
         ]
         if (where := on_which_data(over)) is None:
             differing = apart([key for one in over for key in one.data], "train")
@@ -255,7 +261,7 @@ def _loss_sentence(checkpoints: Sequence[Checkpoint]) -> str:
         return told + (f" ({lacking})" if lacking else "")
     if lacking:
         return f"train loss is known for {lacking}: methods not compared"
-    if differing := apart([key for _, _, key in known], "train"):
+    if differing := apart([conditions(one) for _, _, one in known], "train"):
         return f"train losses are {differing} and not compared"
     return _ranged("train loss", [(c.style.name, at.loss, at.error) for c, at, _ in known]) + mode
 
@@ -414,7 +420,8 @@ def _accuracy_sentence(checkpoints: Sequence[Checkpoint]) -> str:
             )
             for method in found
         ]
-        return accuracy_over_seeds(over) + mode + (f" ({lacking})" if lacking else "")
+        compared = on_which_data(over) is not None
+        return accuracy_over_seeds(over) + (mode if compared else "") + (f" ({lacking})" if lacking else "")
     if lacking:
         return f"test accuracy is known for {lacking}: methods not compared"
     if differing := apart([conditions(surface) for _, surface, _ in tested], "test"):

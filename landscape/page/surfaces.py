@@ -263,11 +263,12 @@ def _flatness_html(planes: Sequence[SurfaceGroup], key: str, name: str, ids: Ids
         return ""
     radii = [f"radius +{rise:g}" for rise in RISES]
     head = ["checkpoint", "planes", "centre loss", "curvature", *radii, "rise, half way", "rise, edge"]
-    step = short(first_step(next(iter(of.values()))[0]))
+    step = first_step(next(iter(of.values()))[0])
+    bowl = f"; below {short(step)}, one step of the grid, the loss is taken for a bowl" if math.isfinite(step) else ""
     text = (
         f"On {name}, over random planes of different seeds: mean ± standard deviation over the planes, which says how "
         "much one picture depends on its draw. Radius +d: the distance along an axis at which the loss has risen by d "
-        f"nats (beyond: on some axis it never has); below {step}, one step of the grid, the loss is taken for a bowl. "
+        f"nats (beyond: on some axis it never has){bowl}. "
         "Rise: the mean on the square ring at half and at the whole extent. "
         "Curvature: the second difference over one step of the grid."
     )

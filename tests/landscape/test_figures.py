@@ -219,6 +219,14 @@ def test_the_spectra_of_layers_are_points_from_input_to_output():
     assert list(below.data[0].x) == [-1.0, -2.0]
 
 
+def test_layers_on_different_data_or_of_different_matrices_are_told_apart():
+    for name, value in (("split", "test"), ("operator", "fisher"), ("num_examples", 9)):
+        other = [replace(one, settings={**one.settings, name: value}) for one in blocks()]
+        first, second = (curve.name for curve in figures.layers(blocks() + other).data)
+        assert first != second
+        assert str(value) in second
+
+
 def test_of_many_layers_the_sharpest_are_drawn():
     figure = figures.layers(blocks(layers={f"layer {n}": (float(n + 1),) for n in range(40)}))
     assert figure.layout.yaxis.ticktext == tuple(f"layer {n}" for n in range(10, 40))
@@ -244,6 +252,13 @@ def test_broad_bars_are_what_the_sample_leaves_to_the_eigenvalues():
 def test_what_was_measured_at_other_eigenvalues_has_no_bar(spread):
     assert np.isnan(sample_errors(spectrum(), [spread])).all()
     assert len(figures.eigenvalues([spectrum()], [spread]).data) == 1
+
+
+def test_a_bar_that_nearly_reaches_zero_does_not_set_the_axis():
+    figure = figures.eigenvalues([spectrum(values=(4.0, 1.0))], [sampled(errors=(9.0, 0.999999))])
+    low, high = (10**end for end in figure.layout.yaxis.range)
+    assert 0.2 < low < 1 / 3
+    assert high > 13
 
 
 def test_a_spread_at_fewer_or_more_eigenvalues_has_the_bars_of_those_that_are_the_same():

@@ -100,6 +100,13 @@ def test_the_twin_of_the_spectrum_has_broad_bars_of_what_the_sample_leaves():
     ]
 
 
+def test_a_bar_of_the_sample_that_nearly_reaches_zero_does_not_set_the_axis_of_the_twin():
+    drawn = picture.spectrum_picture([spectrum(values=(4.0, 1.0)), sampled(errors=(9.0, 0.999999))])
+    low, high = drawn.axes[0].get_ylim()
+    assert 0.2 < low < 1 / 3
+    assert high > 13  # the upper ends are held
+
+
 def test_the_twin_of_layers_has_their_eigenvalues_from_input_to_output():
     (ax,) = picture.layers_picture([*blocks(), spectrum()]).axes
     np.testing.assert_array_equal(ax.lines[-1].get_xdata(), [4.0, 1.0, 0.5, np.nan, 40.0, 2.0])
@@ -109,6 +116,21 @@ def test_the_twin_of_layers_has_their_eigenvalues_from_input_to_output():
     assert ax.yaxis_inverted()
     with pytest.raises(ValueError, match="layers_picture needs spectra of layers, got none: landscape hessian"):
         picture.layers_picture([spectrum()])
+
+
+def test_the_twin_of_layers_says_what_is_open_once_and_tells_data_apart():
+    mixed = [replace(one, complete=name != "conv") for name, one in zip(("conv", "norm", "fc"), blocks(), strict=True)]
+    other = [replace(one, settings={**one.settings, "split": "test"}) for one in mixed]
+    (ax,) = picture.layers_picture([*mixed, *other]).axes
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == [
+        "sgd, train",
+        "open: not certified",
+        "sgd, test",
+    ]
+    filled = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert [face == "white" for face in filled] == [False, True, False, True]
+    (ax,) = picture.layers_picture([replace(one, complete=False) for one in blocks()]).axes
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["sgd, not certified"]
 
 
 def test_the_twin_of_a_line_has_the_other_ends_own_loss():

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.offline
 import pytest
 from curvature_results import along_run, density, entries
+from plain_results import paired
 from scipy.stats import ttest_ind
 
 from landscape.page.captions import surface_command
@@ -419,6 +420,20 @@ def test_the_page_is_written_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "report.html")], check=True)
 
 
+def test_a_page_of_planes_that_end_at_the_checkpoint_tells_no_step_it_has_not(page):
+    at = np.linspace(-1, 0, 5)
+    text = visible(page(*(changed(bowl("a", seed=seed), x=at, y=at) for seed in (3, 4))))
+    assert "Flatness over several planes" in text
+    assert not re.search(r"\bnan\b", text)
+    assert "one step of the grid, the loss is taken for a bowl" not in text
+    assert "one step of the grid, the loss is taken for a bowl" in visible(page(*(bowl("a", seed=n) for n in (3, 4))))
+
+
+def test_the_note_of_differences_has_the_knee_of_their_scale(page):
+    text = visible(page(paired("sgd", [0.0, 0.1]), paired("sam", [0.1, 0.25])))  # 0.125 ± 0.025
+    assert "A symlog scale is linear up to ±0.01, near the median standard error" in text
+
+
 def test_seeds_of_the_same_checkpoints_are_one_family_of_planes(page):
     text = page(*(bowl(label, seed=seed) for seed in (3, 4) for label in ("a", "b")), bowl("c", seed=4))
     assert columns(text) == [["a", "b", "c"], ["a", "b"]]  # other checkpoints: another family; the largest first
@@ -533,6 +548,15 @@ def test_estimates_stand_in_the_table_with_their_errors(page):
     text = visible(page(spectrum(), estimate))
     assert "trace / λmax" in text
     assert "10.28 ± 0.17" in text
+
+
+def test_a_page_of_smallest_eigenvalues_tells_them_with_their_losses(page):
+    low = {**spectrum().settings, "which": "smallest", "k": 2}
+    first, other = (changed(spectrum(label, (-1.0, value)), settings=low) for label, value in (("a", -3.17), ("b", -2)))
+    assert "λmin is −3.17 at a (train loss 0.500), −2.00 at b (train loss 0.500)" in visible(page(first, other))
+    unsure = changed(first, complete=False)
+    assert "λmin is −3.1700 ± 0.0032, not certified, at a (train loss 0.500)" in visible(page(unsure))
+    assert "the loss they belong to was not recorded" in visible(page(changed(first, loss=np.nan)))
 
 
 def test_the_smallest_eigenvalue_is_never_called_the_largest(page):

@@ -198,3 +198,52 @@ def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared(
         *seeds_of("sam", lambda n: pairs(values=(n + 3.0,), data_hash="B")),
     ]
     assert title(*seeds) == "Trace / λmax is of different train data, so methods are not compared"
+
+
+def test_an_uncertified_eigenvalue_is_told_to_be_one_and_hides_no_certified_one():
+    sure = replace(pairs(values=(13.247,), data_hash="a"), residuals=np.array([0.005]))
+    unsure = replace(
+        pairs(values=(11.8, 3.0, 1.0), data_hash="a"), residuals=np.array([1.7, 1.0, 1.0]), converged=np.zeros(3, bool)
+    )
+    assert told(unsure) == "λmax is 11.8 ± 1.7, not certified, at sgd (train loss 0.500)."
+    for results in ((sure, unsure), (unsure, sure)):
+        assert len(checkpoints(results)[0].pairs) == 2
+        assert told(*results) == "λmax is 13.2 at sgd (train loss 0.500)."
+    other = pairs("sam", values=(2.0,), data_hash="a")
+    assert "a ratio of" in told(sure, other)
+    assert told(unsure, other) == (
+        "λmax of these 2 checkpoints is not compared, for 1 is not certified: 2.00 at sam (train loss 0.500) and "
+        "11.8 ± 1.7, not certified, at sgd (train loss 0.500)."
+    )
+
+
+def test_a_spectrum_that_is_not_sure_holds_only_those_of_larger_residuals():
+    longer = replace(pairs(values=(4.0, 1.0, 0.5)), complete=False)
+    vague = replace(pairs(values=(4.0,)), complete=False, residuals=np.array([0.1]))
+    keen = replace(pairs(values=(4.0,)), complete=False, residuals=np.array([0.001]))
+    assert len(checkpoints([longer, vague])[0].pairs) == 1
+    assert len(checkpoints([longer, keen])[0].pairs) == 2
+    assert len(checkpoints([replace(longer, complete=True), keen])[0].pairs) == 1
+
+
+def test_the_mode_told_is_that_of_the_losses_told():
+    lost, known = surface("a", loss=math.nan), surface("b", loss=0.5, batch_norm="train")
+    assert "Train loss 0.500 ± 0.050 at b, BatchNorm in train mode." in told(lost, known)
+    lost, known = surface("a", loss=math.nan, batch_norm="train"), surface("b", loss=0.5)
+    assert "BatchNorm" not in told(lost, known)
+
+
+def test_a_refusal_to_compare_has_no_mode():
+    train = seeds_of("sgd", lambda n: surface(split="test", accuracy=0.9 + 0.01 * n, batch_norm="train"))
+    frozen = seeds_of("sam", lambda n: surface(split="test", accuracy=0.9 + 0.01 * n))
+    alike = seeds_of("sam", lambda n: surface(split="test", accuracy=0.9 + 0.01 * n, batch_norm="train"))
+    assert told(*train, *frozen).endswith("(BatchNorm train and frozen), so methods are not compared.")
+    assert told(*train, *alike).endswith(", BatchNorm in train mode.")
+
+
+def test_a_surface_measured_at_the_checkpoint_stands_for_it_rather_than_a_larger_one_that_is_not():
+    apart = surface("sgd", split="test", accuracy=0.5, num_examples=1000)
+    apart = replace(apart, x=np.linspace(0.2, 1, 5), y=np.linspace(0.2, 1, 5))
+    assert told(surface("sgd", split="test"), apart) == "Test accuracy is 90.0 ± 3.0 % at sgd."
+    checked = replace(apart, checks={"centre_loss": 0.5, "centre_accuracy": 0.5})
+    assert told(surface("sgd", split="test"), checked) == "Test accuracy is 50.0 ± 1.6 % at sgd."

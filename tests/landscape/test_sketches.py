@@ -246,6 +246,17 @@ def test_layers_are_bars_as_long_as_their_largest_eigenvalue():
         ]
 
 
+def test_rows_of_layers_are_the_sharpest_of_all_checkpoints_and_fill_the_height():
+    up, down = ({f"l{k}": (float(1 + (k if rising else 29 - k)),) for k in range(30)} for rising in (True, False))
+    title, *rows = sketch(blocks(layers=up) + blocks("sam", down), height=24).splitlines()
+    assert title.startswith("Largest eigenvalue of each layer's own block, the 11 largest of 30")
+    assert len(rows) == 22
+    many = [one for n in range(24) for one in blocks(f"c{n}", up)]
+    title, *rows = sketch(many, height=24).splitlines()
+    assert ", the largest of 30" in title
+    assert len(rows) == 24
+
+
 def test_tensors_are_bars_as_long_as_their_traces_and_of_many_the_largest_are_shown():
     title, *rows = sketch([hundred_tensors()], width=100).splitlines()
     assert title == "Trace of each tensor, the 23 largest of 100; a bar is its size"
