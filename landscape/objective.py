@@ -129,7 +129,10 @@ class Objective:
         if unfit:
             raise ValueError(f"a metric's name is made of letters, digits and _, got {unfit[0]!r}")
         check_stated_reduction(self.loss, self.reduction)
-        object.__setattr__(self, "model", in_float32(getattr(self.model, "_orig_mod", self.model)))  # of torch.compile
+        model = getattr(self.model, "_orig_mod", self.model)  # of torch.compile
+        if self.sums is None and isinstance(model, nn.DataParallel):  # sums may read its attributes
+            model = model.module
+        object.__setattr__(self, "model", in_float32(model))
         if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
             raise ValueError("a model of torch.jit takes no parameters but its own: give the model it was made from")
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

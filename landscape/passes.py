@@ -145,10 +145,10 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 def _compiled_parts(model: nn.Module) -> list[tuple[nn.Module, str, object]]:
     """Modules that are compiled, the attribute that is, and what it would be otherwise."""
-    wrapped = [(module, getattr(module, "_orig_mod", None)) for module in model.modules()]
+    wrapped = [(module, inner) for module in model.modules() if (inner := module._modules.get("_orig_mod"))]
     in_place = [module for module in model.modules() if vars(module).get("_compiled_call_impl")]
     return [
-        *((module, "forward", inner.__call__) for module, inner in wrapped if inner is not None),
+        *((module, "forward", inner.__call__) for module, inner in wrapped),
         *((module, "_compiled_call_impl", None) for module in in_place),
     ]
 

@@ -12,7 +12,7 @@ from landscape import engines
 from landscape.engines import hessian_sum
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
-from landscape.operators import gauss_newton, hessian
+from landscape.operators import fisher, gauss_newton, hessian
 from landscape.products import DataSum, NotTwiceDifferentiableError, usual_cutting
 
 ENGINES = ["retained", "recomputed", "forward-over-reverse"]
@@ -463,6 +463,16 @@ def test_a_compiled_model_is_measured_as_the_model_itself():
     )
     assert plain.theta_hash == compiled.theta_hash
     assert torch.equal(hessian(plain).matvec(plain.theta), hessian(compiled).matvec(plain.theta))
+
+
+def test_a_model_in_data_parallel_is_measured_as_the_model_itself():
+    net, inputs, targets = build("batch_norm_net")
+    plain, wrapped = (
+        Objective(model, nn.CrossEntropyLoss(), in_batches(inputs, targets)) for model in (net, nn.DataParallel(net))
+    )
+    assert plain.theta_hash == wrapped.theta_hash
+    for make in (hessian, gauss_newton, fisher):
+        assert make(wrapped).matvec(wrapped.theta).equal(make(plain).matvec(plain.theta))
 
 
 @pytest.mark.parametrize("how", ["in place", "a child"])
