@@ -78,7 +78,7 @@ def test_a_radius_below_one_step_of_the_grid_is_said_to_be_one():
     def notes(steps):
         return " ".join(flatness_table([bowl(2.0, 2.0, steps=steps, seed=seed) for seed in (0, 1)]).notes)
 
-    assert "radius +0.1 and +1 is below one step of the grid (1.00)" in notes(3)
+    assert "radius +0.1 and +1 are below one step of the grid (1.00)" in notes(3)
     assert "radius +0.1 is below one step of the grid (0.500)" in notes(5)
     assert "below one step" not in notes(21)
 

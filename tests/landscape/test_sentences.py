@@ -198,6 +198,8 @@ def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared(
         *seeds_of("sam", lambda n: pairs(values=(n + 3.0,), data_hash="B")),
     ]
     assert title(*seeds) == "Trace / λmax is of different train data, so methods are not compared"
+    alike = [replace(one, settings=seeds[0].settings) for one in seeds]
+    assert title(*alike).endswith(", more than the seeds explain")  # and no losses, for none is known
 
 
 def test_an_uncertified_eigenvalue_is_told_to_be_one_and_hides_no_certified_one():
