@@ -105,7 +105,10 @@ def content(batch: Batch, place: str = "") -> Iterator[tuple[str, object, bytes]
 
 
 def bytes_of(array: Tensor | Array) -> bytes:
-    """The bytes of an array, in the order of its elements."""
+    """The bytes of an array, in the order of its elements; of a sparse one, those of its indices and values."""
+    if isinstance(array, Tensor) and array.layout != torch.strided:
+        sparse = array.detach().to_sparse().coalesce()
+        return bytes_of(sparse.indices()) + bytes_of(sparse.values())
     if isinstance(array, Tensor):
         array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return array.tobytes()

@@ -3,7 +3,12 @@
 Autograd's own functions are differentiable or say so. A function of the model's own (torch.autograd.Function) may have
 a backward that gives numbers without a graph, or takes what its forward kept, and a forward pass may detach what it
 goes on with: then a product lacks, silently, what comes through there. The first is seen in the graph; the others are
-looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs.
+looked for in finite differences, of the gradient or (`landscape.linearised`) of the outputs:
+
+    |p - d(h)| / |d(h)|    p a product, d(h) the central difference with a step h,    noise |d(100 h) - d(h)| / |d(h)|
+
+A fault is what does not shrink with the step: more than three times the noise. What is less, and yet more than is
+allowed, decides nothing: rounding in what stays single precision, or kinks.
 """
 
 from __future__ import annotations
@@ -11,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,36 +31,61 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.batches import converted, rows, to_device
 from landscape.kernels import SecondOrder
+from landscape.losses import LossFunction, terms, unreduced
 from landscape.objective import Objective
-from landscape.passes import copied
+from landscape.passes import as_tensor, copied
 from landscape.products import NotTwiceDifferentiableError, leaves_of, quiet, terms_at
 from landscape.results import Record
 
 _FEW = 4  # examples, in float64: seldom does a kink lie within a step of one of them
 _MOVED, _MOVED_SEED = 1e-2, 1000  # of the length of theta
 _TOLERANCE = 1e-3
+_LONGER, _SURE = 100.0, 3.0  # another step, over this one; times what the two differ by
 _CUTS = (
     *(torch.Tensor.detach, torch.detach, torch.Tensor.item, torch.Tensor.__float__),
     torch.Tensor.data.__get__,  # type: ignore[attr-defined]
 )
+_SHORT = (torch.float32, torch.bfloat16, torch.float16)
+_SHORTENING = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
 _HIDDEN = "None of the inputs have requires_grad"  # a warning of torch's
 
 STEP = 1e-6  # on each side, of a finite difference along a vector of length 1
 
+Sides = tuple[Tensor, Callable[[float], Tensor]]  # a product, and the finite difference with a step that it is to be
+
+_COPIES, _SHARE_OF_MEMORY = 12, 0.5  # of theta in float64, at most at once; of what there is
+_WHOLE: WeakKeyDictionary[Objective, Objective] = WeakKeyDictionary()  # what a part is of
+_FOUND: WeakKeyDictionary[Objective, dict[Callable[[Objective, Tensor], Sides], Record]] = WeakKeyDictionary()
+
 
 def checked_against_gradients(objective: Objective) -> Record:
     """How far a product is from the change of the gradient, as `checked` has it: nine gradients and three products."""
-    return checked(objective, _difference)
+    return checked(objective, _sides)
 
 
-def checked(objective: Objective, difference: Callable[[Objective, Tensor], float]) -> Record:
+def checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -> Record:
     """How far products are from finite differences, relative, where the graph may lack something.
 
     That is where the model or the loss has functions of its own, or lets go of a graph: detached, or under no_grad. On
-    four examples in float64, near theta, along three random vectors, of which the nearest counts: a kink may lie in the
-    way of one. NaN where the model takes no float64. One forward pass over these examples; where there is anything to
-    be checked, `difference` three times, on a copy of the model.
+    four examples in float64, also where the model asks for less, near theta, along three random vectors, of which the
+    nearest counts: a kink may lie in the way of one. NaN, and `gradient_change_undecided` in place of
+    `gradient_change_ok`, where nothing is decided: the model takes no float64, differences with another step differ as
+    much, or the copies would take too much memory. Once for an objective and its parts: one forward pass over these
+    examples; where there is anything to be checked, `sides` three times, on a copy of the model.
     """
+    whole = _WHOLE.get(objective, objective)
+    found = _FOUND.setdefault(whole, {})
+    if sides not in found:
+        found[sides] = _checked(whole, sides)
+    return dict(found[sides])
+
+
+def share_checks(objective: Objective, part: Objective) -> None:
+    """Let what is found of an objective hold for a part of its data: it is of the same model and loss."""
+    _WHOLE[part] = _WHOLE.get(objective, objective)
+
+
+def _checked(objective: Objective, sides: Callable[[Objective, Tensor], Sides]) -> Record:
     batch = to_device(objective.first_batch, objective.theta.device)
     few = replace(objective, batches=[rows(batch, slice(0, _FEW)) if objective.may_cut else batch], metrics={})
     with quiet(few, 0, "frozen"), torch.enable_grad(), refusing_hidden_parameters():
@@ -62,11 +94,27 @@ def checked(objective: Objective, difference: Callable[[Objective, Tensor], floa
                 loss = _loss(few, few.theta.clone().requires_grad_())
             if not cuts.seen and not any(isinstance(node, BackwardCFunction) for node in nodes_of(loss)):
                 return {}
-            few = _doubled(few)
-            found = min(difference(few, _direction(few, seed)) for seed in range(3))
+            del loss
+            if (needed := _COPIES * 8 * few.theta.numel()) > _SHARE_OF_MEMORY * _memory(few.theta):
+                return _undecided(f"takes {needed:,} bytes, over half of the memory")
+            with _Doubling():
+                found = _found(few, sides)
         except (RuntimeError, TypeError, NotTwiceDifferentiableError):  # told by the product, in its own precision
-            found = math.nan
-    return {"gradient_change": found, "gradient_change_ok": not found > _TOLERANCE}
+            return _undecided("the model does not run in float64, or has no second derivative there")
+    if math.isnan(found):
+        return _undecided("rounding or kinks hide the difference")
+    return {"gradient_change": found, "gradient_change_ok": found <= _TOLERANCE}
+
+
+def _undecided(reason: str) -> Record:
+    return {"gradient_change": math.nan, "gradient_change_undecided": reason}
+
+
+def _memory(theta: Tensor) -> float:
+    """Bytes of the machine, or of its GPU what is free."""
+    if theta.is_cuda:
+        return torch.cuda.mem_get_info(theta.device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
 
 
 class _Cuts(TorchFunctionMode):
@@ -90,20 +138,75 @@ class _Cuts(TorchFunctionMode):
         return found
 
 
+class _Doubling(TorchFunctionMode):
+    """Inside, what asks for less than double precision has that: norms and attention that say torch.float32."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        func = torch.Tensor.double if func in _SHORTENING else func
+        return func(*map(_longer, args), **{name: _longer(one) for name, one in (kwargs or {}).items()})
+
+
+def _longer(argument: Any) -> Any:  # noqa: ANN401
+    return torch.float64 if isinstance(argument, torch.dtype) and argument in _SHORT else argument
+
+
+def _found(few: Objective, sides: Callable[[Objective, Tensor], Sides]) -> float:
+    """How far products are from finite differences along the nearest of three vectors.
+
+    One of torch's losses, which needs no check and may be so small that differences of it are rounding, gives way to
+    the sum of squares. But to a loss may be nothing what the squares see, as a shift of all logits is to cross-entropy:
+    where they fail it is taken itself, of outputs so much smaller that it is not small. NaN where it counts no target.
+    """
+    doubled = _doubled(few)
+    if not few.per_example:
+        return _nearest(doubled, sides)
+    found = _nearest(replace(doubled, loss=_squares, reduction="sum"), sides)
+    if found <= _TOLERANCE:
+        return found
+    inputs, target = doubled.first_batch
+    output = as_tensor(doubled.model(inputs)).detach()
+    loss = unreduced(doubled.loss) if doubled.loss else None
+    if loss is None or not bool(terms(loss, output, target, reduction=None).denominator.any()):
+        return math.nan
+    largest = max(1.0, float(output.abs().max()))
+    own = replace(doubled, loss=partial(_sum_of_smaller, loss, largest), reduction="sum")
+    return _nearest(own, sides) or found  # 0: a loss linear in the outputs sees nothing
+
+
+def _nearest(few: Objective, sides: Callable[[Objective, Tensor], Sides]) -> float:
+    decided = [off for seed in range(3) if not math.isnan(off := _off(*sides(few, _direction(few, seed))))]
+    return min(decided, default=math.nan)
+
+
+def _off(product: Tensor, seen: Callable[[float], Tensor]) -> float:
+    """How far a product is from the finite difference, with the step that is the better one; NaN if noise is as far."""
+    short = seen(STEP)
+    if (off := distance(product, short)) <= _TOLERANCE:
+        return off
+    longer = seen(_LONGER * STEP)
+    if (nearer := distance(product, longer)) <= _TOLERANCE:
+        return nearer
+    return off if off > _SURE * distance(longer, short) else math.nan
+
+
 def _doubled(few: Objective) -> Objective:
     """The same in float64, of a copy of the model, its parameters moved off what may be a kink, and of the loss.
 
-    Where biases are 0, as before training, many a ReLU is given exactly 0. One of torch's losses, which needs no check
-    and may be so small that differences of it are rounding, gives way to the sum of squares.
+    Where biases are 0, as before training, many a ReLU is given exactly 0.
     """
     model = copied(few.model).double()
-    moved = few.theta.double() + _MOVED * float(few.theta.double().norm()) * _direction(few, _MOVED_SEED).double()
+    moved = few.theta.double()
+    moved += _MOVED * float(moved.norm()) * _direction(few, _MOVED_SEED)
     with torch.no_grad():
         for name, view in few.named(moved).items():
             model.get_parameter(name).copy_(view)
     batches = [converted(few.first_batch, torch.float64)]
-    if few.per_example:
-        return replace(few, model=model, loss=_squares, reduction="sum", batches=batches)
     loss = copy.deepcopy(few.loss).double() if isinstance(few.loss, nn.Module) else few.loss
     return replace(few, model=model, loss=loss, batches=batches)
 
@@ -112,9 +215,13 @@ def _squares(output: Tensor, _target: Tensor) -> Tensor:
     return output.square().sum() / 2
 
 
+def _sum_of_smaller(loss: LossFunction, largest: float, output: Tensor, target: Tensor) -> Tensor:
+    return loss(output / largest, target).sum()
+
+
 def _direction(few: Objective, seed: int) -> Tensor:
     v = torch.randn(few.theta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return v.div(v.norm()).to(few.theta)
+    return v.div_(v.norm()).to(few.theta)
 
 
 def _loss(few: Objective, leaf: Tensor) -> Tensor:
@@ -123,22 +230,27 @@ def _loss(few: Objective, leaf: Tensor) -> Tensor:
 
 
 def _slope(few: Objective, theta: Tensor) -> Tensor:
-    leaf = theta.clone().requires_grad_()
+    leaf = theta.detach().requires_grad_()
     with few.holding(few.named(leaf)):
         return torch.autograd.grad(_loss(few, leaf), leaf)[0]
 
 
-def _difference(few: Objective, v: Tensor) -> float:
-    ahead, behind = few.theta + STEP * v, few.theta - STEP * v
+def _sides(few: Objective, v: Tensor) -> Sides:
     leaf = few.theta.clone().requires_grad_()
     with few.holding(few.named(leaf)):
         loss = _loss(few, leaf)
         if not loss.requires_grad:  # all of the graph is cut
-            return distance(torch.zeros_like(loss), (_loss(few, ahead) - _loss(few, behind)) / (2 * STEP))
+            return torch.zeros_like(loss), partial(change, partial(_loss, few), few.theta, v)
         gradient = torch.autograd.grad(loss, leaf, create_graph=True)[0]
         zero = torch.zeros_like(v)
         product = torch.autograd.grad(gradient, leaf, v)[0] if gradient.requires_grad else zero
-    return distance(product, (_slope(few, ahead) - _slope(few, behind)) / (2 * STEP))
+    return product, partial(change, partial(_slope, few), few.theta, v)
+
+
+def change(of: Callable[[Tensor], Tensor], theta: Tensor, v: Tensor, step: float) -> Tensor:
+    """The central difference of a function of theta along v."""
+    ahead = of(torch.add(theta, v, alpha=step))
+    return ahead.sub_(of(torch.sub(theta, v, alpha=step))).div_(2 * step)
 
 
 def distance(product: Tensor, change: Tensor) -> float:

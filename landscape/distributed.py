@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from landscape.batches import Batch, bytes_of, count, rows
+from landscape.differentiable import share_checks
 from landscape.objective import NotRepeatableError, Objective
 from landscape.operators import SymmetricOperator, hessian
 
@@ -99,15 +100,17 @@ def shared_gradient(objective: Objective, theta: Tensor | None = None) -> Tensor
     Raises:
         NotRepeatableError: If the processes came to different theta.
         ToldError: If another process failed.
-        ValueError: If there are more processes than examples, or than batches that cannot be cut.
+        ValueError: If there are more processes than examples, or than batches that cannot be cut, or no target counts.
     """
     rank, size = place()
     theta = objective.theta if theta is None else theta
     if size == 1:
         return objective.gradient(theta)
     part = together(lambda: part_of(objective, rank, size), state=zlib.crc32(bytes_of(theta)))
-    total, denominator = together(lambda: _sums(part, theta))
-    return summed(total) / float(summed(denominator))
+    total, own = together(lambda: _sums(part, theta))
+    denominator = float(summed(own))
+    objective.refuse_no_denominator(denominator)
+    return summed(total) / denominator
 
 
 def _sums(part: Objective, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +138,9 @@ def part_of(objective: Objective, rank: int, size: int, *, seed: int | None = No
     order = torch.arange(num) if seed is None else torch.randperm(num, generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(num, dtype=torch.bool)
     chosen[order.tensor_split(size)[rank]] = True
-    return replace(objective, batches=_Part(objective, chosen, cut))
+    part = replace(objective, batches=_Part(objective, chosen, cut))
+    share_checks(objective, part)
+    return part
 
 
 @dataclass(frozen=True, eq=False)

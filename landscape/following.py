@@ -97,22 +97,19 @@ def curvature_trace(
         stability_limit=unknown if stability_limits is None else np.array([*stability_limits], dtype=np.float64),
         settings={name: value for name, value in settings.items() if name != "num_starts"},
         checks={
-            "symmetry": max(float(str(pairs.checks["symmetry"])) for pairs in found),
-            "symmetric": all(bool(pairs.checks["symmetric"]) for pairs in found),
-            **_worst_change(found),
+            **_worst(found, "symmetry", "symmetric"),
+            **_worst(found, "gradient_change", "gradient_change_ok"),
         },
     )
 
 
-def _worst_change(found: list[Eigenpairs]) -> Record:
-    """The check of the products by finite differences, at the checkpoint where they are the farthest from them."""
-    changes = [float(str(pairs.checks["gradient_change"])) for pairs in found if "gradient_change" in pairs.checks]
-    if not changes:
+def _worst(found: list[Eigenpairs], measure: str, flag: str) -> Record:
+    """A check at the checkpoint where it is worst: NaN and no flag where none decided it, empty where none made it."""
+    seen = [float(str(pairs.checks[measure])) for pairs in found if measure in pairs.checks]
+    if not seen:
         return {}
-    return {
-        "gradient_change": max(changes, key=lambda change: -1.0 if math.isnan(change) else change),
-        "gradient_change_ok": all(bool(pairs.checks.get("gradient_change_ok", True)) for pairs in found),
-    }
+    flags = [bool(pairs.checks[flag]) for pairs in found if flag in pairs.checks]
+    return {measure: float(np.fmax.reduce(seen)), **({flag: all(flags)} if flags else {})}
 
 
 def stability_limit(

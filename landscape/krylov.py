@@ -15,6 +15,7 @@ Legend: P size of the operator, K pairs, M rows that the basis has room for.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -233,8 +234,10 @@ def go_on_beside(basis: Basis, vectors: Tensor, matvec: Counted, steps: int, ran
 
 
 def symmetry_checks(asymmetry: float, scale: float, dtype: torch.dtype) -> Record:
-    """How far from symmetric the operator was seen to be, relative to its size; NaN where that was not seen."""
+    """How far from symmetric the operator was seen to be, relative to its size; where it was not seen NaN, no flag."""
     relative = asymmetry / scale if scale else asymmetry
+    if math.isnan(relative):
+        return {"symmetry": relative}
     return {"symmetry": relative, "symmetric": not relative > SYMMETRY_TOLERANCE[dtype]}
 
 

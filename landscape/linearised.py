@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -27,9 +28,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from landscape.batches import Batch
 from landscape.differentiable import (
-    STEP,
+    Sides,
+    change,
     checked,
-    distance,
     explaining,
     refuse_cut_graphs,
     refusing_cuts,
@@ -103,20 +104,24 @@ def checked_against_outputs(objective: Objective) -> Record:
     Along each of three vectors two forward passes, and a graph with a product of J; B is the identity where the loss is
     one of torch's own.
     """
-    return checked(objective, _difference)
+    return checked(objective, _sides)
 
 
-def _difference(few: Objective, v: Tensor) -> float:
+def _sides(few: Objective, v: Tensor) -> Sides:
     inputs, target = few.first_batch
     rule = Linearised(few, leaves_of(few), exact(few), kernels=False)
     with few.holding(rule.leaves):
         graph = rule.graph(Piece(few.first_batch, 0))
         tangent = rule.tangent(graph, few.named(v))
-    with torch.no_grad():
-        ends = [output_at(few, few.named(few.theta + step * v), inputs) for step in (STEP, -STEP)]
-    slopes = [_slope(few, output, target).detach() for output in ends]
-    product = torch.zeros_like(ends[0]) if graph is None or tangent is None else graph[3](tangent)
-    return distance(product, (slopes[0] - slopes[1]) / (2 * STEP))
+
+    def slope(theta: Tensor) -> Tensor:
+        with torch.no_grad():
+            output = output_at(few, few.named(theta), inputs)
+        return _slope(few, output, target).detach()
+
+    seen = partial(change, slope, few.theta, v)
+    product = torch.zeros_like(slope(few.theta)) if graph is None or tangent is None else graph[3](tangent)
+    return product, seen
 
 
 def _slope(objective: Objective, output: Tensor, target: Tensor) -> Tensor:

@@ -101,8 +101,9 @@ class Objective:
     `metrics` are measured along with the loss on surfaces and lines: each a callable of (output, target) with one value
     for each example, whose mean is taken. For other shapes of model and batch see `from_sums`.
 
-    The model is read when theta is first asked for, and is refused once it has changed: after more training make a new
-    objective. A model of half precision is measured in a float32 copy of its weights, and settings say so.
+    The model is read when theta is first asked for, and is refused once its parameters or running statistics have
+    changed: after more training make a new objective. Other buffers are measured as they were read. A model of half
+    precision is measured in a float32 copy of its weights, and settings say so.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -167,7 +168,7 @@ class Objective:
         """Refuse a model that is no longer the one whose theta was read.
 
         Raises:
-            ValueError: If its parameters or buffers have changed.
+            ValueError: If its parameters, or running statistics of its normalization layers, have changed.
         """
         refuse_changed(self.model, self._read[1])
 
@@ -192,7 +193,7 @@ class Objective:
         return self._evaluation(self.evaluation_sums(self.theta if theta is None else theta).numpy(force=True))
 
     def _evaluation(self, sums: Array) -> Evaluation:
-        self._refuse_no_denominator(sums[1])
+        self.refuse_no_denominator(sums[1])
         loss, standard_error, accuracy = summarise(sums)
         return Evaluation(float(loss), float(standard_error), float(accuracy), int(sums[5]))
 
@@ -283,7 +284,7 @@ class Objective:
         for gradient, part in self.batch_gradients(theta):
             total += gradient
             denominator += part
-        self._refuse_no_denominator(denominator)
+        self.refuse_no_denominator(denominator)
         return total / denominator
 
     def batch_gradients(self, theta: Tensor | None = None) -> Iterator[tuple[Tensor, float]]:
@@ -355,7 +356,12 @@ class Objective:
             )
         return self._evaluation(sums[0])
 
-    def _refuse_no_denominator(self, denominator: float) -> None:
+    def refuse_no_denominator(self, denominator: float) -> None:
+        """Refuse a mean over nothing, and say why there is nothing.
+
+        Raises:
+            ValueError: If the denominator is 0.
+        """
         if denominator != 0:
             return
         if self.sums is not None:
@@ -425,7 +431,7 @@ class Objective:
                 total += float(found.loss.double().sum())
                 denominator += float(found.denominator.double().sum())
                 moved += self._moved_by_rounding(output, piece[1])
-        self._refuse_no_denominator(denominator)
+        self.refuse_no_denominator(denominator)
         rounding = moved / abs(total) if total else 0.0
         return Reference(total / denominator, rounding if math.isfinite(rounding) else 0.0)
 
@@ -484,9 +490,9 @@ class Objective:
     @cached_property
     def theta_hash(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of the parameters and buffers."""
-        digest, taken = hashlib.sha256(), {**self._read[1].params, **self._read[1].buffers}
-        for name, live in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            tensor = taken.get(name, live)
+        digest, before = hashlib.sha256(), self._read[1]
+        params = {name: before.params.get(name, live) for name, live in self.model.named_parameters()}
+        for name, tensor in {**params, **before.buffers}.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(bytes_of(tensor))
         return digest.hexdigest()

@@ -81,7 +81,8 @@ def hessian(
     of these names: their block, as a matrix of their size, for less where they lie near the loss.
 
     Where the model or the loss has functions of its own, or lets go of a graph (detach, no_grad), `checks` have
-    `gradient_change`: how far products on four examples are from finite differences (landscape.differentiable).
+    `gradient_change`: how far products on four examples are from finite differences (landscape.differentiable), NaN
+    where rounding or kinks leave that undecided.
 
     Raises:
         NotRepeatableError: If two passes over the data give different losses or batches.

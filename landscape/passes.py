@@ -128,12 +128,29 @@ def float32_products(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside, parts of the model that are compiled (`Module.compile`, `torch.compile`) run as they were written."""
-    if not any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules()):
+    """Inside, parts of the model that are compiled (`Module.compile`, `torch.compile`) run as they were written.
+
+    That is said to the modules and not to the compiler, which may be at work on a pass of our own.
+    """
+    compiled = _compiled_parts(model)
+    before = [vars(module)[name] for module, name, _ in compiled]
+    try:
+        for module, name, written in compiled:
+            vars(module)[name] = written
         yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    finally:
+        for (module, name, _), was in zip(compiled, before, strict=True):
+            vars(module)[name] = was
+
+
+def _compiled_parts(model: nn.Module) -> list[tuple[nn.Module, str, object]]:
+    """Modules that are compiled, the attribute that is, and what it would be otherwise."""
+    wrapped = [(module, getattr(module, "_orig_mod", None)) for module in model.modules()]
+    in_place = [module for module in model.modules() if vars(module).get("_compiled_call_impl")]
+    return [
+        *((module, "forward", inner.__call__) for module, inner in wrapped if inner is not None),
+        *((module, "_compiled_call_impl", None) for module in in_place),
+    ]
 
 
 @contextlib.contextmanager
@@ -152,13 +169,16 @@ def hooked_tensors_kept(model: nn.Module) -> Iterator[None]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model, also of one whose hooks have left a weight with a graph, which cannot be copied."""
+    """A copy of a model with nothing compiled, also of one whose hooks have left a weight with a graph."""
     with hooked_tensors_kept(model):
         for module in model.modules():
             if module._forward_pre_hooks:
                 left = {name: v.detach() for name, v in vars(module).items() if isinstance(v, Tensor)}
                 vars(module).update(left)
-        return copy.deepcopy(model)
+        copy_of_model = copy.deepcopy(model)
+    for module, name, written in _compiled_parts(copy_of_model):
+        vars(module)[name] = written
+    return copy_of_model
 
 
 @contextlib.contextmanager

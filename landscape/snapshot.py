@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from landscape.batches import bytes_of
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Trainable parameters and buffers, by name; of frozen parameters, which may be large, their place and version."""
+    """Trainable parameters and buffers, by name; of frozen parameters, often many, a checksum of their bytes."""
 
     params: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    frozen: Mapping[str, tuple[int, int]]
+    running_statistics: tuple[str, ...]
+    frozen: Mapping[str, int]
+
+    def holds(self, name: str, tensor: Tensor) -> bool:
+        """Whether a tensor of that name was read, and had the bytes that it has."""
+        if name in self.frozen:
+            return _checksum(tensor) == self.frozen[name]
+        taken = self.params.get(name, self.buffers.get(name))
+        return taken is not None and _same(taken, tensor)
 
 
 def snapshot_of(model: nn.Module, params: Mapping[str, Tensor]) -> Snapshot:
     """What is there now; `params` holds the trainable parameters."""
-    return Snapshot(params, {name: buffer.clone() for name, buffer in model.named_buffers()}, _frozen(model))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    frozen = {name: _checksum(p) for name, p in model.named_parameters() if name not in params}
+    return Snapshot(params, buffers, tuple(_running_statistics(model)), frozen)
 
 
 def refuse_changed(model: nn.Module, before: Snapshot) -> None:
     """Refuse a model that is no longer what was read of it.
 
+    Of buffers only running statistics of normalization layers count, which training and recalibrating move. A forward
+    pass may write the others (counters, caches, tables): they are measured as they were read.
+
     Raises:
-        ValueError: If parameters or buffers have changed.
+        ValueError: If parameters or running statistics have changed, are gone or are new.
     """
-    now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    taken = {**before.params, **before.buffers}
-    changed = [name for name, tensor in taken.items() if name in now and not _same(tensor, now[name])]
-    changed += [name for name, state in _frozen(model).items() if before.frozen.get(name, state) != state]
+    now = {**dict(model.named_parameters()), **_running_statistics(model)}
+    taken = [*before.params, *before.frozen, *before.running_statistics]
+    changed = [name for name in taken if name not in now]
+    changed += [name for name, tensor in now.items() if not before.holds(name, tensor)]
     if changed:
         told = _listed(changed)
         raise ValueError(f"the model has changed since this objective first read it ({told}): make a new objective")
@@ -70,9 +87,14 @@ def refuse_rewritten_weights(model: nn.Module) -> None:
             )
 
 
-def _frozen(model: nn.Module) -> dict[str, tuple[int, int]]:
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: (p.data_ptr(), 0 if p.is_inference() else p._version) for name, p in frozen.items()}
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(bytes_of(tensor))
+
+
+def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    found = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in found}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -172,7 +172,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(name)
+        if error.errno is not None:  # one without a number has words of its own
+            error.filename = str(name)
         raise
     finally:
         temporary.unlink(missing_ok=True)

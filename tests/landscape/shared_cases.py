@@ -106,6 +106,7 @@ def refusals(rank, size, folder):
         refusal(lambda: shared(objective()).matvec(vectors()[rank])),
         refusal(lambda: shared(objective(), partial(failing, rank=rank)).matvec(vectors()[0])),
         refusal(lambda: shared(objective(num_ignored=NUM_EXAMPLES))),
+        refusal(lambda: shared_gradient(objective(num_ignored=NUM_EXAMPLES))),
         refusal(lambda: shared_gradient(objective(), vectors()[rank])),
         refusal(lambda: together(lambda: together(lambda: fail(rank)))),
     ]

@@ -1,5 +1,6 @@
 """What autograd's graph lacks is found out by finite differences, for every matrix that would be wrong without it."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,6 +9,8 @@ from problems import NETS, build, in_batches, objective_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from landscape import differentiable
+from landscape.distributed import part_of
 from landscape.following import curvature_trace
 from landscape.lanczos import top_eigenpairs
 from landscape.objective import Objective
@@ -154,6 +157,13 @@ def test_a_network_that_lets_go_of_all_of_its_graph_is_not_one_without_curvature
         assert operator.matvec(objective.theta).count_nonzero() == 0
 
 
+def test_a_run_that_is_undecided_everywhere_passes_no_check():
+    undecided = objective_with(rounded)
+    assert "gradient_change_ok" not in curvature_trace([(1, undecided)], k=1).checks
+    trace = curvature_trace([(1, undecided), (2, objective_with(KeptInForward.apply))], k=1)
+    assert trace.checks["gradient_change_ok"] is False
+
+
 def test_a_run_is_told_of_the_checkpoint_where_it_is_worst():
     wrong, right = objective_with(KeptInForward.apply), objective_with(torch.sin)
     trace = curvature_trace([(1, right), (2, wrong), (3, right)], k=1)
@@ -185,6 +195,100 @@ def test_a_loss_that_is_nearly_zero_is_no_false_alarm(make):
     assert sure.evaluate().loss < 1e-9
     operator = make(sure)
     assert operator.checks["gradient_change"] < 1e-5
+
+
+class Shifted(Net):
+    """Logits less their largest, which cross-entropy does not see."""
+
+    def forward(self, x):
+        z = super().forward(x)
+        return z - z.amax(1, keepdim=True).detach()
+
+
+@pytest.mark.parametrize("sure", [1.0, 1e4])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_what_the_loss_does_not_see_is_no_false_alarm(make, sure):
+    _, inputs, targets = build("tied")
+    for function, right in ((torch.tanh, True), (CUTS["detach"], False)):
+        model = Shifted(function).double()
+        with torch.no_grad():
+            model.second.weight.mul_(sure)
+        labels = targets if sure == 1 else model(inputs).argmax(1)
+        assert make(Objective(model, nn.CrossEntropyLoss(), [(inputs, labels)])).checks["gradient_change_ok"] is right
+
+
+class SinglePrecision(Net):
+    """Norm and attention as language models have them, in float32 whatever the weights are."""
+
+    def forward(self, x):
+        h = self.first(x)
+        h = (h.to(torch.float32) * h.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()).to(h.dtype)
+        h = self.function(h)
+        return self.second(h * F.softmax(h, -1, dtype=torch.float32).to(h.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_parts_in_single_precision_hide_no_fault_and_make_none(make, dtype):
+    _, inputs, targets = build("tied")
+    harmless = lambda x: stable_softmax(x) + 0 * x.detach()  # noqa: E731
+    for function, right in ((harmless, True), (CUTS["detach"], False), (Steeper.apply, False)):
+        torch.manual_seed(0)
+        objective = Objective(SinglePrecision(function).to(dtype), nn.CrossEntropyLoss(), [(inputs.to(dtype), targets)])
+        assert make(objective).checks["gradient_change_ok"] is right
+
+
+def rounded(x):
+    numbers = x.detach().numpy()  # where no precision is asked for by torch
+    return x + (torch.from_numpy((numbers + 256).astype("float32")).to(x) - 256 - x.detach())
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_rounding_that_hides_the_difference_is_no_fault_but_undecided(make):
+    operator = make(objective_with(rounded))
+    assert math.isnan(operator.checks["gradient_change"])
+    assert "gradient_change_ok" not in operator.checks
+    assert operator.checks["gradient_change_undecided"] == "rounding or kinks hide the difference"
+    assert "finite differences" not in problem_of(top_eigenpairs(operator, k=1))
+
+
+def test_an_objective_is_checked_once_with_all_its_parts_and_blocks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(differentiable, "distance", lambda product, change: seen.append(product) or 0.0)
+    objective = objective_with(CUTS["detach"])
+    parts = [part_of(objective, rank, 2) for rank in range(2)]
+    for one in (parts[0], objective, part_of(parts[1], 1, 2)):
+        hessian(one)
+        per_layer(one)
+        assert len(seen) == 3
+        assert hessian(one).checks["gradient_change_ok"] is True
+    for one in (*parts, objective):
+        gauss_newton(one)
+        assert len(seen) == 6
+
+
+def test_a_part_has_the_check_of_the_whole_whatever_is_in_it():
+    objective = objective_with(CUTS["detach"])
+    found = {hessian(part_of(objective, rank, 3)).checks["gradient_change"] for rank in range(3)}
+    assert found == {hessian(objective).checks["gradient_change"]}
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES)
+def test_a_check_that_takes_most_of_the_memory_is_left_out_and_said_to_be(make, monkeypatch):
+    monkeypatch.setattr(differentiable, "_memory", lambda theta: 24 * 8 * theta.numel() - 1)
+    checks = make(objective_with(CUTS["detach"])).checks
+    assert math.isnan(checks["gradient_change"])
+    assert checks["gradient_change_undecided"].endswith("over half of the memory")
+    assert "gradient_change_ok" not in checks
+    monkeypatch.setattr(differentiable, "_memory", lambda theta: 24 * 8 * theta.numel())
+    assert make(objective_with(CUTS["detach"])).checks["gradient_change_ok"] is False
+
+
+@pytest.mark.parametrize("make", [hessian, EMPIRICAL])
+def test_a_loss_that_is_linear_in_the_outputs_is_checked_too(make):
+    for function, right in ((Sine.apply, True), (Steeper.apply, False)):
+        objective = objective_with(lambda x, function=function: function(x).log_softmax(1), loss=nn.NLLLoss())
+        assert make(objective).checks["gradient_change_ok"] is right
 
 
 def test_a_weighted_loss_is_checked_in_float64_with_its_weights():

@@ -70,6 +70,7 @@ LAWS = [
     ("NotRepeatableError: process 1 came to other numbers than process 0", True),
     ("MemoryError: too large", False),
     ("ValueError: all 101 targets are ignored (ignore_index=3): the mean loss has no denominator", None),
+    ("ValueError: all 101 targets are ignored (ignore_index=3): the mean loss has no denominator", True),
     ("NotRepeatableError: process 1 came to other numbers than process 0", True),
     ("MemoryError: too large", False),
 ]

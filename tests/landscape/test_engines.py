@@ -480,6 +480,29 @@ def test_a_model_that_compiles_itself_is_measured_as_it_was_written(how):
     for make in (hessian, gauss_newton):
         assert make(objective).matvec(objective.theta).equal(make(expected).matvec(expected.theta))
     assert objective.gradient().equal(expected.gradient())
+    assert objective.reference() == expected.reference()
+    with torch.no_grad(), pytest.raises(Exception, match="compiled"):
+        net(inputs)
+
+
+@pytest.mark.parametrize("how", ["in place", "a child"])
+def test_where_the_model_compiles_itself_passes_of_our_own_are_compiled_all_the_same(how):
+    def theirs(*_):
+        raise AssertionError("compiled")
+
+    def ours(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    graphs, (net, inputs, targets) = [], build("batch_norm_net")
+    if how == "in place":
+        net[4].compile(backend=theirs)
+    else:
+        net[4] = torch.compile(net[4], backend=theirs)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    with objective.undisturbed(), torch.no_grad():
+        torch.compile(lambda x: net(x) + 1, backend=ours)(inputs)
+    assert graphs
 
 
 class OfEachExample(nn.Module):

@@ -7,6 +7,7 @@ from landscape.krylov import Counted, extend, join, put_first, restart, run_besi
 from landscape.lanczos import COMPLETENESS_MATVECS, top_eigenpairs
 from landscape.objective import Objective
 from landscape.operators import SymmetricOperator, hessian
+from landscape.results import problem_of
 
 d64 = torch.float64
 
@@ -352,6 +353,13 @@ def test_an_operator_that_is_not_symmetric_is_found_out():
     assert bad.checks["symmetric"] is False
     assert good.checks["symmetric"] is True
     assert good.checks["symmetry"] < 1e-5 < 1e-2 < bad.checks["symmetry"]
+
+
+def test_symmetry_that_nothing_was_seen_of_passes_no_check():
+    pairs = top_eigenpairs(SymmetricOperator(lambda v: 2 * v, 1, torch.float64), k=1)
+    assert np.isnan(pairs.checks["symmetry"])
+    assert "symmetric" not in pairs.checks
+    assert not problem_of(pairs)
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_global_random_state_is_left_alone():

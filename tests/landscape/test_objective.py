@@ -7,6 +7,7 @@ import pytest
 import torch
 from problems import NETS, build, in_batches, objective_of, whole_loss
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from landscape.alignment import gradient_congruence
@@ -579,25 +580,185 @@ def trained_where_frozen(model):
         model[0].bias.add_(0.1)
 
 
+def trained_where_frozen_past_autograd(model):
+    model[0].bias.data.mul_(3.0)
+
+
 CHANGES = {
-    r"0\.weight": trained,
-    r"4\.bias": trained_past_autograd,
-    r"1\.running_mean, 1\.running_var, 1\.num_batches_tracked": run_in_train_mode,
-    r"0\.bias": trained_where_frozen,
+    trained: r"0\.weight",
+    trained_past_autograd: r"4\.bias",
+    run_in_train_mode: r"1\.running_mean, 1\.running_var",
+    trained_where_frozen: r"0\.bias",
+    trained_where_frozen_past_autograd: r"0\.bias",
 }
 
 
+def unfrozen_and_trained(model):
+    model[0].requires_grad_(True)
+    trained_where_frozen(model)
+
+
+def with_a_weight_that_is_made(model):
+    nn.utils.parametrizations.weight_norm(model[4])
+
+
+def pruned(model):
+    l1_unstructured(model[4], "weight", 0.5)
+
+
+def with_a_module_more(model):
+    model.append(nn.Linear(3, 3).double())
+
+
+def with_a_module_of_statistics_less(model):
+    model[2] = nn.Identity()
+
+
+def with_a_module_of_statistics_more(model):
+    model[3] = nn.BatchNorm1d(6, affine=False).double()
+
+
+REBUILT = {
+    unfrozen_and_trained: r"0\.bias",
+    with_a_weight_that_is_made: r"4\.weight, 4\.parametrizations\.weight\.original0, .*original1",
+    pruned: r"4\.weight, 4\.weight_orig",
+    with_a_module_more: r"5\.weight, 5\.bias",
+    with_a_module_of_statistics_less: r"2\.running_mean, 2\.running_var",
+    with_a_module_of_statistics_more: r"3\.running_mean, 3\.running_var",
+}
+
+
+@pytest.mark.parametrize("rebuild", REBUILT)
+def test_a_model_whose_parameters_or_statistics_are_gone_or_new_is_refused(rebuild):
+    statistics = nn.BatchNorm1d(6, affine=False)
+    net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), statistics, nn.Tanh(), nn.Linear(6, 3)).double()
+    net[0].bias.requires_grad_(False)
+    _, inputs, targets = build("batch_norm_net")
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    objective.evaluate()
+    rebuild(net)
+    with pytest.raises(ValueError, match=rf"the model has changed since .* read it \({REBUILT[rebuild]}\): make"):
+        hessian(objective)
+    Objective(net, nn.CrossEntropyLoss(), objective.batches).evaluate()
+
+
+def test_a_parameter_frozen_or_unfrozen_since_the_model_was_read_is_the_same():
+    net, inputs, targets = build("batch_norm_net")
+    net[0].requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
+    loss = objective.evaluate().loss
+    net[0].requires_grad_(True)
+    net[4].requires_grad_(False)
+    assert objective.evaluate().loss == loss
+
+
+def loaded_again(model):
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+
+
+def elsewhere(model):
+    for p in model.parameters():
+        p.data = p.data.clone()
+
+
+def in_another_layout(model):
+    model.to(memory_format=torch.channels_last)
+
+
+def converted_to_and_fro(model):
+    model.double().float()
+
+
+@pytest.mark.parametrize("change", [loaded_again, elsewhere, in_another_layout, converted_to_and_fro])
+def test_a_model_whose_frozen_parameters_hold_the_same_bytes_is_the_same(change):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 4))
+    net[0].requires_grad_(False)
+    objective = Objective(net, nn.CrossEntropyLoss(), [(torch.randn(5, 2, 3, 3), torch.randint(0, 4, (5,)))])
+    loss = objective.evaluate().loss
+    change(net)
+    assert objective.evaluate().loss == loss
+    assert copy.deepcopy(objective).evaluate().loss == loss
+
+
 @pytest.mark.parametrize("measure", [name for name in MEASURES if name != "plain loop"])
-@pytest.mark.parametrize("names", CHANGES)
-def test_an_objective_whose_model_has_changed_is_refused(names, measure):
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_objective_whose_model_has_changed_is_refused(change, measure):
     net, inputs, targets = build("batch_norm_net")
     net[0].bias.requires_grad_(False)
     objective = Objective(net, nn.CrossEntropyLoss(), in_batches(inputs, targets))
     MEASURES[measure](objective)
-    CHANGES[names](net)
-    with pytest.raises(ValueError, match=rf"the model has changed since .* read it \({names}\): make a new objective"):
+    change(net)
+    with pytest.raises(
+        ValueError, match=rf"the model has changed since .* read it \({CHANGES[change]}\): make a new objective"
+    ):
         MEASURES[measure](objective)
     MEASURES[measure](Objective(net, nn.CrossEntropyLoss(), objective.batches))
+
+
+class Remembering(nn.Module):
+    """It counts its passes, keeps a mean of what it saw, and a table as long as its longest input."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.lerp_(x.mean((0, 1)), 0.5)
+        if self.table is None or len(self.table) < x.shape[1]:
+            self.table = torch.arange(x.shape[1]).cos()
+        return self.head((x * self.table[: x.shape[1], None]).sum(1))
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_buffers_that_a_forward_pass_writes_are_measured_as_they_were_read(measure, read_first):
+    model = Remembering()
+    if read_first:
+        model(torch.randn(4, 2, 3))
+    objective = Objective(model, nn.CrossEntropyLoss(), [(torch.randn(6, 5, 3), torch.randint(0, 2, (6,)))])
+    measure(objective)
+    loss, name = objective.evaluate().loss, objective.theta_hash
+    model(torch.randn(4, 9, 3))
+    measure(objective)
+    model.table = None
+    measure(objective)
+    assert objective.evaluate().loss == loss
+    del objective.__dict__["theta_hash"]
+    assert objective.theta_hash == name
+
+
+class OnGraph(nn.Module):
+    """One layer of a graph network."""
+
+    def __init__(self, adjacency):
+        super().__init__()
+        self.head = nn.Linear(3, 2).double()
+        self.register_buffer("adjacency", adjacency)
+
+    def forward(self, x):
+        return self.head(self.adjacency @ x)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+def test_a_sparse_buffer_is_measured_as_a_dense_one(layout):
+    adjacency = (torch.rand(7, 7) < 0.4).double()
+    data, loss = [(torch.randn(7, 3).double(), torch.randint(0, 2, (7,)))], nn.CrossEntropyLoss(reduction="sum")
+    dense = OnGraph(adjacency)
+    sparse, other = copy.deepcopy(dense), copy.deepcopy(dense)
+    sparse.adjacency, other.adjacency = (matrix.to_sparse(layout=layout) for matrix in (adjacency, 2 * adjacency))
+    objectives = [
+        Objective.from_sums(model, lambda model, batch: (loss(model(batch[0]), batch[1]), len(batch[1])), data)
+        for model in (dense, sparse, other)
+    ]
+    assert len({objective.theta_hash for objective in objectives}) == 3
+    np.testing.assert_allclose(objectives[1].evaluate().loss, objectives[0].evaluate().loss, rtol=1e-12)
+    expected, found = (hessian(objective).matvec(objective.theta) for objective in objectives[:2])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_an_operator_is_that_of_the_model_as_it_was():
