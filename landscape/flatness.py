@@ -103,4 +103,7 @@ def _half_axes(surface: Surface) -> list[tuple[Array, Array]]:
 
 
 def _radius(half_axes: Sequence[tuple[Array, Array]], rise: float) -> float:
+    """Over the four half-axes; NaN where the grid lacks one of them."""
+    if any(len(at) < 2 for at, _ in half_axes):
+        return math.nan
     return float(np.mean([crossing(at, loss, loss[0] + rise) for at, loss in half_axes]))

@@ -26,10 +26,11 @@ def rounded(value: float, error: float) -> str:
     """A value in the digits that its uncertainty, which is shown elsewhere, leaves to it.
 
     Example:
-        >>> rounded(0.00105, 4.37), rounded(20.18, 0.031)
+        >>> rounded(-0.00105, 4.37), rounded(20.18, 0.031)
         ('0.0', '20.180')
     """
-    return plus_minus(value, error).partition(" ± ")[0]
+    text = plus_minus(value, error).partition(" ± ")[0]
+    return text if float(text) else text.removeprefix("-")
 
 
 def signed(value: float, error: float) -> str:

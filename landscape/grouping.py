@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,6 +76,7 @@ class Checkpoint:
     style: Style
     record: Record
     surfaces: list[Surface]
+    shared: dict[str, int]  # of how many checkpoints there are surfaces under these `conditions`
     lines: list[Line]
     pairs: list[Eigenpairs]
     layers: list[Eigenpairs]  # of the blocks of single layers
@@ -91,10 +93,11 @@ class Checkpoint:
         """The surface that stands for the checkpoint on `split`, of which every sentence and table speaks.
 
         Rather one that was measured at the checkpoint, then with the labels as trained, then with the checkpoint's own
-        BatchNorm statistics in full precision, then the one over most examples.
+        BatchNorm statistics in full precision, then on the data that most checkpoints have, then the one over most
+        examples.
         """
         mine = [one for one in self.surfaces if one.settings.get("split") == split]
-        return max(mine, key=_standing, default=None)
+        return max(mine, key=lambda one: (*_standing(one), self.shared[conditions(one)], _count(one)), default=None)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,9 @@ def _name(label: object) -> str:
 def checkpoints(results: Sequence[Result]) -> list[Checkpoint]:
     """All that was measured, by checkpoint, in order of appearance."""
     results = without_copies(results)
-    return [_checkpoint(key, style, results) for key, style in styles(results).items()]
+    found = {(checkpoint_key(one), conditions(one)) for one in results if isinstance(one, Surface)}
+    shared = dict(Counter(data for _, data in found))
+    return [_checkpoint(key, style, results, shared) for key, style in styles(results).items()]
 
 
 def without_copies(results: Sequence[Result]) -> list[Result]:
@@ -278,11 +283,14 @@ def own(surface: Surface) -> bool:
     return all(surface.settings.get(name) in (None, usual) for name, usual in _USUAL.items())
 
 
-def _standing(surface: Surface) -> tuple[bool, bool, bool, int]:
+def _standing(surface: Surface) -> tuple[bool, bool, bool]:
     centre = (surface.x == 0)[:, None] & (surface.y == 0) & (surface.status != MISSING)
     centred = bool(centre.any()) or "centre_loss" in surface.checks
-    trained, count = "as trained" in str(surface.settings.get("labels")), surface.settings.get("num_examples")
-    return centred, trained, own(surface), count if isinstance(count, int) else 0
+    return centred, "as trained" in str(surface.settings.get("labels")), own(surface)
+
+
+def _count(surface: Surface) -> int:
+    return count if isinstance(count := surface.settings.get("num_examples"), int) else 0
 
 
 def spectrum_kind(result: Eigenpairs | Density | Estimate | Diagonal | DataSpread | CurvatureTrace) -> str:
@@ -304,12 +312,13 @@ def split_order(split: str) -> int:
     return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
 
 
-def _checkpoint(key: str, style: Style, results: Sequence[Result]) -> Checkpoint:
+def _checkpoint(key: str, style: Style, results: Sequence[Result], shared: dict[str, int]) -> Checkpoint:
     mine = [one for one in results if checkpoint_key(one) == key]
     return Checkpoint(
         style,
         mine[0].checkpoint,
         [one for one in mine if isinstance(one, Surface)],
+        shared,
         [one for one in mine if isinstance(one, Line)],
         _distinct([one for one in mine if isinstance(one, Eigenpairs) and "layer" not in one.settings]),
         [one for one in mine if isinstance(one, Eigenpairs) and "layer" in one.settings],

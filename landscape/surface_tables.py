@@ -99,7 +99,9 @@ def _coarse_notes(found: Sequence[Flatness], step: float) -> list[str]:
     if not near:
         return []
     told = " and ".join(f"+{rise:g}" for rise in near)
-    return [f"radius {told} is below one step of the grid ({short(step)}), where the loss is taken for a bowl: --steps"]
+    verb, mend = ("is", "measures it") if len(near) == 1 else ("are", "measures them")
+    where = f"below one step of the grid ({short(step)}), where the loss is taken for a bowl"
+    return [f"radius {told} {verb} {where}: a larger --steps {mend}"]
 
 
 def paired_tables(surfaces: Sequence[Surface]) -> list[Table]:

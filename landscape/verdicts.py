@@ -66,10 +66,11 @@ def curvature_over_seeds(measured: Sequence[OverSeeds], *, symbol: str, split: s
         return "; ".join([f"{symbol} {_how_many(found, first)}{where}", *refused])
     told, what = [], _confidence(len(others))
     for one, comparison in zip(others, found, strict=True):
+        known = np.isfinite(one.losses).any() or np.isfinite(first.losses).any()
         losses = f"{mean_and_deviation(one.losses)} and {mean_and_deviation(first.losses)}"
         told.append(
             f"{symbol} of {one.name} is {times(comparison, what)} times that of {first.name}"
-            f"{_judged(comparison)}, at {split} losses {losses}"
+            f"{_judged(comparison)}{f', at {split} losses {losses}' if known else ''}"
         )
     where += " (± over seeds)" if any("±" in one for one in told) else ""
     return "; ".join([*told, *refused]) + where

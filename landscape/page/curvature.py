@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from landscape.formatting import counted, plus_minus, rounded, short
 from landscape.grouping import Checkpoint, spectrum_kind
 from landscape.page.markup import escape, missing, numbers, section, table
@@ -160,9 +162,21 @@ def tensors_section(checkpoints: Sequence[Checkpoint]) -> str:
     )
     made = table(["tensor", "entries", *heads], rows, sortable=True)
     body = f'{note}<div class="scroll" tabindex="0" role="region" aria-label="Trace of each tensor">{made}</div>'
-    told = [f"{one.names[by_trace(one)[0]]} at {c.style.name}" for c, one in found]
+    told = [_largest_trace(one, f" at {c.style.name}") for c, one in found]
     more = f" and {counted(len(told) - 3, 'other')}" if len(told) > 3 else ""
-    return section("Diagonal", f"The tensor of most curvature: {', '.join(told[:3])}{more}", body)
+    return section("Diagonal", f"Largest trace of a tensor: {'; '.join(told[:3])}{more}", body)
+
+
+def _largest_trace(one: Diagonal, where: str) -> str:
+    """The tensor of the trace of largest magnitude, and those whose traces the probes do not tell apart from it."""
+    first, *others = by_trace(one)
+    size, error, traces = np.abs(one.tensor_traces), one.tensor_standard_errors, _traces(one)
+    alike = [
+        n for n in others if size[first] - size[n] <= t_factor(one.num_samples) * math.hypot(error[first], error[n])
+    ]
+    told = [f"{one.names[n]} {traces[one.names[n]]}" for n in (first, *alike[:1])]
+    more = f" and {counted(len(alike) - 1, 'other')}" if len(alike) > 1 else ""
+    return f"{told[0]}{where}" + (f", not told apart from {told[1]}{more}" if alike else "")
 
 
 def _traces(one: Diagonal) -> dict[str, str]:

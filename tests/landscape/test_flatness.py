@@ -65,12 +65,13 @@ def test_where_the_loss_has_dipped_below_the_centre_it_is_linear_between_the_poi
 
 
 @pytest.mark.parametrize("ends", [(-1.0, 0.0), (0.0, 1.0)])
-def test_at_the_edge_of_its_grid_a_checkpoint_has_no_curvature(ends):
+def test_at_the_edge_of_its_grid_a_checkpoint_has_no_curvature_and_no_radius(ends):
     at = np.linspace(*ends, 5)
     for x, y in ((at, np.linspace(-1, 1, 5)), (np.linspace(-1, 1, 5), at), (at, at)):
         loss = 0.5 + 2 * x[:, None] ** 2 + 4 * y**2
         mine = [replace(bowl(2.0, 4.0, steps=5, seed=seed), x=x, y=y, loss=loss) for seed in (0, 1)]
         assert np.isnan(flatness(mine).curvature).all()
+        assert np.isnan(flatness(mine).radius_small).all()
         assert "nan" in flatness_table(mine).rows[0][2]
 
 
@@ -78,7 +79,7 @@ def test_a_radius_below_one_step_of_the_grid_is_said_to_be_one():
     def notes(steps):
         return " ".join(flatness_table([bowl(2.0, 2.0, steps=steps, seed=seed) for seed in (0, 1)]).notes)
 
-    assert "radius +0.1 and +1 is below one step of the grid (1.00)" in notes(3)
+    assert "radius +0.1 and +1 are below one step of the grid (1.00)" in notes(3)
     assert "radius +0.1 is below one step of the grid (0.500)" in notes(5)
     assert "below one step" not in notes(21)
 

@@ -627,7 +627,7 @@ def test_a_broad_bar_is_explained_where_there_is_one(page):
 
 def test_the_traces_of_tensors_are_a_table(page):
     text = visible(page(bowl("a"), entries(), entries("sam", (1.0, 2.0, 3.0))))
-    assert "The tensor of most curvature: in.bias at sgd, out.weight at sam" in text
+    assert "Largest trace of a tensor: in.bias -8.00 ± 0.40 at sgd; out.weight" in text
     assert "tensor entries sgd sam in.weight 6 3.00 ± 0.30 1.00 ± 0.30 in.bias 2 -8.00 ± 0.40" in text
     assert "all 12 -4.50 ± 0.70 6.00 ± 0.70" in text
 
@@ -636,6 +636,7 @@ def test_of_many_tensors_the_page_has_the_largest_and_all(page):
     errors = {"standard_error": np.ones(40), "tensor_standard_errors": np.ones(40), "tensor_traces": np.arange(40.0)}
     names = {"names": [f"t{n}" for n in range(40)], "shapes": [[1]] * 40, "values": np.arange(40.0)}
     text = visible(page(bowl("a"), entries(**errors, **names)))
+    assert "Largest trace of a tensor: t39 39.0 ± 1.0 at sgd, not told apart from t38 38.0 ± 1.0 and 1 other" in text
     assert "t28 1 28.0 ± 1.0" in text
     assert "t27 " not in text
 

@@ -198,6 +198,8 @@ def test_traces_over_eigenvalues_of_different_data_or_matrices_are_not_compared(
         *seeds_of("sam", lambda n: pairs(values=(n + 3.0,), data_hash="B")),
     ]
     assert title(*seeds) == "Trace / λmax is of different train data, so methods are not compared"
+    alike = [replace(one, settings=seeds[0].settings) for one in seeds]
+    assert title(*alike).endswith(", more than the seeds explain")  # and no losses, for none is known
 
 
 def test_an_uncertified_eigenvalue_is_told_to_be_one_and_hides_no_certified_one():
@@ -247,3 +249,10 @@ def test_a_surface_measured_at_the_checkpoint_stands_for_it_rather_than_a_larger
     assert told(surface("sgd", split="test"), apart) == "Test accuracy is 90.0 ± 3.0 % at sgd."
     checked = replace(apart, checks={"centre_loss": 0.5, "centre_accuracy": 0.5})
     assert told(surface("sgd", split="test"), checked) == "Test accuracy is 50.0 ± 1.6 % at sgd."
+
+
+def test_one_more_surface_of_one_checkpoint_takes_no_comparison_away():
+    both = [surface(name, split="test", accuracy=0.9, num_examples=200, data_hash="200") for name in ("sgd", "sam")]
+    larger = surface("sgd", split="test", accuracy=0.8, num_examples=360, data_hash="360")
+    assert told(*both, larger) == told(*both) != ""
+    assert "80.0" in told(larger, both[0])
